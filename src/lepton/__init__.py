@@ -1,0 +1,1 @@
+"""Lepton: one PyTorch network for many tasks."""

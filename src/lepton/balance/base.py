@@ -1,0 +1,170 @@
+"""What a balancer is: the two sides of a step that it may act on, and the state it may keep."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lepton.errors import ConfigurationError
+
+__all__ = ["VIEWS", "Balancer", "GradientBalancer", "LossBalancer"]
+
+VIEWS = frozenset({"features", "fork_layer", "parameters"})
+"""The views of a task's gradient from which a Gramian can be formed."""
+
+_live: weakref.WeakValueDictionary[int, Balancer] = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
+
+
+class Balancer(nn.Module):
+    """Turns what is known of the tasks into weights, on the side of the losses, of the gradients, or both.
+
+    A step calls the hooks in this order. Each has a default that leaves the tasks as they are, so that a
+    method writes only the side it acts on, and compositions pass the others through.
+
+    1. `task_weights()` before the batch: the weights [T] that the model returns beside its outputs;
+    2. `combine(losses, weights, present)` in the criterion: the scalar that is differentiated;
+    3. `observe(losses, present)` when backward begins: state that follows the losses;
+    4. `weights(gramian, losses=...)` at the fork, only where `uses_gramian`: the weights [T] of the trunk's
+       gradient.
+
+    Hooks 3 and 4 run eagerly, also under `torch.compile`, without recording gradients, once per backward.
+    They keep their state in buffers of this module and may update them in place: the fork restores them for a
+    step that did not happen (a step that `GradScaler` skipped) and for all but the last micro-batch of an
+    accumulation window. A task that is absent from the batch is a zero row of the Gramian and `False` in
+    `present`: it must not change what the others get, nor its own state.
+
+    Attributes:
+        wants_losses: `weights` needs the keyword `losses`; the criterion provides them.
+        reevaluates: `reobserve` wants the losses of the same batch after the optimiser's step; the Trainer
+            provides them, a plain loop need not.
+        views: the views of the gradient that the method can be given.
+    """
+
+    wants_losses: bool = False
+    reevaluates: bool = False
+    views: frozenset[str] = VIEWS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_tasks: int | None = None
+        self._register()
+
+    # -- identity ---------------------------------------------------------------------------------------------
+    def _register(self) -> None:
+        number = next(_numbers)
+        # A CPU tensor and not an int: torch.compile would guard on the int and recompile for every model.
+        self.handle = torch.tensor(number, dtype=torch.int64)
+        _live[number] = self
+
+    @staticmethod
+    def of(handle: Tensor) -> Balancer:
+        """Return the balancer that owns `handle`, a CPU tensor."""
+        return _live[int(handle)]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Reached by copy.deepcopy and by unpickling: a copy must not drive the original's state.
+        super().__setstate__(state)
+        self._register()
+
+    # -- state ------------------------------------------------------------------------------------------------
+    def bind(self, n_tasks: int) -> Self:
+        """Fix the number of tasks and create the state that depends on it.
+
+        The model calls it; calling it again with the same number changes nothing.
+
+        Raises:
+            ConfigurationError: the balancer already serves another number of tasks.
+        """
+        if self.n_tasks is None:
+            self.n_tasks = n_tasks
+            self.register_buffer("_ones", torch.ones(n_tasks), persistent=False)
+            self._build(n_tasks)
+        elif self.n_tasks != n_tasks:
+            raise ConfigurationError(
+                f"{type(self).__name__} serves {self.n_tasks} tasks and was given {n_tasks}: "
+                "create one balancer for each model."
+            )
+        return self
+
+    def _build(self, n_tasks: int) -> None:
+        """Register the parameters and buffers whose shape depends on the number of tasks."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if self.n_tasks is None:  # state that depends on the tasks has them as its last dimension
+            sizes = [value.shape[-1] for key, value in state_dict.items() if key.startswith(prefix) and value.ndim]
+            if sizes:
+                self.bind(sizes[0])
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if tensor.is_floating_point() and moved.dtype != tensor.dtype:
+                return tensor.to(moved.device)  # model.bfloat16() must not round a balancer's state
+            return moved
+
+        return super()._apply(keep_dtype, recurse)
+
+    # -- hooks ------------------------------------------------------------------------------------------------
+    @property
+    def uses_gramian(self) -> bool:
+        """Whether the fork must form the Gramian for this balancer."""
+        return False
+
+    def task_weights(self) -> Tensor:
+        """Return the weights [T] on the losses that are known before the batch; ones by default."""
+        assert self.n_tasks is not None, "bind() comes first"
+        ones: Tensor = self._ones
+        return ones
+
+    def combine(self, losses: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        """Return the scalar loss.
+
+        Args:
+            losses: [T], each multiplied by its task's `loss_weight`; zero where absent.
+            weights: [T], what `task_weights` gave, as the user passed it on.
+            present: [T] bool, the tasks that have labels in this batch.
+        """
+        del present
+        return (losses * weights).sum()
+
+    def observe(self, losses: Tensor, present: Tensor) -> None:
+        """Update state that follows the losses; `losses` [T] is detached and covers all processes."""
+
+    def reobserve(self, losses: Tensor, present: Tensor) -> None:
+        """Update state from the losses [T] of the same batch after the optimiser's step."""
+
+    def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
+        """Return the weights [T] of the tasks' gradients on the trunk.
+
+        Args:
+            gramian: [T, T], inner products of the task gradients, float32 or float64, finite, scaled back to
+                the user's loss; the row and column of an absent task are zero.
+            losses: [T], detached losses; given if `wants_losses`.
+        """
+        del losses
+        return torch.ones_like(gramian[0])
+
+
+class LossBalancer(Balancer):
+    """A balancer that acts on the losses alone: the fork is an identity and costs nothing."""
+
+
+class GradientBalancer(Balancer):
+    """A balancer that weighs the tasks' gradients on the trunk from their Gramian."""
+
+    @property
+    def uses_gramian(self) -> bool:
+        """Always true."""
+        return True
+
+    @abstractmethod
+    def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
+        """Return the weights [T] of the tasks' gradients on the trunk; see `Balancer.weights`."""

@@ -1,0 +1,92 @@
+"""The exceptions that Lepton raises for its users.
+
+    LeptonError
+    ├── ConfigurationError   (ValueError)    a hyperparameter, a name or a combination that is not allowed
+    ├── TargetError          (ValueError)    targets that do not fit their task
+    ├── ForkError            (RuntimeError)  a graph or features that the fork cannot balance
+    ├── DataError            (ValueError)    rows that cannot be turned into a batch
+    ├── CheckpointError      (RuntimeError)  a checkpoint that is damaged or of another run
+    └── MissingExtraError    (ImportError)   an optional dependency that is not installed
+
+Every one is a `LeptonError` and also the built-in exception that people would expect to catch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+__all__ = [
+    "CheckpointError",
+    "ConfigurationError",
+    "DataError",
+    "ForkError",
+    "LeptonError",
+    "MissingExtraError",
+    "TargetError",
+    "import_extra",
+    "nearest",
+    "require",
+]
+
+
+class LeptonError(Exception):
+    """Root of every exception that Lepton raises on purpose."""
+
+
+class ConfigurationError(LeptonError, ValueError):
+    """A hyperparameter, a name or a combination of options that is not allowed."""
+
+
+class TargetError(LeptonError, ValueError):
+    """Targets of a batch that do not fit the task they are meant for."""
+
+
+class ForkError(LeptonError, RuntimeError):
+    """A graph, a backward call or features that the fork cannot balance."""
+
+
+class DataError(LeptonError, ValueError):
+    """Rows that cannot be turned into a batch."""
+
+
+class CheckpointError(LeptonError, RuntimeError):
+    """A checkpoint that is damaged, incomplete or of another run."""
+
+
+class MissingExtraError(LeptonError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the spelling in `allowed` nearest to `name`, or an empty string."""
+    match = difflib.get_close_matches(name, list(allowed), n=1)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def require(holds: bool, owner: str, argument: str, value: object, allowed: str) -> None:
+    """Raise a `ConfigurationError` that names the argument, its value and the allowed values, unless `holds`."""
+    if not holds:
+        raise ConfigurationError(f"{owner}: {argument} must be {allowed}, but it is {value!r}.")
+
+
+def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional dependency, or say which extra of Lepton brings it.
+
+    Args:
+        module: name of the module to import, for example `"matplotlib.pyplot"`.
+        extra: the extra of the distribution that installs it, for example `"demo"`.
+        purpose: what it is needed for, in a few words that complete "... needs".
+
+    Raises:
+        MissingExtraError: with the line that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{purpose} needs {module.partition('.')[0]!r}, which is not installed. "
+            f'Install it with:  pip install "lepton-mtl[{extra}]"'
+        ) from error
