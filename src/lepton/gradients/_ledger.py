@@ -1,0 +1,203 @@
+"""What a balancer's fork remembers between the calls of one step, and what a user may read after it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lepton.balance import Balancer
+from lepton.errors import ForkError
+
+__all__ = ["Ledger", "ledger_of"]
+
+_ledgers: weakref.WeakKeyDictionary[Balancer, Ledger] = weakref.WeakKeyDictionary()
+
+
+def ledger_of(balancer: Balancer) -> Ledger:
+    """Return the ledger of a balancer, made on first use; a copy of a balancer gets its own."""
+    ledger = _ledgers.get(balancer)
+    if ledger is None:
+        ledger = _ledgers[balancer] = Ledger(balancer)
+        if _settle not in balancer._state_dict_pre_hooks.values():
+            balancer.register_state_dict_pre_hook(_settle)
+    return ledger
+
+
+def _settle(balancer: nn.Module, prefix: str, keep_vars: bool) -> None:
+    """Take a skipped step back before the state is saved."""
+    assert isinstance(balancer, Balancer)
+    ledger_of(balancer).settle()
+
+
+class Ledger:
+    """The record of one fork: the window of micro-batches under way, and the last step's results.
+
+    A *window* is the accumulation of `window` micro-batches that end in one optimiser step. State of the balancer is
+    saved when a window opens and restored before every further micro-batch, so that it advances once per window; it
+    is restored as well when the next window opens and none of the watched parameters has changed since, which is how
+    a step that `GradScaler` skipped is recognised without reading anything from the device.
+
+    Attributes:
+        window: micro-batches per optimiser step.
+        weights: [T] weights of the last backward (before `priority`), `None` before the first.
+        gramian: [T, T] Gramian of the last backward, in the scale of the user's loss.
+        left_out: [T] how often each task was left out of a step because of a value that is not finite.
+    """
+
+    def __init__(self, balancer: Balancer) -> None:
+        self._balancer = weakref.ref(balancer)
+        self.window = 1
+        self.group: dist.ProcessGroup | None = None
+        self.weights: Tensor | None = None
+        self.gramian: Tensor | None = None
+        self.left_out: Tensor | None = None
+        self.overlap_checks = 10
+        self._watched: list[weakref.ref[Tensor]] = []
+        self._micro = 0
+        self._version: int | None = None
+        self._saved: dict[str, Tensor] = {}
+        self._statistics: list[Tensor] | None = None
+        self._loss_sum: Tensor | None = None
+        self._weight_sum: Tensor | None = None
+        self._weight_count: Tensor | None = None
+        self._note: tuple[Tensor, Tensor, Tensor, bool] | None = None
+
+    @property
+    def balancer(self) -> Balancer:
+        """The balancer whose ledger this is."""
+        balancer = self._balancer()
+        assert balancer is not None
+        return balancer
+
+    # -- several processes ------------------------------------------------------------------------------------
+    def all_reduce(self, values: Tensor) -> None:
+        """Sum `values` in place over the processes, on a group that nothing else uses."""
+        if self.group is None:
+            # DDP reduces its buckets while this backward runs: on a shared group the two could interleave.
+            self.group = dist.new_group()
+        dist.all_reduce(values, group=self.group)
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that train together."""
+        if dist.is_available() and dist.is_initialized():
+            return dist.get_world_size(self.group) if self.group is not None else dist.get_world_size()
+        return 1
+
+    # -- windows ----------------------------------------------------------------------------------------------
+    def watch(self, parameters: Iterable[Tensor]) -> None:
+        """Name the parameters whose change tells that the optimiser took its step."""
+        self._watched = [weakref.ref(parameter) for parameter in parameters]
+
+    def _versions(self) -> int | None:
+        live = [parameter for reference in self._watched if (parameter := reference()) is not None]
+        return sum(parameter._version for parameter in live) if live else None
+
+    def open(self) -> None:
+        """Begin a micro-batch: restore or save the balancer's state as its place in the window demands."""
+        if self._micro in (0, self.window):
+            self.settle()
+            self._micro = 0
+            self._version = self._versions()
+            self._saved = {name: value.clone() for name, value in self.balancer.named_buffers()}
+            self._statistics = self._loss_sum = None
+        else:
+            self._restore()
+        self._micro += 1
+
+    def settle(self) -> None:
+        """Restore the state from before the last window if its optimiser step did not happen."""
+        if self._micro == self.window and self._version is not None and self._version == self._versions():
+            self._restore()
+
+    def _restore(self) -> None:
+        for name, value in self.balancer.named_buffers():
+            if name in self._saved:
+                value.copy_(self._saved[name])
+
+    # -- the criterion's note ---------------------------------------------------------------------------------
+    def note(self, scale: Tensor, losses: Tensor, present: Tensor, whole_window: bool) -> None:
+        """Take down the factor that came from outside and the losses [T], and let the balancer see them."""
+        self.open()
+        finite = torch.where(torch.isfinite(losses), losses, 0)
+        total = finite if self._loss_sum is None else self._loss_sum + finite
+        self._loss_sum = total
+        mean = total / self._share(whole_window)
+        self._note = (torch.where(scale == 0, 1.0, scale).detach(), mean, present, whole_window)
+        self.balancer.observe(self._note[1], present)
+
+    def take_note(self) -> tuple[Tensor, Tensor, Tensor, bool] | None:
+        """Return the criterion's note of this micro-batch, once; open the micro-batch if there is none."""
+        note, self._note = self._note, None
+        if note is None:
+            self.open()
+        return note
+
+    def behind_scaler(self) -> Tensor | None:
+        """Return which tasks [T] have a finite loss behind a loss scaler; None without a criterion's note."""
+        if self._note is None:
+            return None
+        scale, _, present, _ = self._note
+        return present & (scale.to(present.device) > 1)
+
+    # -- statistics -------------------------------------------------------------------------------------------
+    def accumulate(self, statistics: Sequence[Tensor], whole_window: bool, power: int = 1) -> list[Tensor]:
+        """Add a micro-batch's additive statistics; return the estimate for the whole window.
+
+        Args:
+            statistics: tensors of this micro-batch, averaged over the processes.
+            whole_window: the losses were already divided by the label counts of the whole window, so that the
+                micro-batches add up to it instead of each standing for it.
+            power: 1 for statistics that are linear in the gradients, 2 for quadratic ones.
+        """
+        if self.window == 1:
+            return list(statistics)
+        if self._statistics is None:
+            self._statistics = [tensor.clone() for tensor in statistics]
+        else:
+            for total, tensor in zip(self._statistics, statistics, strict=True):
+                total += tensor
+        share = self._share(whole_window) ** power
+        return [total / share for total in self._statistics]
+
+    def _share(self, whole_window: bool) -> float:
+        return self._micro / self.window if whole_window else float(self._micro)
+
+    # -- results ----------------------------------------------------------------------------------------------
+    def solve(self, gramian: Tensor, losses: Tensor | None) -> Tensor:
+        """Ask the balancer for weights [T], record them, and leave out tasks whose gradient is not finite."""
+        finite = torch.isfinite(gramian).diagonal()
+        gramian = torch.where(torch.isfinite(gramian) & finite[:, None] & finite[None], gramian, 0)
+        if self.balancer.wants_losses and losses is None:
+            raise ForkError(
+                f"{type(self.balancer).__name__} needs the losses of the batch: compute the loss with "
+                "lepton.MultiTaskLoss(model), which hands them over."
+            )
+        weights = self.balancer.weights(gramian, losses=losses)
+        weights = torch.where(gramian.diagonal() > 0, weights, 0).to(gramian.dtype)
+        self.weights, self.gramian = weights, gramian
+        self._average(weights)
+        return weights
+
+    def _average(self, weights: Tensor) -> None:
+        if self._micro != self.window:
+            return
+        if self._weight_sum is None or self._weight_count is None:
+            self._weight_sum, self._weight_count = torch.zeros_like(weights), torch.zeros_like(weights)
+        self._weight_sum = self._weight_sum + weights
+        self._weight_count = self._weight_count + (weights != 0)
+
+    @property
+    def mean_weights(self) -> Tensor | None:
+        """[T] mean of the weights over the steps in which each task was present."""
+        if self._weight_sum is None or self._weight_count is None:
+            return None
+        return self._weight_sum / self._weight_count.clamp(min=1)
+
+    def count_left_out(self, left_out: Tensor) -> None:
+        """Count the tasks [T] that a guard left out of this step."""
+        self.left_out = left_out.long() if self.left_out is None else self.left_out + left_out

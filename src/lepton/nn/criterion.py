@@ -1,0 +1,182 @@
+"""`MultiTaskLoss`: outputs and targets to one scalar."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lepton.errors import ConfigurationError, TargetError, nearest
+from lepton.gradients import is_distributed, note_scale, sum_over_processes
+from lepton.nn.model import LeptonModel
+from lepton.tasks import Task
+
+__all__ = ["MultiTaskLoss"]
+
+
+class MultiTaskLoss(nn.Module):
+    """The criterion: masked mean losses of all tasks, then the balancer's loss side, to one scalar.
+
+    A task's loss is the sum over its labels divided by their number in the global batch (all processes; the whole
+    accumulation window if `label_counts` says so). A task without labels contributes nothing. A task whose loss is
+    not finite is left out of the step.
+
+    Args:
+        model: the model, as it is or wrapped by DistributedDataParallel, FSDP or `torch.compile`.
+
+    Example:
+        >>> import torch, lepton
+        >>> from lepton.tasks import Regression
+        >>> model = lepton.LeptonModel(torch.nn.Linear(4, 8), [Regression("a"), Regression("b", loss_weight=0.5)])
+        >>> loss_with_weights = lepton.MultiTaskLoss(model)
+        >>> outputs, task_weights = model(torch.ones(2, 4))
+        >>> targets = {"a": torch.zeros(2), "b": torch.tensor([1.0, float("nan")])}
+        >>> loss_with_weights(outputs, targets, task_weights).ndim
+        0
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        # In a tuple, so that the model is not registered here and its parameters are not listed twice.
+        self._model = (unwrap(model),)
+        self._losses: Tensor | None = None
+
+    @property
+    def model(self) -> LeptonModel:
+        """The model whose tasks and balancer this criterion uses."""
+        return self._model[0]
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """The tasks' losses of the last call, detached, before any weight; zero for a task without labels."""
+        return {} if self._losses is None else dict(zip(self.model.task_names, self._losses, strict=True))
+
+    def forward(
+        self,
+        outputs: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        task_weights: Tensor,
+        *,
+        label_counts: Tensor | None = None,
+    ) -> Tensor:
+        """Return the scalar loss.
+
+        Args:
+            outputs: first result of the model.
+            targets: name -> tensor; a task may be missing, and its labels may hold the missing value.
+            task_weights: [T], second result of the model.
+            label_counts: [T], the sum of `count(targets)` over an accumulation window. The micro-batches' losses
+                then add up to the loss of one large batch, and are not to be divided by their number.
+
+        Raises:
+            TargetError: an unknown task, or targets that do not fit their task.
+        """
+        model = self.model
+        sums, counts = self._sums(outputs, self._checked(outputs, targets))
+        bad = ~torch.isfinite(sums.detach())
+        handle = model.balancer.handle
+        world, (all_sums, all_counts, any_bad) = self._global(sums, counts, bad)
+        if label_counts is not None:
+            all_counts = sum_over_processes(handle, label_counts.to(counts))
+        present = (all_counts > 0) & (any_bad == 0)
+        divisor = torch.where(present, all_counts, 1.0)
+        local = torch.where(present, sums, 0.0) / divisor
+        value = torch.where(present, all_sums, 0.0) / divisor
+        # The value is the global mean; the gradient is this process's part of it, times the number of processes,
+        # because data parallelism averages gradients.
+        losses = local if world == 1 else local * world + (value - local * world).detach()
+        if not torch.compiler.is_compiling():
+            self._losses = losses.detach()
+        total = model.balancer.combine(losses * model.loss_weight, task_weights / model.loss_weight, present)
+        if not (model.training and torch.is_grad_enabled()):
+            return total
+        return note_scale(total, (losses * model.loss_weight).detach(), present, handle, label_counts is not None)
+
+    def count(self, targets: Mapping[str, Tensor]) -> Tensor:
+        """Return the number of labels (the sum of their class weights) of each task, [T].
+
+        Sum it over the micro-batches of an accumulation window to get `label_counts`.
+        """
+        like = self.model.loss_weight
+        counts = []
+        for name in self.model.task_names:
+            target = targets.get(name)
+            counts.append(like.new_zeros(()) if target is None else self._task(name).label_count(target).to(like))
+        return torch.stack(counts)
+
+    def _task(self, name: str) -> Task:
+        task = self.model.tasks[name]
+        assert isinstance(task, Task)
+        return task
+
+    def _checked(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = self.model.task_names
+        for name in targets:
+            if name not in names:
+                raise TargetError(
+                    f"the targets hold {name!r}, which is no task of this model; its tasks are "
+                    f"{list(names)}.{nearest(name, names)}"
+                )
+        for name in names:
+            if name not in outputs:
+                raise TargetError(f"the outputs hold no {name!r}: pass the model's first result as it is.")
+        return {name: self._task(name).check_target(outputs[name], targets[name]) for name in names if name in targets}
+
+    def _sums(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return sums of losses and counts of labels, [T] each; tasks of equal kind and shape in one go."""
+        groups: dict[Hashable, list[str]] = defaultdict(list)
+        for name, target in targets.items():
+            task = self._task(name)
+            key = task.group_key
+            groups[name if key is None else (key, outputs[name].shape, outputs[name].dtype, target.shape)].append(name)
+        zero = self.model.loss_weight.new_zeros(())
+        sums = {name: self._nothing(outputs[name], zero) for name in self.model.task_names if name not in targets}
+        counts = dict.fromkeys(sums, zero)
+        if len(groups) == 1 and not sums:  # the order is the model's: nothing to sort
+            (names,) = groups.values()
+            return self._group(names, outputs, targets)
+        for names in groups.values():
+            group_sums, group_counts = self._group(names, outputs, targets)
+            sums.update(zip(names, group_sums, strict=True))
+            counts.update(zip(names, group_counts, strict=True))
+        order = self.model.task_names
+        return torch.stack([sums[name] for name in order]), torch.stack([counts[name] for name in order])
+
+    def _group(
+        self, names: Sequence[str], outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        if len(names) == 1:
+            loss_sum, count = self._task(names[0]).total_loss(outputs[names[0]], targets[names[0]])
+            return loss_sum[None], count[None]
+        tasks = [self._task(name) for name in names]
+        stacked = torch.stack([outputs[name] for name in names])
+        return type(tasks[0]).group_losses(tasks, stacked, torch.stack([targets[name] for name in names]))
+
+    @staticmethod
+    def _nothing(output: Tensor, zero: Tensor) -> Tensor:
+        """Return a zero; in a data-parallel run one that hangs on the output, so that all graphs are the same."""
+        return torch.where(torch.ones_like(output, dtype=torch.bool), 0.0, output).sum() if is_distributed() else zero
+
+    def _global(self, sums: Tensor, counts: Tensor, bad: Tensor) -> tuple[int, Tensor]:
+        """Return the number of processes, and sums, counts and flags over all of them, [3, T]."""
+        finite = torch.where(bad, 0.0, sums.detach())
+        stacked = torch.stack([finite, counts.detach(), bad.to(finite)])
+        if not is_distributed():
+            return 1, stacked
+        return torch.distributed.get_world_size(), sum_over_processes(self.model.balancer.handle, stacked)
+
+
+def unwrap(model: nn.Module) -> LeptonModel:
+    """Return the LeptonModel inside DistributedDataParallel, `torch.compile` and their like."""
+    inner = model
+    while not isinstance(inner, LeptonModel):
+        for attribute in ("module", "_orig_mod"):
+            wrapped = getattr(inner, attribute, None)
+            if isinstance(wrapped, nn.Module):
+                inner = wrapped
+                break
+        else:
+            raise ConfigurationError(f"MultiTaskLoss needs a LeptonModel, but got {type(model).__name__}.")
+    return inner

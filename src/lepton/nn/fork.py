@@ -1,0 +1,342 @@
+"""`fork`: one line between a trunk and its heads, on a model of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lepton.balance import VIEWS, Balancer
+from lepton.errors import ConfigurationError, ForkError, nearest
+from lepton.gradients import ForkPlan, apply_fork, balancing_enabled, ledger_of
+
+__all__ = ["Fork", "Leaves", "fork", "shared_parameters"]
+
+Shared = nn.Module | Tensor | Iterable[nn.Module | Tensor]
+"""What may be named as shared: a module, a parameter, or any iterable of them."""
+
+
+def fork(
+    features: Any,
+    tasks: Sequence[str],
+    *,
+    balancer: Balancer,
+    gradients: str = "fork_layer",
+    feature_dim: int | None = None,
+    shared: Shared | None = None,
+) -> dict[str, Any]:
+    """Hand the shared features to every task; in backward, weigh the tasks' gradients before they enter the trunk.
+
+    Forward is an identity. Backward is called once by autograd, when the cotangents c_k = dL_k/dz of all tasks have
+    arrived; the balancer turns their Gramian into weights w_k, and the trunk receives sum_k w_k c_k. The tasks' heads
+    receive their own gradients, unweighted. Use each task's features for that task's loss only.
+
+    Args:
+        features: the trunk's output: a tensor [B, D], [B, L, D] or [B, C, H, W], or a nest (tuple, list, dict) of
+            tensors; or a mapping task -> features, if the trunk ran once for each task.
+        tasks: the tasks' names.
+        balancer: the method, kept by the caller from step to step. Register it in your model
+            (`self.balancer = ...`) so that `eval()`, `to()` and `state_dict()` reach it.
+        gradients: the view of the gradients that are compared: `"fork_layer"`, `"features"` or `"parameters"`.
+        feature_dim: the dimension of the features; by default 1 for tensors of four or more dimensions
+            (feature maps) and the last one otherwise.
+        shared: for the view `"parameters"`, the modules or parameters to differentiate; by default every parameter
+            that the features depend on.
+
+    Returns:
+        A dict task -> features, of the features' structure.
+
+    Raises:
+        ForkError: the features are not something that can be differentiated, or backward comes once for each task.
+        ConfigurationError: unknown view, no task, a task named twice.
+
+    Example:
+        >>> import torch, lepton
+        >>> from lepton.balance import UPGrad
+        >>> trunk, price, churn = torch.nn.Linear(4, 8), torch.nn.Linear(8, 1), torch.nn.Linear(8, 2)
+        >>> balancer = UPGrad()
+        >>> z = lepton.fork(trunk(torch.ones(2, 4)), ["price", "churn"], balancer=balancer)
+        >>> loss = price(z["price"]).square().mean() + churn(z["churn"]).logsumexp(1).mean()
+        >>> loss.backward()
+        >>> trunk.weight.grad.shape
+        torch.Size([8, 4])
+    """
+    names = check_names(tasks)
+    check_view(balancer, gradients)
+    leaves = Leaves.of(features, names, feature_dim)
+    if leaves is None or not active(balancer):
+        return {name: features[name] if is_per_task(features, names) else features for name in names}
+    if gradients == "features" and leaves.per_task:
+        raise ConfigurationError(
+            'gradients="features" compares the tasks at the same features, but each task has features of its own '
+            'here: choose gradients="fork_layer".'
+        )
+    plan = ForkPlan(gradients, tuple(range(len(names))), (), leaves.dims, leaves.per_task)
+    ones = torch.ones(len(names), device=leaves.tensors[0].device)
+    parameters = shared_parameters(shared, leaves.tensors) if gradients == "parameters" else []
+    outputs = apply_fork(plan, balancer.handle, ones, leaves.tensors, shared=parameters)
+    return leaves.rebuild(outputs)
+
+
+def active(balancer: Balancer) -> bool:
+    """Return whether a fork must do anything here."""
+    return balancer.uses_gramian and balancer.training and balancing_enabled() and torch.is_grad_enabled()
+
+
+def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
+    """Return the task names, refusing none, duplicates and a bare string."""
+    if isinstance(tasks, str) or not tasks:
+        raise ConfigurationError(f"tasks must be a list of at least one name, but it is {tasks!r}.")
+    twice = sorted({name for name in tasks if list(tasks).count(name) > 1}) if len(set(tasks)) < len(tasks) else []
+    if twice:
+        raise ConfigurationError(f"task names must differ, but {twice} stand there more than once.")
+    return tuple(tasks)
+
+
+def check_view(balancer: Balancer, gradients: str) -> None:
+    """Refuse a view that does not exist or that the balancer cannot be given."""
+    if gradients not in VIEWS:
+        raise ConfigurationError(
+            f"gradients must be one of {sorted(VIEWS)}, but it is {gradients!r}.{nearest(gradients, VIEWS)}"
+        )
+    if balancer.uses_gramian and gradients not in balancer.views:
+        raise ConfigurationError(
+            f"{type(balancer).__name__} works in the views {sorted(balancer.views)}, not in {gradients!r}."
+        )
+
+
+def is_per_task(features: Any, names: Sequence[str]) -> bool:
+    """Return whether the features are a mapping from every task to features of its own."""
+    return isinstance(features, Mapping) and set(features) == set(names)
+
+
+@dataclass
+class Leaves:
+    """The differentiable tensors of the features, and how to put the fork's outputs back into their structure."""
+
+    names: tuple[str, ...]
+    nested: list[Any]
+    spec: Any
+    where: tuple[int, ...]
+    dims: tuple[int, ...]
+    per_task: bool
+
+    @classmethod
+    def of(cls, features: Any, names: tuple[str, ...], feature_dim: int | None) -> Leaves | None:
+        """Find the leaves; None if nothing upstream can be trained, so that there is nothing to balance."""
+        per_task = is_per_task(features, names)
+        flat, spec = pytree.tree_flatten([features[name] for name in names] if per_task else features)
+        tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
+        if not any(tensor.is_floating_point() for tensor in tensors):
+            kinds = [str(tensor.dtype) for tensor in tensors] or [type(features).__name__]
+            raise ForkError(
+                f"the fork needs features of a floating dtype, but the trunk gave {kinds}: a fork stands where "
+                "gradients can flow."
+            )
+        where = tuple(i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor) and leaf.requires_grad)
+        if not where:
+            return None
+        dims = tuple(feature_dimension(flat[i], feature_dim) for i in where)
+        if per_task:
+            if len(where) % len(names):
+                raise ForkError("with features for each task, all tasks' features must have the same structure.")
+            dims = dims[: len(where) // len(names)]
+        return cls(names, flat, spec, where, dims, per_task)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The leaves, as the fork takes them."""
+        return [self.nested[i] for i in self.where]
+
+    def rebuild(self, outputs: Sequence[Tensor]) -> dict[str, Any]:
+        """Return task -> features from the fork's outputs."""
+        if self.per_task:
+            flat = list(self.nested)
+            for i, output in zip(self.where, outputs, strict=True):
+                flat[i] = output
+            return dict(zip(self.names, pytree.tree_unflatten(flat, self.spec), strict=True))
+        count = len(self.where)
+        found = {}
+        for k, name in enumerate(self.names):
+            flat = list(self.nested)
+            for i, output in zip(self.where, outputs[k * count : (k + 1) * count], strict=True):
+                flat[i] = output
+            found[name] = pytree.tree_unflatten(flat, self.spec)
+        return found
+
+
+def feature_dimension(tensor: Tensor, feature_dim: int | None) -> int:
+    """Return the feature dimension of one leaf, counted from the end where it is the last."""
+    if tensor.ndim < 2:
+        raise ForkError(
+            f"the fork needs features with a batch and a feature dimension, like [B, D], but got {list(tensor.shape)}: "
+            "features of one number each want unsqueeze(-1)."
+        )
+    if tensor.is_complex():
+        raise ForkError("the fork cannot weigh complex features: give it torch.view_as_real(features).flatten(-2).")
+    if feature_dim is None:
+        return 1 if tensor.ndim >= 4 else -1
+    if not -tensor.ndim <= feature_dim < tensor.ndim:
+        raise ConfigurationError(f"feature_dim is {feature_dim}, but the features have the shape {list(tensor.shape)}.")
+    return -1 if feature_dim in (-1, tensor.ndim - 1) else feature_dim
+
+
+def shared_parameters(shared: Shared | None, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the trainable parameters to differentiate in the view `parameters`."""
+    if shared is None:
+        return _leaves_upstream(tensors)
+    named: Iterable[Any] = [shared] if isinstance(shared, (nn.Module, Tensor)) else shared
+    found: dict[int, Tensor] = {}
+    for item in named:
+        for parameter in item.parameters() if isinstance(item, nn.Module) else [item]:
+            if parameter.requires_grad:
+                found[id(parameter)] = parameter
+    if not found:
+        raise ConfigurationError('shared names no trainable parameter for gradients="parameters".')
+    _refuse_sharded(found.values())
+    return list(found.values())
+
+
+def _leaves_upstream(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Walk the graph upstream and collect the parameters that it ends in."""
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    stack = [tensor.grad_fn for tensor in tensors]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found[id(variable)] = variable
+        stack.extend(upstream for upstream, _ in node.next_functions)
+    _refuse_sharded(found.values())
+    # In the order of the graph walk a rerun may differ; the parameters' own order does not.
+    return list(found.values())
+
+
+def _refuse_sharded(parameters: Iterable[Tensor]) -> None:
+    from torch.distributed.tensor import DTensor  # imports torch.distributed: only where it may matter
+
+    if any(isinstance(parameter, DTensor) for parameter in parameters):
+        raise ForkError(
+            'gradients="parameters" needs whole parameters, but these are sharded (FSDP2): choose '
+            'gradients="fork_layer" or "features".'
+        )
+
+
+class Fork(nn.Module):
+    """The fork as a module: what `LeptonModel.fork` is, and where its results are read.
+
+    Args:
+        tasks: the tasks' names.
+        balancer: the method.
+        gradients: the view; see `lepton.fork`.
+        feature_dim: the features' dimension; see `lepton.fork`.
+        shared: for the view `"parameters"`; see `lepton.fork`.
+        gradient_accumulation_steps: number of micro-batches that end in one optimiser step.
+
+    Example:
+        >>> import torch, lepton
+        >>> from lepton.balance import MGDA
+        >>> fork = lepton.Fork(["a", "b"], MGDA())
+        >>> z = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        >>> features = fork(z)
+        >>> (features["a"].sum() - features["b"].sum()).backward()
+        >>> [round(weight, 3) for weight in fork.weights.tolist()]
+        [0.5, 0.5]
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        balancer: Balancer,
+        *,
+        gradients: str = "fork_layer",
+        feature_dim: int | None = None,
+        shared: Shared | None = None,
+        gradient_accumulation_steps: int = 1,
+    ) -> None:
+        super().__init__()
+        self.tasks = check_names(tasks)
+        check_view(balancer, gradients)
+        self.balancer = balancer.bind(len(self.tasks))
+        self.gradients = gradients
+        self.feature_dim = feature_dim
+        # In a tuple, so that the trunk's modules are not registered a second time here.
+        self._shared = (shared,)
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+
+    def forward(self, features: Any) -> dict[str, Any]:
+        """Return task -> features."""
+        return fork(
+            features,
+            self.tasks,
+            balancer=self.balancer,
+            gradients=self.gradients,
+            feature_dim=self.feature_dim,
+            shared=self.shared,
+        )
+
+    @property
+    def shared(self) -> Shared | None:
+        """What the view `"parameters"` differentiates."""
+        return self._shared[0]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.gradient_accumulation_steps = self._steps  # a copied balancer starts a ledger of its own
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            hint = nearest(name, ["weights", "gramian", "cosines", "mean_weights", "left_out", "balancer"])
+            raise AttributeError(f"Fork has no attribute {name!r}.{hint}") from None
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Number of micro-batches that end in one optimiser step."""
+        return self._steps
+
+    @gradient_accumulation_steps.setter
+    def gradient_accumulation_steps(self, steps: int) -> None:
+        if steps < 1:
+            raise ConfigurationError(f"gradient_accumulation_steps must be at least 1, but it is {steps}.")
+        self._steps = ledger_of(self.balancer).window = steps
+
+    @property
+    def weights(self) -> Tensor | None:
+        """[T] the balancer's weights in the last backward; None before the first. Zero for an absent task."""
+        return ledger_of(self.balancer).weights
+
+    @property
+    def mean_weights(self) -> Tensor | None:
+        """[T] mean of the weights over the steps so far in which each task was present."""
+        return ledger_of(self.balancer).mean_weights
+
+    @property
+    def gramian(self) -> Tensor | None:
+        """[T, T] Gramian of the tasks' gradients in the last backward."""
+        return ledger_of(self.balancer).gramian
+
+    @property
+    def cosines(self) -> Tensor | None:
+        """[T, T] cosines between the tasks' gradients in the last backward; zero where a task was absent."""
+        gramian = self.gramian
+        if gramian is None:
+            return None
+        norms = gramian.diagonal().clamp(min=0).sqrt()
+        outer = norms[:, None] * norms[None]
+        return torch.where(outer > 0, gramian / torch.where(outer > 0, outer, 1), 0)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How often each task was left out of a step because of a value that is not finite. Reads the device."""
+        counts = ledger_of(self.balancer).left_out
+        return dict.fromkeys(self.tasks, 0) if counts is None else dict(zip(self.tasks, counts.tolist(), strict=True))

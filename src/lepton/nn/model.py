@@ -1,0 +1,315 @@
+"""`LeptonModel`: one trunk, a fork, and a head for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lepton.balance import Balancer, Equal
+from lepton.errors import ConfigurationError, ForkError, nearest
+from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
+from lepton.nn.chain import Chain
+from lepton.nn.fork import Fork, Leaves, Shared, active, is_per_task, shared_parameters
+from lepton.tasks import Task
+
+__all__ = ["LeptonModel"]
+
+
+class LeptonModel(nn.Module):
+    """A network for several tasks that balances itself under a plain `loss.backward()`.
+
+        inputs -> trunk -> [fork] -> head of task 1 -> output 1
+                              '----> head of task T -> output T
+
+    Linear heads on one feature tensor are computed together with the fork, in one product for all of them. A linear
+    head on a feature map [B, C, H, W] reads the map's mean over positions.
+
+    Args:
+        trunk: any module. A mapping of inputs calls `trunk(**inputs)`. It returns a tensor, a nest of tensors for
+            heads of your own, a mapping task -> features (one trunk pass per task), or a Hugging Face `ModelOutput`.
+        tasks: what is predicted.
+        balancer: the method; `Equal()` by default.
+        gradients: the view of the tasks' gradients that a gradient balancer compares.
+        features: number of features D that the trunk gives; by default read off the trunk.
+        output: for a trunk that returns a mapping, the entry that holds the features; for a `ModelOutput` by default
+            `pooler_output` where there is one, otherwise `last_hidden_state`.
+        feature_dim: the features' dimension; see `lepton.fork`.
+        shared: for the view `"parameters"`: the part of the trunk to differentiate, by default all of it.
+        gradient_accumulation_steps: micro-batches per optimiser step, for the balancer's state.
+
+    Attributes:
+        fork: the fork: after a backward, `.weights`, `.gramian`, `.cosines`.
+        heads: name -> module.
+
+    Raises:
+        ConfigurationError: tasks that cannot go together, or a trunk whose number of features is not known.
+
+    Example:
+        >>> import torch, lepton
+        >>> from lepton.tasks import Classification, Regression
+        >>> from lepton.balance import CAGrad
+        >>> trunk = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+        >>> tasks = [Classification("kind", classes=3), Regression("size")]
+        >>> model = lepton.LeptonModel(trunk, tasks, balancer=CAGrad(c=0.4))
+        >>> loss_with_weights = lepton.MultiTaskLoss(model)
+        >>> outputs, task_weights = model(torch.ones(2, 4))
+        >>> loss = loss_with_weights(outputs, {"kind": torch.tensor([0, 2]), "size": torch.ones(2)}, task_weights)
+        >>> loss.backward()
+        >>> model.fork.weights.shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        tasks: Sequence[Task],
+        *,
+        balancer: Balancer | None = None,
+        gradients: str = "fork_layer",
+        features: int | None = None,
+        output: str | None = None,
+        feature_dim: int | None = None,
+        shared: Shared | None = None,
+        gradient_accumulation_steps: int = 1,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.output = output
+        names = [task.name for task in tasks]
+        self.fork = Fork(
+            names,
+            balancer if balancer is not None else Equal(),
+            gradients=gradients,
+            feature_dim=feature_dim,
+            shared=trunk if shared is None else shared,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+        )
+        needs_size = features is None and any(task.own_head is None for task in tasks)
+        size = trunk_features(trunk) if needs_size else features or 0
+        self.tasks = nn.ModuleDict({task.name: task for task in tasks})
+        self.heads = nn.ModuleDict({task.name: task.make_head(size) for task in tasks})
+        self.register_buffer("loss_weight", torch.tensor([t.loss_weight for t in tasks]), persistent=False)
+        self.register_buffer("priority", torch.tensor([t.priority for t in tasks]), persistent=False)
+        self._check_chains()
+        self._watch()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._watch()
+
+    def _watch(self) -> None:
+        ledger_of(self.balancer).watch([p for p in self.trunk.parameters() if p.requires_grad])
+
+    def _check_chains(self) -> None:
+        seen: list[str] = []
+        for name, head in self.heads.items():
+            if isinstance(head, Chain) and head.upstream not in seen:
+                raise ConfigurationError(
+                    f"the head of {name!r} reads the output of {head.upstream!r}, which is not among the tasks before "
+                    f"it: {seen}.{nearest(head.upstream, seen)}"
+                )
+            seen.append(name)
+
+    @property
+    def balancer(self) -> Balancer:
+        """The balancing method, whose state is part of this model's `state_dict`."""
+        return self.fork.balancer
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks' names in their order, which is the order of every tensor [T]."""
+        return self.fork.tasks
+
+    def task_weights(self) -> Tensor:
+        """Return the weights [T] on the losses: `loss_weight` times what the balancer knows before the batch."""
+        weights = self.balancer.task_weights()
+        if not self.balancer.uses_gramian:
+            weights = weights * self.priority
+        result: Tensor = weights * self.loss_weight
+        return result
+
+    # -- forward ----------------------------------------------------------------------------------------------
+    def forward(self, inputs: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the outputs of all tasks, in original units, and the task weights [T]."""
+        return self.predict_from(self.features(inputs)), self.task_weights()
+
+    def features(self, inputs: Any) -> Any:
+        """Return the shared features of a batch of inputs."""
+        found = self.trunk(**inputs) if isinstance(inputs, Mapping) else self.trunk(inputs)
+        if self.output is not None:
+            try:
+                return found[self.output]
+            except (KeyError, IndexError, TypeError):
+                known = list(found) if isinstance(found, Mapping) else type(found).__name__
+                raise ConfigurationError(f"the trunk gave no output {self.output!r}; it gave {known}.") from None
+        if hasattr(found, "last_hidden_state"):
+            pooled = getattr(found, "pooler_output", None)
+            return found.last_hidden_state if pooled is None else pooled
+        return found
+
+    def predict_from(self, features: Any) -> dict[str, Tensor]:
+        """Return the outputs of all tasks from the shared features."""
+        fused = self._fused(features)
+        own = [name for name in self.task_names if name not in fused]
+        if active(self.balancer):
+            leaves = Leaves.of(features, tuple(own or self.task_names), self.fork.feature_dim)
+            if leaves is not None:
+                return self._balanced(leaves, fused, own)
+        return self._unbalanced(features, fused, own)
+
+    def _fused(self, features: Any) -> list[str]:
+        """Return the tasks whose heads are plain linear layers on the last dimension of one tensor."""
+        if not isinstance(features, Tensor) or not _features_last(features, self.fork.feature_dim):
+            return []
+        names = [name for name, head in self.heads.items() if _is_plain_linear(head)]
+        for name in names:
+            if self.heads[name].in_features != features.shape[-1]:
+                raise ConfigurationError(
+                    f"the trunk gives features of size {features.shape[-1]} ({list(features.shape)}), but the head of "
+                    f"{name!r} was built for {self.heads[name].in_features}: pass features={features.shape[-1]} to "
+                    "LeptonModel."
+                )
+        return names
+
+    def _linear(self, fused: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return weight [C, D] and bias [C] of the fused heads together."""
+        heads = [self.heads[name] for name in fused]
+        weight = torch.cat([head.weight for head in heads])
+        biases = [head.bias if head.bias is not None else head.weight.new_zeros(head.out_features) for head in heads]
+        return weight, torch.cat(biases)
+
+    def _balanced(self, leaves: Leaves, fused: list[str], own: list[str]) -> dict[str, Tensor]:
+        order = tuple(self.task_names.index(name) for name in [*fused, *own])
+        segments = tuple(self.heads[name].out_features for name in fused)
+        gradients = self.fork.gradients
+        if leaves.per_task and gradients == "features":
+            raise ConfigurationError(
+                'gradients="features" compares the tasks at the same features, but this trunk gives each task its '
+                'own: choose gradients="fork_layer".'
+            )
+        plan = ForkPlan(gradients, order, segments, leaves.dims, leaves.per_task)
+        shared = shared_parameters(self.fork.shared, leaves.tensors) if gradients == "parameters" else ()
+        linear = self._linear(fused) if fused else None
+        forked = apply_fork(plan, self.balancer.handle, self.priority, leaves.tensors, linear, shared)
+        branches = leaves.rebuild(forked[1:] if fused else forked) if own else {}
+        raw = self._own_heads(branches, own, fused, forked[0] if fused else None)
+        order_raw = (*((forked[0],) if fused else ()), *(raw[name] for name in own))
+        guarded = guard_outputs(self.balancer.handle, order, segments, order_raw)
+        found = dict(zip(own, guarded[1:] if fused else guarded, strict=True))
+        return self._finish(found, fused, guarded[0] if fused else None)
+
+    def _unbalanced(self, features: Any, fused: list[str], own: list[str]) -> dict[str, Tensor]:
+        together = F.linear(features, *self._linear(fused)) if fused else None
+        per_task = is_per_task(features, self.task_names)
+        branches = {name: features[name] if per_task else features for name in own}
+        version = features._version if isinstance(features, Tensor) and not torch.compiler.is_compiling() else None
+        raw = self._own_heads(branches, own, fused, together)
+        if version is not None and features._version != version:
+            raise ForkError(_inplace_message(own))
+        if not (self.training and torch.is_grad_enabled()):
+            return self._finish(raw, fused, together)
+        order = tuple(self.task_names.index(name) for name in [*fused, *own])
+        segments = tuple(self.heads[name].out_features for name in fused)
+        outputs = (*((together,) if together is not None else ()), *(raw[name] for name in own))
+        guarded = guard_outputs(self.balancer.handle, order, segments, outputs)
+        found = dict(zip(own, guarded[1:] if fused else guarded, strict=True))
+        return self._finish(found, fused, guarded[0] if fused else None)
+
+    def _own_heads(
+        self, branches: Mapping[str, Any], own: Sequence[str], fused: Sequence[str], together: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Run the heads that are not fused; a chained head may read the outputs before it."""
+        raw: dict[str, Tensor] = {}
+        readable: dict[str, Tensor] = {}
+        if together is not None and any(isinstance(self.heads[name], Chain) for name in own):
+            readable = self._finish({}, fused, together)
+        for name in own:
+            head = self.heads[name]
+            try:
+                if isinstance(head, Chain):
+                    upstream = head.upstream
+                    raw[name] = head(branches[name], readable, lambda z, at=upstream: self._output(at, z))
+                else:
+                    raw[name] = self._apply_head(name, branches[name])
+            except RuntimeError as error:
+                if "is a view and is being modified inplace" in str(error):
+                    raise ForkError(_inplace_message([name])) from error
+                raise
+            readable[name] = self.tasks[name].finish(raw[name])
+        return raw
+
+    def _apply_head(self, name: str, features: Any) -> Tensor:
+        head = self.heads[name]
+        if isinstance(head, nn.Linear) and isinstance(features, Tensor) and features.ndim >= 4:
+            dim = 1 if self.fork.feature_dim is None else self.fork.feature_dim
+            if dim % features.ndim != features.ndim - 1:
+                features = features.movedim(dim, 1).flatten(2).mean(-1)
+        result: Tensor = head(features)
+        return result
+
+    def _output(self, name: str, features: Any) -> Tensor:
+        """Evaluate one task's head on given features."""
+        output: Tensor = self.tasks[name].finish(self._apply_head(name, features))
+        return output
+
+    def _finish(self, own: Mapping[str, Tensor], fused: Sequence[str], together: Tensor | None) -> dict[str, Tensor]:
+        """Turn raw outputs into the tasks' outputs, in the tasks' order."""
+        raw = dict(own)
+        if together is not None:
+            pieces = together.split([self.heads[name].out_features for name in fused], dim=-1)
+            raw.update(zip(fused, pieces, strict=True))
+        return {name: self.tasks[name].finish(raw[name]) for name in self.task_names if name in raw}
+
+
+def _inplace_message(names: Sequence[str]) -> str:
+    return (
+        f"a head among {list(names)} changes the shared features in place, which would change them for the other tasks: "
+        "make its first layer out-of-place, for example nn.ReLU() instead of nn.ReLU(inplace=True)."
+    )
+
+
+def _is_plain_linear(head: nn.Module) -> bool:
+    """Return whether fusing the head cannot bypass anything: a subclass or a hook may do more than the product."""
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
+    return type(head) is nn.Linear and not any(hooks)
+
+
+def _features_last(features: Tensor, feature_dim: int | None) -> bool:
+    if feature_dim is None:
+        return 2 <= features.ndim < 4
+    return feature_dim % features.ndim == features.ndim - 1
+
+
+def trunk_features(trunk: nn.Module) -> int:
+    """Read the number of features off a trunk: its own attributes first, then its last layer that has a width.
+
+    Raises:
+        ConfigurationError: nothing tells.
+    """
+    config = getattr(trunk, "config", None)
+    for owner, attribute in [(trunk, "out_features"), (trunk, "num_features"), (config, "hidden_size")]:
+        value = getattr(owner, attribute, None)
+        if isinstance(value, int):
+            return value
+    for module in reversed(list(trunk.modules())):
+        width = _width(module)
+        if width is not None:
+            return width
+    raise ConfigurationError(
+        f"the number of features that {type(trunk).__name__} gives is not known: pass features=... to LeptonModel."
+    )
+
+
+def _width(module: nn.Module) -> int | None:
+    if isinstance(module, nn.RNNBase):
+        return (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
+    for attribute in ("out_features", "out_channels", "num_features", "num_channels", "embedding_dim"):
+        value = getattr(module, attribute, None)
+        if isinstance(value, int):
+            return value
+    shape = getattr(module, "normalized_shape", None)
+    return int(shape[-1]) if shape else None
