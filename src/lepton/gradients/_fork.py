@@ -118,6 +118,8 @@ class _Fork(torch.autograd.Function):
         ctx.plan = (view, order, segments, feature_dims, per_task)
         ctx.shared = shared
         ctx.visited = False
+        if not torch.compiler.is_compiling():
+            ctx.balancer = Balancer.of(handle)  # alive until backward, even if the caller keeps no reference
         ctx.save_for_backward(handle, priority, *tensors)
         own = len(order) - len(segments)
         leaves = tensors[:-2] if segments else tensors
@@ -257,9 +259,16 @@ def _weigh(
     present = [c for column in own for c in column if c is not None]
     per_leaf = [sum(c is not None for c in column) for column in own]
     linear = [] if fused is None else [fused.gradient, fused.outputs, fused.weight]
-    segments = list(plan.segments) if fused is not None else []
     return _open_door(
-        handle, priority, plan.view, list(plan.order), z if own else [], present, [*per_leaf, *places], linear, segments
+        handle,
+        priority,
+        plan.view,
+        list(plan.order),
+        z if own else [],
+        present,
+        [*per_leaf, *places],
+        linear,
+        list(plan.segments),
     )
 
 
@@ -345,6 +354,8 @@ def _weigh_behind_door(
     device_type = priority.device.type if not z else z[0].device.type
     with torch.no_grad(), torch.autocast(device_type, enabled=False):
         gramian = _gramian(ledger, view, own, z, linear, tuple(segments), whole_window)
+        if segments and not linear and view != "parameters":  # none of the fused tasks is present
+            gramian = F.pad(gramian, (len(segments), 0, len(segments), 0))
         if scale is not None:
             # In two steps: the square of a large loss scale does not fit into float32.
             gramian = gramian / scale.to(gramian) / scale.to(gramian)
