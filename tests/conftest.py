@@ -82,7 +82,9 @@ def loss_of(model: nn.Module, x: Any, targets: dict[str, Tensor], **options: Any
 
 def gradients(module: nn.Module) -> Tensor:
     """All gradients of a module in one vector; a missing one counts as zero."""
-    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in module.parameters()])
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in module.parameters()]
+    )
 
 
 def parameters(module: nn.Module) -> Tensor:

@@ -121,7 +121,8 @@ def forked(shape: tuple[int, ...], view: str, feature_dim: int | None = None) ->
 
 
 @pytest.mark.parametrize(
-    ("shape", "feature_dim"), [((7, 5), None), ((3, 4, 5), None), ((3, 5, 4), 1), ((2, 5, 3, 4), None), ((2, 3, 4, 5), -1)]
+    ("shape", "feature_dim"),
+    [((7, 5), None), ((3, 4, 5), None), ((3, 5, 4), 1), ((2, 5, 3, 4), None), ((2, 3, 4, 5), -1)],
 )
 def test_leading_dimensions_are_summed_over(shape: tuple[int, ...], feature_dim: int | None) -> None:
     gramian, z, c = forked(shape, "fork_layer", feature_dim)
@@ -152,7 +153,9 @@ def test_a_pytree_adds_its_leaves() -> None:
     features = lepton.fork(z, ["a", "b"], balancer=balancer)
     assert features["b"]["pair"][1] == "kept"
     c = [torch.randn(2, 2, 3, 4, 4), torch.randn(2, 2, 5)]
-    loss = sum((features[t]["map"] * c[0][i]).sum() + (features[t]["pair"][0] * c[1][i]).sum() for i, t in enumerate("ab"))
+    loss = sum(
+        (features[t]["map"] * c[0][i]).sum() + (features[t]["pair"][0] * c[1][i]).sum() for i, t in enumerate("ab")
+    )
     loss.backward()
     maps = torch.einsum("bdhw,tbehw->tde", z["map"].detach(), c[0]).flatten(1)
     pairs = torch.einsum("bd,tbe->tde", z["pair"][0].detach(), c[1]).flatten(1)
@@ -171,7 +174,9 @@ def test_the_parameters_view_may_be_restricted_to_a_part_of_the_trunk() -> None:
     )
     restricted.heads.load_state_dict(model.heads.state_dict())
     loss_of(restricted, x, targets).backward()
-    torch.testing.assert_close(restricted.fork.gramian, jacobian[:, -tail:] @ jacobian[:, -tail:].T, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        restricted.fork.gramian, jacobian[:, -tail:] @ jacobian[:, -tail:].T, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_the_parameters_view_finds_the_parameters_of_a_plain_fork_by_itself() -> None:
@@ -202,4 +207,14 @@ def test_disjoint_rows_are_refused_by_the_features_view_and_right_in_the_others(
         assert model.fork.gramian[0, 1].abs() > 1e-5
     model = make_model(Inverse(), gradients="features")
     with pytest.raises(ConfigurationError, match=r"share no row.*fork_layer"):
+        for _ in range(3):  # 6 * 6 / 12 rows in common expected of each step
+            loss_of(model, x, targets).backward()
+
+
+def test_a_small_batch_without_a_common_row_is_not_taken_for_disjoint_data() -> None:
+    model = make_model(Inverse(), gradients="features")
+    for seed in range(30):
+        x, targets = make_batch(3, seed=seed)
+        targets["slant"][torch.randperm(3)[:2]] = float("nan")
+        targets["digit"][torch.randperm(3)[:2]] = -100
         loss_of(model, x, targets).backward()

@@ -42,6 +42,7 @@ class Balancer(nn.Module):
 
     Attributes:
         wants_losses: `weights` needs the keyword `losses`; the criterion provides them.
+        logarithmic: `combine` takes the logarithms of the losses itself, so they must be positive and `Log` refuses.
         reevaluates: `reobserve` wants the losses of the same batch after the optimiser's step; the Trainer
             provides them, a plain loop need not.
         views: the views of the gradient that the method can be given.
@@ -49,7 +50,9 @@ class Balancer(nn.Module):
 
     wants_losses: bool = False
     reevaluates: bool = False
+    logarithmic: bool = False
     views: frozenset[str] = VIEWS
+    _ones: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +73,7 @@ class Balancer(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Reached by copy.deepcopy and by unpickling: a copy must not drive the original's state.
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._register()
 
     # -- state ------------------------------------------------------------------------------------------------
@@ -110,7 +113,8 @@ class Balancer(nn.Module):
                 return tensor.to(moved.device)  # model.bfloat16() must not round a balancer's state
             return moved
 
-        return super()._apply(keep_dtype, recurse)
+        super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     # -- hooks ------------------------------------------------------------------------------------------------
     @property
@@ -121,8 +125,7 @@ class Balancer(nn.Module):
     def task_weights(self) -> Tensor:
         """Return the weights [T] on the losses that are known before the batch; ones by default."""
         assert self.n_tasks is not None, "bind() comes first"
-        ones: Tensor = self._ones
-        return ones
+        return self._ones
 
     def combine(self, losses: Tensor, weights: Tensor, present: Tensor) -> Tensor:
         """Return the scalar loss.

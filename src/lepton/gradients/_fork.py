@@ -461,16 +461,15 @@ def _features(
 def _refuse_disjoint_rows(
     ledger: Ledger, own: list[list[Tensor | None]], outputs: Tensor | None, segments: tuple[int, ...]
 ) -> None:
-    """Look, in the first steps only because it reads from the device, whether any pair of tasks shares no row."""
-    ledger.overlap_checks -= 1
-    overlap = rows_overlap(own, outputs, segments)
+    """Look, in the first steps only because it reads from the device, whether some pair of tasks never shares a row."""
+    overlap, n_rows = rows_overlap(own, outputs, segments)
     if ledger.world_size > 1:
         ledger.all_reduce(overlap)
-    present = overlap.diagonal() > 0
-    apart = (overlap == 0) & present[:, None] & present[None]
-    if bool(apart.any()):
+        n_rows *= ledger.world_size
+    each = overlap.diagonal()
+    if ledger.never_together(overlap, each[:, None] * each[None] / n_rows):
         raise ConfigurationError(
-            'gradients="features" compares the tasks row by row, but some tasks of this batch share no row: their '
+            'gradients="features" compares the tasks row by row, but some tasks share no row with each other: their '
             'inner products would be zero by construction. Choose gradients="fork_layer" (the default), which '
             "compares them over the whole batch."
         )

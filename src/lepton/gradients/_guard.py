@@ -76,9 +76,7 @@ def _kept(
     return keep
 
 
-def _select(
-    keep: Tensor, segments: tuple[int, ...], grads: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, ...]:
+def _select(keep: Tensor, segments: tuple[int, ...], grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     selected: list[Tensor | None] = []
     if segments:
         columns = keep[: len(segments)]

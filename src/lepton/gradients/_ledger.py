@@ -55,7 +55,8 @@ class Ledger:
         self.weights: Tensor | None = None
         self.gramian: Tensor | None = None
         self.left_out: Tensor | None = None
-        self.overlap_checks = 10
+        self.overlap_checks = 20
+        self._overlap: tuple[Tensor, Tensor] | None = None
         self._watched: list[weakref.ref[Tensor]] = []
         self._micro = 0
         self._version: int | None = None
@@ -166,6 +167,20 @@ class Ledger:
 
     def _share(self, whole_window: bool) -> float:
         return self._micro / self.window if whole_window else float(self._micro)
+
+    def never_together(self, overlap: Tensor, expected: Tensor) -> bool:
+        """Return whether some pair of tasks shares no row, although by chance it should have; reads the device.
+
+        Args:
+            overlap: [T, T] rows of this micro-batch that both tasks have a label in.
+            expected: [T, T] their expected number if labels were missing at random.
+        """
+        self.overlap_checks -= 1
+        if self._overlap is not None:
+            overlap, expected = self._overlap[0] + overlap, self._overlap[1] + expected
+        self._overlap = overlap, expected
+        # Eight expected and none seen: by chance that happens with probability exp(-8).
+        return bool(((overlap == 0) & (expected >= 8)).any())
 
     # -- results ----------------------------------------------------------------------------------------------
     def solve(self, gramian: Tensor, losses: Tensor | None) -> Tensor:

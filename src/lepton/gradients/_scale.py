@@ -33,9 +33,7 @@ def note_scale(loss: Tensor, losses: Tensor, present: Tensor, handle: Tensor, wh
 
 class _NoteScale(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, loss: Tensor, losses: Tensor, present: Tensor, handle: Tensor, whole_window: bool
-    ) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, losses: Tensor, present: Tensor, handle: Tensor, whole_window: bool) -> Tensor:
         ctx.save_for_backward(losses, present, handle)
         ctx.whole_window = whole_window
         return loss.view_as(loss)

@@ -172,9 +172,7 @@ def parameters_gramian(jacobian: Tensor) -> Tensor:
     return jacobian @ jacobian.T
 
 
-def rows_overlap(
-    own: Sequence[Sequence[Tensor | None]], outputs: Tensor | None, segments: tuple[int, ...]
-) -> Tensor:
+def rows_overlap(own: Sequence[Sequence[Tensor | None]], outputs: Tensor | None, segments: tuple[int, ...]) -> Tensor:
     """Return how many rows carry a gradient of both tasks, [T, T]; fused tasks first."""
     masks: list[Tensor] = []
     if outputs is not None:
@@ -184,4 +182,4 @@ def rows_overlap(
         carried = [like.new_zeros(len(like)) if c is None else (c != 0).any(1).float() for c in own[0]]
         masks.append(torch.stack(carried).float())
     mask = torch.cat(masks)
-    return mask @ mask.T
+    return mask @ mask.T, mask.shape[1]

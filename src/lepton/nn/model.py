@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -258,11 +258,38 @@ class LeptonModel(nn.Module):
 
     def _finish(self, own: Mapping[str, Tensor], fused: Sequence[str], together: Tensor | None) -> dict[str, Tensor]:
         """Turn raw outputs into the tasks' outputs, in the tasks' order."""
-        raw = dict(own)
+        found = {name: self.tasks[name].finish(raw) for name, raw in own.items()}
         if together is not None:
-            pieces = together.split([self.heads[name].out_features for name in fused], dim=-1)
-            raw.update(zip(fused, pieces, strict=True))
-        return {name: self.tasks[name].finish(raw[name]) for name in self.task_names if name in raw}
+            self._finish_fused(found, fused, together)
+        return {name: found[name] for name in self.task_names if name in found}
+
+    def _finish_fused(self, found: dict[str, Tensor], fused: Sequence[str], together: Tensor) -> None:
+        """Cut the fused outputs into the tasks' outputs; neighbours of equal kind in one go."""
+        start = 0
+        for names in self._alike(fused):
+            width = self.heads[names[0]].out_features
+            raw = together[..., start : start + width * len(names)]
+            start += width * len(names)
+            if len(names) == 1:
+                found[names[0]] = self.tasks[names[0]].finish(raw)
+            else:
+                group = [self.tasks[name] for name in names]
+                stacked = raw.unflatten(-1, (len(names), width)).movedim(-2, 0)
+                found.update(zip(names, type(group[0]).group_finish(group, stacked).unbind(0), strict=True))
+
+    def _alike(self, fused: Sequence[str]) -> list[list[str]]:
+        """Return runs of neighbouring tasks of equal kind and width."""
+        runs: list[list[str]] = []
+        last: Hashable = None
+        for name in fused:
+            key = self.tasks[name].group_key
+            kind = None if key is None else (key, self.heads[name].out_features)
+            if kind is not None and kind == last:
+                runs[-1].append(name)
+            else:
+                runs.append([name])
+            last = kind
+        return runs
 
 
 def _inplace_message(names: Sequence[str]) -> str:

@@ -1,0 +1,46 @@
+"""Balancers: how the tasks of a batch are weighed, on the side of the losses or of the gradients."""
+
+from __future__ import annotations
+
+from lepton.balance._cagrad import CAGrad
+from lepton.balance._clip_weights import ClipWeights
+from lepton.balance._dynamic_weight_average import DynamicWeightAverage
+from lepton.balance._equal import Equal
+from lepton.balance._every import Every
+from lepton.balance._famo import FAMO
+from lepton.balance._fixed import Fixed
+from lepton.balance._frozen import Frozen
+from lepton.balance._imtl_g import IMTLG
+from lepton.balance._learned_weights import LearnedWeights
+from lepton.balance._log import Log
+from lepton.balance._log_sum import LogSum
+from lepton.balance._mgda import MGDA
+from lepton.balance._pcgrad import PCGrad
+from lepton.balance._smooth import Smooth
+from lepton.balance._uncertainty import Uncertainty
+from lepton.balance._upgrad import UPGrad
+from lepton.balance.base import VIEWS, Balancer, GradientBalancer, LossBalancer
+
+__all__ = [
+    "FAMO",
+    "IMTLG",
+    "MGDA",
+    "VIEWS",
+    "Balancer",
+    "CAGrad",
+    "ClipWeights",
+    "DynamicWeightAverage",
+    "Equal",
+    "Every",
+    "Fixed",
+    "Frozen",
+    "GradientBalancer",
+    "LearnedWeights",
+    "Log",
+    "LogSum",
+    "LossBalancer",
+    "PCGrad",
+    "Smooth",
+    "UPGrad",
+    "Uncertainty",
+]

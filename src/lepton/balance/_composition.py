@@ -1,0 +1,76 @@
+"""What the balancers that take a balancer have in common."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lepton.balance.base import Balancer
+from lepton.errors import ConfigurationError
+
+__all__ = ["Composition", "GradientComposition"]
+
+
+class Composition(Balancer):
+    """A balancer around a balancer: every hook is passed on, and a subclass changes one of them.
+
+    It is on the side of the losses or of the gradients as the balancer that it takes is, so compositions nest.
+
+    Args:
+        balancer: the balancer that is taken.
+    """
+
+    def __init__(self, balancer: Balancer) -> None:
+        super().__init__()
+        self.balancer = balancer
+        self.wants_losses = balancer.wants_losses
+        self.reevaluates = balancer.reevaluates
+        self.logarithmic = balancer.logarithmic
+        self.views = balancer.views
+
+    @property
+    def uses_gramian(self) -> bool:
+        """Whether the balancer that is taken uses it."""
+        return self.balancer.uses_gramian
+
+    def _build(self, n_tasks: int) -> None:
+        self.balancer.bind(n_tasks)
+
+    def task_weights(self) -> Tensor:
+        """Pass on; see `Balancer.task_weights`."""
+        return self.balancer.task_weights()
+
+    def combine(self, losses: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        """Pass on; see `Balancer.combine`."""
+        return self.balancer.combine(losses, weights, present)
+
+    def observe(self, losses: Tensor, present: Tensor) -> None:
+        """Pass on; see `Balancer.observe`."""
+        self.balancer.observe(losses, present)
+
+    def reobserve(self, losses: Tensor, present: Tensor) -> None:
+        """Pass on; see `Balancer.reobserve`."""
+        self.balancer.reobserve(losses, present)
+
+    def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
+        """Pass on; see `Balancer.weights`."""
+        return self.balancer.weights(gramian, losses=losses)
+
+
+class GradientComposition(Composition):
+    """A composition that changes the weights of the gradients, so it needs a balancer that gives some.
+
+    Args:
+        balancer: a gradient balancer, or a composition around one.
+
+    Raises:
+        ConfigurationError: `balancer` acts on the losses only.
+    """
+
+    def __init__(self, balancer: Balancer) -> None:
+        super().__init__(balancer)
+        if not balancer.uses_gramian:
+            raise ConfigurationError(
+                f"{type(self).__name__}: {type(balancer).__name__} acts on the losses and gives no weights to the "
+                f"gradients, so there is nothing to change. Use {type(balancer).__name__} alone, or put "
+                f"{type(self).__name__} around a gradient balancer such as MGDA()."
+            )

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lepton.balance._log import log_losses
+from lepton.balance.base import LossBalancer
+from lepton.errors import require
+
+__all__ = ["FAMO", "famo_gradient"]
+
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-8
+
+
+def famo_gradient(logits: Tensor, fall: Tensor, compared: Tensor) -> Tensor:
+    """Return the gradient [T] of the logits: the softmax's Jacobian times the fall of the log losses.
+
+    Args:
+        logits: xi [T].
+        fall: log loss before minus log loss after [T].
+        compared: [T] bool, where `fall` is known; the softmax runs over these.
+    """
+    z = torch.softmax(torch.where(compared, logits, -torch.inf), 0).nan_to_num()
+    fall = torch.where(compared, fall, 0.0)
+    return z * (fall - (z * fall).sum())
+
+
+@final
+class FAMO(LossBalancer):
+    """Fast adaptive multitask optimisation: keep all log losses falling at the same rate.
+
+    With the logits xi and z = softmax(xi) the loss over the present tasks is
+
+        c sum_k z_k log L_k,    c = 1 / sum_k (z_k / L_k), held constant
+
+    and after every step Adam with weight decay moves xi along J' (log L(before) - log L(after)), J the softmax's
+    Jacobian, so that a task whose loss fell more gets less. Liu 2023; learning rate 0.025, decay 0.001.
+
+    As published the losses after the step are those of the same batch: `reobserve`, which a Trainer calls. In a
+    plain loop the next batch's losses stand in for them (lazily, with the next `observe`); a task is then
+    compared with the last batch in which it was present.
+
+    - Losses must be positive.
+    - `loss_weight`: cancels, since log(a L) = log a + log L.
+    - `task_weights` z sum to one; the gradient's weights c z_k / L_k sum to one too. So the gradient does not
+      change with the scale of any loss, up to the common factor c.
+
+    Args:
+        learning_rate: of Adam on the logits.
+        decay: of the logits, added to their gradient.
+
+    Example:
+        >>> import torch
+        >>> balancer, both = FAMO().bind(2), torch.tensor([True, True])
+        >>> balancer.observe(torch.tensor([1.0, 1.0]), both)
+        >>> balancer.reobserve(torch.tensor([0.5, 1.0]), both)
+        >>> balancer.task_weights()
+        tensor([0.4875, 0.5125])
+    """
+
+    reevaluates = True
+    logarithmic = True
+    _logits: Tensor
+    _mean: Tensor
+    _square: Tensor
+    _steps: Tensor
+    _log_losses: Tensor
+    _stored: Tensor
+
+    def __init__(self, *, learning_rate: float = 0.025, decay: float = 1e-3) -> None:
+        super().__init__()
+        require(learning_rate > 0, "FAMO", "learning_rate", learning_rate, "greater than 0")
+        require(decay >= 0, "FAMO", "decay", decay, "at least 0")
+        self.learning_rate = learning_rate
+        self.decay = decay
+
+    def _build(self, n_tasks: int) -> None:
+        for name in ("_logits", "_mean", "_square", "_steps", "_log_losses"):
+            self.register_buffer(name, torch.zeros(n_tasks))
+        self.register_buffer("_stored", torch.zeros(n_tasks, dtype=torch.bool))
+
+    def task_weights(self) -> Tensor:
+        """Return z [T]; see `Balancer.task_weights`."""
+        return torch.softmax(self._logits, 0)
+
+    def combine(self, losses: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        """Return the scalar loss; see `Balancer.combine`."""
+        logs = log_losses(losses, present)
+        inverse = torch.where(present, weights * torch.exp(-logs), 0.0).sum()
+        scale = 1 / torch.where(inverse > 0, inverse, 1.0).detach()
+        return scale * torch.where(present, weights * logs, 0.0).sum()
+
+    def observe(self, losses: Tensor, present: Tensor) -> None:
+        """Compare with the stored losses where nothing else did, then store these; see `Balancer.observe`."""
+        logs = log_losses(losses, present)
+        self._update(logs, self._stored & present)
+        self._log_losses.copy_(torch.where(present, logs, self._log_losses))
+        self._stored |= present
+
+    def reobserve(self, losses: Tensor, present: Tensor) -> None:
+        """Compare with the stored losses of the same batch, which are used up by it; see `Balancer.reobserve`."""
+        compared = self._stored & present
+        self._update(log_losses(losses, present), compared)
+        self._stored &= ~compared
+
+    def _update(self, logs: Tensor, compared: Tensor) -> None:
+        gradient = famo_gradient(self._logits, self._log_losses - logs, compared) + self.decay * self._logits
+        self._steps += compared
+        self._mean.copy_(torch.where(compared, self._mean.lerp(gradient, 1 - _BETAS[0]), self._mean))
+        self._square.copy_(torch.where(compared, self._square.lerp(gradient.square(), 1 - _BETAS[1]), self._square))
+        steps = self._steps.clamp_min(1)
+        root = (self._square / (1 - _BETAS[1] ** steps)).sqrt() + _EPSILON
+        move = self._mean / (1 - _BETAS[0] ** steps) / root
+        self._logits -= torch.where(compared, self.learning_rate * move, 0.0)
+
+    def extra_repr(self) -> str:
+        """Return the hyperparameters."""
+        return f"learning_rate={self.learning_rate}, decay={self.decay}"

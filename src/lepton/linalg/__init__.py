@@ -1,0 +1,31 @@
+"""Algebra on Gramians: small quadratic programs and linear systems, on the device and without waiting for it.
+
+Every function is pure and takes tensors only. None reads a value back from an accelerator; on the CPU, where
+reading is free, the iterative ones stop as soon as they may.
+"""
+
+from __future__ import annotations
+
+from lepton.linalg._device import holds, readable
+from lepton.linalg._gramian import cosines, count, normalize, present_tasks, ridge
+from lepton.linalg._min_norm import EXACT_SIZE, frank_wolfe, min_norm_weights, solve_simplex
+from lepton.linalg._nonnegative import solve_nonnegative
+from lepton.linalg._pseudo_inverse import solve_smallest
+from lepton.linalg._random import counter_uniform
+
+__all__ = [
+    "EXACT_SIZE",
+    "cosines",
+    "count",
+    "counter_uniform",
+    "frank_wolfe",
+    "holds",
+    "min_norm_weights",
+    "normalize",
+    "present_tasks",
+    "readable",
+    "ridge",
+    "solve_nonnegative",
+    "solve_simplex",
+    "solve_smallest",
+]

@@ -1,0 +1,43 @@
+"""What a Gramian says before any problem is solved on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["cosines", "count", "normalize", "present_tasks", "ridge"]
+
+
+def present_tasks(gramian: Tensor) -> Tensor:
+    """Return [..., T] bool: the tasks whose gradient is not zero, by the diagonal of `gramian` [..., T, T]."""
+    return torch.diagonal(gramian, dim1=-2, dim2=-1) > 0
+
+
+def count(present: Tensor) -> Tensor:
+    """Return [..., 1] float64: how many tasks are present, at least one so that it can divide."""
+    return present.sum(-1, keepdim=True).clamp_min(1).double()
+
+
+def normalize(gramian: Tensor) -> Tensor:
+    """Return `gramian` [..., T, T] in float64, symmetric, with a trace of one (or all zero if it was zero)."""
+    exact = gramian.double()
+    exact = 0.5 * (exact + exact.mT)
+    trace = torch.diagonal(exact, dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    return exact / torch.where(trace > 0, trace, 1.0)
+
+
+def cosines(gramian: Tensor) -> Tensor:
+    """Return [..., T, T] float64: the cosines between the tasks' gradients, zero where a task is absent."""
+    exact = gramian.double()
+    squares = torch.diagonal(exact, dim1=-2, dim2=-1)
+    inverse = torch.where(squares > 0, squares, torch.inf).rsqrt()
+    return exact * inverse[..., :, None] * inverse[..., None, :]
+
+
+def ridge(gramian: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `gramian` [..., T, T] made positive definite against the rounding of `dtype`, in which it was formed.
+
+    Each diagonal entry grows by the same small ratio, so a task with a small gradient is not drowned.
+    """
+    ratio = max(8 * torch.finfo(dtype).eps, 1e-12)
+    return gramian + ratio * torch.diag_embed(torch.diagonal(gramian, dim1=-2, dim2=-1))

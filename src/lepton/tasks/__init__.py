@@ -1,0 +1,11 @@
+"""What is predicted: every task's head, masked loss, metrics and rule for its labels."""
+
+from __future__ import annotations
+
+from lepton.tasks.base import Task
+from lepton.tasks.classification import Classification
+from lepton.tasks.multilabel import MultiLabel
+from lepton.tasks.regression import Regression
+from lepton.tasks.segmentation import Segmentation
+
+__all__ = ["Classification", "MultiLabel", "Regression", "Segmentation", "Task"]

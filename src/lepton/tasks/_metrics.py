@@ -1,0 +1,146 @@
+"""Metrics that know how many labels they have seen. Imported inside functions only: torchmetrics is slow to import."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+from torchmetrics.utilities import dim_zero_cat
+
+
+class NaNWithoutLabels(Metric):  # type: ignore[misc]  # torchmetrics is not typed
+    """A metric that is NaN, without a warning, until it has seen a label."""
+
+    full_state_update = True
+    update_called = True  # torchmetrics warns of a value asked too early; here that value is defined
+
+
+class Counted(NaNWithoutLabels):
+    """Wraps a metric and counts the labels it has seen, over all processes.
+
+    Args:
+        metric: the metric to wrap.
+    """
+
+    seen: Tensor
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self.metric = metric
+        self.add_state("seen", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """What the wrapped metric says."""
+        better: bool | None = self.metric.higher_is_better
+        return better
+
+    def update(self, seen: Tensor, *batch: Tensor) -> None:
+        """Add the number of labels `seen` [], and the batch to the metric unless it holds none."""
+        self.seen = self.seen + seen.to(self.seen.device)
+        if seen > 0:
+            self.metric.update(*batch)
+
+    def compute(self) -> Any:
+        """Return the metric's value."""
+        if self.seen == 0:  # the same on every process, because `seen` is summed over them here
+            return torch.full((), torch.nan, device=self.seen.device)
+        with warnings.catch_warnings():
+            # This process may have no label where another has.
+            warnings.simplefilter("ignore", UserWarning)
+            return self.metric.compute()
+
+    def reset(self) -> None:
+        """Forget all labels."""
+        super().reset()
+        self.metric.reset()
+
+
+class RankingMetric(NaNWithoutLabels):
+    """Area under the ROC or average precision, per label over its entries present, then averaged.
+
+    Labels without positives are left out, and for the area labels without negatives.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    outputs: list[Tensor] | Tensor
+    targets: list[Tensor] | Tensor
+
+    def __init__(self, statistic: Literal["auroc", "average_precision"], labels: int) -> None:
+        super().__init__()
+        self.statistic = statistic
+        self.labels = labels
+        # Flat and of one dtype: a process without batches takes part with an empty float tensor.
+        self.add_state("outputs", [], dist_reduce_fx="cat")
+        self.add_state("targets", [], dist_reduce_fx="cat")
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add logits [N, labels] and float targets [N, labels], NaN where missing."""
+        assert isinstance(self.outputs, list) and isinstance(self.targets, list)
+        self.outputs.append(output.flatten())
+        self.targets.append(target.flatten())
+
+    def compute(self) -> Tensor:
+        """Return the mean over the labels that have a value."""
+        if len(self.outputs) == 0:
+            return torch.full((), torch.nan)
+        columns = zip(*(dim_zero_cat(x).view(-1, self.labels).T for x in (self.outputs, self.targets)), strict=True)
+        values = [self._value(output[~target.isnan()], target[~target.isnan()]) for output, target in columns]
+        defined = [value for value in values if value is not None]
+        return torch.stack(defined).mean() if defined else torch.full((), torch.nan)
+
+    def _value(self, output: Tensor, target: Tensor) -> Tensor | None:
+        if not target.any() or (self.statistic == "auroc" and target.all()):
+            return None
+        if output.isnan().any():
+            return torch.full((), torch.nan, device=output.device)
+        metric = binary_auroc if self.statistic == "auroc" else binary_average_precision
+        # Ranks in [0, 1): torchmetrics would take the sigmoid of logits, and large ones would become ties.
+        ranks = torch.unique(output, return_inverse=True)[1].double() / output.numel()
+        value: Tensor = metric(ranks, target.long(), validate_args=False)
+        return value.float()
+
+
+class RegressionMetric(NaNWithoutLabels):
+    """Mean absolute error, root mean squared error or R2, per output over the labels present, then averaged."""
+
+    is_differentiable = False
+    labels: Tensor
+    sums: Tensor
+
+    def __init__(self, statistic: Literal["mae", "rmse", "r2"], outputs: int) -> None:
+        super().__init__()
+        self.statistic = statistic
+        self.add_state("labels", torch.zeros(outputs, dtype=torch.int64), dist_reduce_fx="sum")
+        # float64: the variance of R2 is a difference of two large sums
+        self.add_state("sums", torch.zeros(4, outputs, dtype=torch.float64), dist_reduce_fx="sum")
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of R2 only."""
+        return self.statistic == "r2"
+
+    def update(self, output: Tensor, target: Tensor, present: Tensor) -> None:
+        """Add a batch of shape [N, outputs]; entries where `present` is False do not count."""
+        target = target.double().where(present, 0.0)
+        error = (output.double() - target).where(present, 0.0)
+        sums = torch.stack([error.abs(), error.square(), target, target.square()]).sum(1)
+        self.labels = self.labels + present.sum(0).to(self.labels.device)
+        self.sums = self.sums + sums.to(self.sums.device)
+
+    def compute(self) -> Tensor:
+        """Return the mean over the outputs that have labels (R2: two different ones at least)."""
+        absolute, squared, total, squares = self.sums[:, self.labels > 0].unbind()
+        labels = self.labels[self.labels > 0]
+        if self.statistic == "mae":
+            return (absolute / labels).mean().float()
+        if self.statistic == "rmse":
+            return (squared / labels).sqrt().mean().float()
+        variance = squares - total.square() / labels
+        # Rounding leaves equal labels a variance of about 1e-16 times the sum of their squares.
+        return (1 - squared / variance)[variance > 1e-13 * squares].mean().float()

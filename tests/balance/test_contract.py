@@ -1,0 +1,99 @@
+"""Every balancer keeps its contract: one row for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lepton.balance import (
+    FAMO,
+    IMTLG,
+    MGDA,
+    CAGrad,
+    ClipWeights,
+    DynamicWeightAverage,
+    Equal,
+    Every,
+    Fixed,
+    Frozen,
+    LearnedWeights,
+    Log,
+    LogSum,
+    PCGrad,
+    Smooth,
+    Uncertainty,
+    UPGrad,
+)
+from lepton.balance.testing import GRADIENT_PROPERTIES, LOSS_PROPERTIES, GradientTraits, LossTraits
+
+# CAGrad on [[1, -.5], [-.5, 2]]: the closed form is checked against scipy in test_oracles.py.
+MGDA_TWO = (2.5 / 4, 1.5 / 4)
+GRADIENT = {
+    "MGDA": (MGDA, GradientTraits(1.0, 0, 1 / 9, 1.0, MGDA_TWO, invalid=({"normalization": "L2"}, {"iterations": 0}))),
+    "MGDA l2": (lambda: MGDA("l2"), GradientTraits(1.0, 0, 1.0, 1.0, (0.5, 0.5))),
+    "MGDA loss": (lambda: MGDA("loss"), GradientTraits(1.0)),
+    "MGDA loss+": (lambda: MGDA("loss+"), GradientTraits(1.0)),
+    "PCGrad": (
+        PCGrad,
+        GradientTraits(None, 0, 1.0, 4.0, (1.5, 1.25), random=True, duplicates_share=False, invalid=({"seed": 0.5},)),
+    ),
+    "CAGrad": (CAGrad, GradientTraits(None, 0, None, 1.4, invalid=({"c": -0.1},), precision=1e-4)),
+    "CAGrad 0": (lambda: CAGrad(0.0), GradientTraits(1.0, 0, 1.0, 1.0, (0.5, 0.5))),
+    "IMTLG": (IMTLG, GradientTraits(1.0, 0, 1 / 3, 1.0, precision=1e-4)),
+    "UPGrad": (UPGrad, GradientTraits(None, 0, 1.0, 1.0, (0.75, 0.625), invalid=({"regularization": 0.0},))),
+    "Log(MGDA)": (lambda: Log(MGDA()), GradientTraits(1.0, 0, 1 / 9, 1.0, MGDA_TWO)),
+    "Smooth(MGDA)": (lambda: Smooth(MGDA()), GradientTraits(1.0, 0, 1 / 9, 1.0, MGDA_TWO)),
+    "Smooth(PCGrad)": (
+        lambda: Smooth(PCGrad()),
+        GradientTraits(None, 0, 1.0, 4.0, (1.5, 1.25), random=True, duplicates_share=False),
+    ),
+    "Every(UPGrad)": (lambda: Every(UPGrad(), 2), GradientTraits(None, 0, 1.0, 1.0, (0.75, 0.625))),
+    "ClipWeights(IMTLG)": (lambda: ClipWeights(IMTLG(), 0.1, 2.0), GradientTraits(None, 0, 1 / 3, 1.0, precision=1e-4)),
+    "Every(Smooth(Log(MGDA)))": (lambda: Every(Smooth(Log(MGDA())), 3), GradientTraits(1.0, 0, 1 / 9, 1.0, MGDA_TWO)),
+}
+LOSS = {
+    "Equal": (Equal, LossTraits(3.0, (1, 1, 1))),
+    "Fixed": (lambda: Fixed([1, 2, 3]), LossTraits(6.0, (1, 2, 3), invalid=({"weights": [-1.0]}, {"weights": []}))),
+    "Frozen": (
+        lambda: Frozen(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])),
+        LossTraits(3.0, (1, 1, 1), invalid=({"weights": torch.zeros(3)},)),
+    ),
+    "LogSum": (LogSum, LossTraits(3.0, (1, 1 / 2, 1 / 4), 0)),
+    "Log(Equal)": (lambda: Log(Equal()), LossTraits(3.0, (1, 1 / 2, 1 / 4), 0)),
+    "Log(Uncertainty)": (lambda: Log(Uncertainty()), LossTraits(3.0, (1, 1 / 2, 1 / 4), 0)),
+    "Uncertainty": (Uncertainty, LossTraits(3.0, (1, 1, 1), invalid=({"nonnegative": 2},))),
+    "Uncertainty Liebel": (lambda: Uncertainty(nonnegative=True), LossTraits(3.0, (1, 1, 1))),
+    "DynamicWeightAverage": (
+        lambda: DynamicWeightAverage(window=2),
+        LossTraits(3.0, (1, 1, 1), invalid=({"temperature": 0.0}, {"window": 0})),
+    ),
+    "FAMO": (
+        FAMO,
+        LossTraits(1.0, (4 / 7, 2 / 7, 1 / 7), 1, invalid=({"learning_rate": 0.0}, {"decay": -1.0})),
+    ),
+    "LearnedWeights": (LearnedWeights, LossTraits(3.0, (1, 1, 1), invalid=({"floor": 0.0}, {"floor": 1.5}))),
+}
+
+
+@pytest.mark.parametrize("holds", GRADIENT_PROPERTIES, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("name", GRADIENT)
+def test_gradient_balancer(name: str, holds: Any) -> None:
+    make, traits = GRADIENT[name]
+    holds(make, traits)
+
+
+@pytest.mark.parametrize("holds", LOSS_PROPERTIES, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("name", LOSS)
+def test_loss_balancer(name: str, holds: Any) -> None:
+    make, traits = LOSS[name]
+    holds(make, traits)
+
+
+def test_every_exported_balancer_has_a_row() -> None:
+    import lepton.balance as package
+
+    rows = {type(module) for make, _ in [*GRADIENT.values(), *LOSS.values()] for module in make().modules()}
+    concrete = {getattr(package, name) for name in package.__all__ if name not in ("VIEWS", "Balancer")}
+    assert {c for c in concrete if c.__final__} - rows == set() if all(hasattr(c, "__final__") for c in rows) else False
