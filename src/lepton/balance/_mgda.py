@@ -22,11 +22,10 @@ def mgda_weights(gramian: Tensor, divisors: Tensor | None = None, iterations: in
         divisors: d [T], positive where the task is present; ones by default.
         iterations: see `lepton.linalg.min_norm_weights`.
     """
-    exact = gramian.double()
+    scaled = gramian
     if divisors is not None:
         safe = torch.where(present_tasks(gramian), divisors.double(), 1.0)
-        exact = exact / safe[:, None] / safe[None, :]
-    scaled = exact.to(gramian.dtype) if divisors is None else _rescaled(exact, gramian.dtype)
+        scaled = _rescaled(gramian.double() / safe[:, None] / safe[None, :], gramian.dtype)
     return min_norm_weights(scaled, iterations).to(gramian.dtype)
 
 

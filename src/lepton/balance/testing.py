@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from lepton.balance.base import Balancer
 from lepton.errors import ConfigurationError
@@ -184,14 +184,14 @@ def ignores_an_absent_task(make: Make, traits: GradientTraits) -> None:
 
 
 def shares_between_duplicates(make: Make, traits: GradientTraits) -> None:
-    """A task and its copy get equal weights, and nothing becomes infinite."""
+    """A task and its copy get equal weights, up to 1e-3: how they share is ill-conditioned, their sum is not."""
     order = torch.tensor([0, 1, 2, 0])
     for name, gramian in gramians(3).items():
         balancer, given = make().bind(4), gramian[order][:, order]
         weights = balancer.weights(given, losses=torch.ones(4, dtype=torch.float64))
         assert bool(weights.isfinite().all()), f"{name}: {weights.tolist()}"
         if traits.duplicates_share:
-            _assert_close(weights[3], weights[0], 1e-4, f"{name}, the copy")
+            _assert_close(weights[3], weights[0], 1e-3, f"{name}, the copy")
 
 
 def weighs_a_single_task(make: Make, traits: GradientTraits) -> None:
@@ -229,16 +229,24 @@ def stays_finite_on_adversarial_gramians(make: Make, traits: GradientTraits) -> 
 def does_not_synchronise_with_the_host(make: Make, traits: GradientTraits) -> None:
     """The weights are computed without reading a value from a tensor: under FakeTensorMode a read raises."""
     del traits
-    balancer = make().bind(5)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+    with FakeTensorMode() as mode, torch.no_grad():
+        balancer = _faked(make, 5, mode)
         gramian, losses = torch.ones(5, 5), torch.ones(5)
-        fake = copy.deepcopy(balancer)
-        for module in fake.modules():
-            for name, buffer in list(module.named_buffers(recurse=False)):
-                setattr(module, name, torch.empty_like(buffer, device="cpu"))
-        assert fake.weights(gramian, losses=losses).shape == (5,)
-        fake.observe(losses, losses > 0)
-        fake.reobserve(losses, losses > 0)
+        assert balancer.weights(gramian, losses=losses).shape == (5,)
+        balancer.observe(losses, losses > 0)
+        balancer.reobserve(losses, losses > 0)
+
+
+def _faked(make: Make, n_tasks: int, mode: FakeTensorMode) -> Balancer:
+    """Return a balancer whose state has shapes but no values."""
+    with unset_fake_temporarily():
+        balancer = make().bind(n_tasks)
+    for module in balancer.modules():
+        for name, value in list(module.named_buffers(recurse=False)):
+            setattr(module, name, mode.from_tensor(value))
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, mode.from_tensor(parameter))
+    return balancer
 
 
 def _trajectory(balancer: Balancer, n_steps: int, seed: int) -> list[Tensor]:
@@ -337,15 +345,23 @@ def scales_its_gradient_as_documented(make: Make, traits: LossTraits) -> None:
         _assert_close(gradient, expected, 10 * traits.precision, f"losses times {scale:g}")
 
 
-def gives_an_absent_task_no_gradient(make: Make, traits: LossTraits) -> None:
-    """An absent task gets no gradient, also none for its parameters, and its state does not move."""
+def leaves_an_absent_task_alone(make: Make, traits: LossTraits) -> None:
+    """The loss and the others' gradients do not depend on an absent task's entry, nor does its state move."""
     del traits
-    present, losses = torch.tensor([True, False, True]), torch.tensor([1.0, 0.0, 2.0])
-    balancer = make().bind(3)
-    for parameter in balancer.parameters():
-        parameter.grad = None
-    balancer.combine(losses.requires_grad_(), balancer.task_weights(), present).backward()  # type: ignore[no-untyped-call]
-    assert losses.grad is not None and bool(losses.grad.isfinite().all()), "the gradient is not finite"
+    present = torch.tensor([True, False, True])
+    results = []
+    for entry in (0.0, 7.0):
+        balancer = make().bind(3)
+        before = {key: value.clone() for key, value in balancer.state_dict().items()}
+        losses = torch.tensor([1.0, entry, 2.0])
+        for _ in range(3):
+            balancer.observe(losses * present, present)
+            balancer.reobserve(0.5 * losses * present, present)
+        for key, value in balancer.state_dict().items():
+            if value.shape == (3,):
+                assert torch.equal(value[1], before[key][1]), f"{key} of the absent task moved to {value[1]}"
+        results.append(_loss_gradient(balancer, losses * present, present)[present])
+    _assert_close(results[1], results[0], 0.0, "gradients of the present tasks")
 
 
 def stays_finite_on_adversarial_losses(make: Make, traits: LossTraits) -> None:
@@ -365,10 +381,9 @@ def stays_finite_on_adversarial_losses(make: Make, traits: LossTraits) -> None:
 def observes_without_synchronising(make: Make, traits: LossTraits) -> None:
     """`observe` and `reobserve` read no value from a tensor: under FakeTensorMode a read raises."""
     del traits
-    with FakeTensorMode(), torch.no_grad():
-        balancer, losses, present = make(), torch.ones(3), torch.ones(3, dtype=torch.bool)
-        balancer.n_tasks = None
-        balancer.bind(3)
+    with FakeTensorMode() as mode, torch.no_grad():
+        balancer = _faked(make, 3, mode)
+        losses, present = torch.ones(3), torch.ones(3, dtype=torch.bool)
         balancer.observe(losses, present)
         balancer.reobserve(losses, present)
         assert balancer.combine(losses, balancer.task_weights(), present).shape == ()
@@ -397,7 +412,7 @@ GRADIENT_PROPERTIES: tuple[Callable[[Make, GradientTraits], None], ...] = (
 LOSS_PROPERTIES: tuple[Callable[[Make, LossTraits], None], ...] = (
     weighs_losses_as_documented,
     scales_its_gradient_as_documented,
-    gives_an_absent_task_no_gradient,
+    leaves_an_absent_task_alone,
     stays_finite_on_adversarial_losses,
     observes_without_synchronising,
     restores_its_trajectory_from_the_state_dict,

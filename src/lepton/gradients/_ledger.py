@@ -43,6 +43,7 @@ class Ledger:
 
     Attributes:
         window: micro-batches per optimiser step.
+        max_task_norm: bound on w_k sqrt(G_kk) for each task k, or None.
         weights: [T] weights of the last backward (before `priority`), `None` before the first.
         gramian: [T, T] Gramian of the last backward, in the scale of the user's loss.
         left_out: [T] how often each task was left out of a step because of a value that is not finite.
@@ -51,6 +52,7 @@ class Ledger:
     def __init__(self, balancer: Balancer) -> None:
         self._balancer = weakref.ref(balancer)
         self.window = 1
+        self.max_task_norm: float | None = None
         self.group: dist.ProcessGroup | None = None
         self.weights: Tensor | None = None
         self.gramian: Tensor | None = None
@@ -194,6 +196,9 @@ class Ledger:
             )
         weights = self.balancer.weights(gramian, losses=losses)
         weights = torch.where(gramian.diagonal() > 0, weights, 0).to(gramian.dtype)
+        if self.max_task_norm is not None:
+            norms = weights.abs() * gramian.diagonal().clamp(min=0).sqrt()
+            weights = weights * (self.max_task_norm / norms.clamp(min=self.max_task_norm))
         self.weights, self.gramian = weights, gramian
         self._average(weights)
         return weights

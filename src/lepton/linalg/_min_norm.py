@@ -79,12 +79,16 @@ def frank_wolfe(gramian: Tensor, present: Tensor, iterations: int, tolerance: fl
         best = slope.argmin(keepdim=True)
         worst = torch.where(w > 0, slope, -torch.inf).argmax(keepdim=True)
         pair = torch.cat([best, worst])
-        gains, rows = slope[pair], gramian[pair]
+        gains, rows = slope.index_select(0, pair), gramian.index_select(0, pair)
         if step % 16 == 0 and holds(gains[1] - gains[0] <= tolerance * gains[1].abs()):
             break
         direction = rows[0] - rows[1]
-        ends = direction[pair]
-        length = ((gains[1] - gains[0]) / (ends[0] - ends[1]).clamp_min(1e-300)).minimum(w[worst]).clamp_min(0)
+        ends = direction.index_select(0, pair)
+        length = (
+            ((gains[1] - gains[0]) / (ends[0] - ends[1]).clamp_min(1e-300))
+            .minimum(w.index_select(0, worst))
+            .clamp_min(0)
+        )
         w.index_add_(0, pair, torch.cat([length, -length]))
         slope.addcmul_(direction, length)
     return torch.where(present, w.clamp_min(0), 0.0)

@@ -35,7 +35,8 @@ def _on_face(matrix: Tensor, linear: Tensor, basis: Tensor) -> Tensor:
     identity = torch.eye(linear.shape[-1], dtype=linear.dtype, device=linear.device)
     square = torch.where(inside, matrix, identity)
     solution, _ = torch.linalg.solve_ex(square, torch.where(basis, -linear, 0.0).unsqueeze(-1), check_errors=False)
-    return solution.squeeze(-1)
+    x: Tensor = solution.squeeze(-1)
+    return x
 
 
 def _wrong_signs(matrix: Tensor, linear: Tensor, x: Tensor, basis: Tensor, exists: Tensor) -> Tensor:

@@ -26,6 +26,10 @@ class MultiTaskLoss(nn.Module):
     Args:
         model: the model, as it is or wrapped by DistributedDataParallel, FSDP or `torch.compile`.
 
+    Attributes:
+        last_losses: [T] the tasks' mean losses of the last call (not under `torch.compile`), detached, unweighted.
+        last_present: [T] bool, which tasks had labels in it.
+
     Example:
         >>> import torch, lepton
         >>> from lepton.tasks import Regression
@@ -41,7 +45,8 @@ class MultiTaskLoss(nn.Module):
         super().__init__()
         # In a tuple, so that the model is not registered here and its parameters are not listed twice.
         self._model = (unwrap(model),)
-        self._losses: Tensor | None = None
+        self.last_losses: Tensor | None = None
+        self.last_present: Tensor | None = None
 
     @property
     def model(self) -> LeptonModel:
@@ -51,7 +56,7 @@ class MultiTaskLoss(nn.Module):
     @property
     def losses(self) -> dict[str, Tensor]:
         """The tasks' losses of the last call, detached, before any weight; zero for a task without labels."""
-        return {} if self._losses is None else dict(zip(self.model.task_names, self._losses, strict=True))
+        return {} if self.last_losses is None else dict(zip(self.model.task_names, self.last_losses, strict=True))
 
     def forward(
         self,
@@ -74,25 +79,40 @@ class MultiTaskLoss(nn.Module):
             TargetError: an unknown task, or targets that do not fit their task.
         """
         model = self.model
+        losses, present = self.task_losses(outputs, targets, label_counts=label_counts)
+        if not torch.compiler.is_compiling():
+            self.last_losses, self.last_present = losses.detach(), present
+        weighted = losses * model.loss_weight
+        total = model.balancer.combine(weighted, task_weights / model.loss_weight, present)
+        if not (model.training and torch.is_grad_enabled()):
+            return total
+        return note_scale(total, weighted.detach(), present, model.balancer.handle, label_counts is not None)
+
+    def task_losses(
+        self,
+        outputs: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        *,
+        label_counts: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean losses [T] before any weight, and which tasks are present, [T] bool.
+
+        Arguments as in `forward`. A task without labels, or whose loss is not finite, is zero and not present.
+        """
         sums, counts = self._sums(outputs, self._checked(outputs, targets))
         bad = ~torch.isfinite(sums.detach())
-        handle = model.balancer.handle
         world, (all_sums, all_counts, any_bad) = self._global(sums, counts, bad)
         if label_counts is not None:
-            all_counts = sum_over_processes(handle, label_counts.to(counts))
+            all_counts = sum_over_processes(self.model.balancer.handle, label_counts.to(counts))
         present = (all_counts > 0) & (any_bad == 0)
         divisor = torch.where(present, all_counts, 1.0)
         local = torch.where(present, sums, 0.0) / divisor
-        value = torch.where(present, all_sums, 0.0) / divisor
+        if world == 1:
+            return local, present
         # The value is the global mean; the gradient is this process's part of it, times the number of processes,
         # because data parallelism averages gradients.
-        losses = local if world == 1 else local * world + (value - local * world).detach()
-        if not torch.compiler.is_compiling():
-            self._losses = losses.detach()
-        total = model.balancer.combine(losses * model.loss_weight, task_weights / model.loss_weight, present)
-        if not (model.training and torch.is_grad_enabled()):
-            return total
-        return note_scale(total, (losses * model.loss_weight).detach(), present, handle, label_counts is not None)
+        value = torch.where(present, all_sums, 0.0) / divisor
+        return local * world + (value - local * world).detach(), present
 
     def count(self, targets: Mapping[str, Tensor]) -> Tensor:
         """Return the number of labels (the sum of their class weights) of each task, [T].

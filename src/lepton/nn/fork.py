@@ -67,8 +67,21 @@ def fork(
     """
     names = check_names(tasks)
     check_view(balancer, gradients)
+    return _fork(features, names, balancer, gradients, feature_dim, shared, active=active(balancer))
+
+
+def _fork(
+    features: Any,
+    names: tuple[str, ...],
+    balancer: Balancer,
+    gradients: str,
+    feature_dim: int | None,
+    shared: Shared | None,
+    *,
+    active: bool,
+) -> dict[str, Any]:
     leaves = Leaves.of(features, names, feature_dim)
-    if leaves is None or not active(balancer):
+    if leaves is None or not active:
         return {name: features[name] if is_per_task(features, names) else features for name in names}
     if gradients == "features" and leaves.per_task:
         raise ConfigurationError(
@@ -82,9 +95,10 @@ def fork(
     return leaves.rebuild(outputs)
 
 
-def active(balancer: Balancer) -> bool:
-    """Return whether a fork must do anything here."""
-    return balancer.uses_gramian and balancer.training and balancing_enabled() and torch.is_grad_enabled()
+def active(balancer: Balancer, bounded: bool = False) -> bool:
+    """Return whether a fork must do anything here; `bounded` if it clips the tasks' gradients."""
+    wanted = balancer.uses_gramian or bounded
+    return wanted and balancer.training and balancing_enabled() and torch.is_grad_enabled()
 
 
 def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
@@ -240,6 +254,8 @@ class Fork(nn.Module):
         feature_dim: the features' dimension; see `lepton.fork`.
         shared: for the view `"parameters"`; see `lepton.fork`.
         gradient_accumulation_steps: number of micro-batches that end in one optimiser step.
+        max_task_grad_norm: bound on each task's weighted gradient norm, sqrt(G_kk) w_k, in the chosen view; also
+            works with balancers that act on the losses alone.
 
     Example:
         >>> import torch, lepton
@@ -261,6 +277,7 @@ class Fork(nn.Module):
         feature_dim: int | None = None,
         shared: Shared | None = None,
         gradient_accumulation_steps: int = 1,
+        max_task_grad_norm: float | None = None,
     ) -> None:
         super().__init__()
         self.tasks = check_names(tasks)
@@ -271,16 +288,12 @@ class Fork(nn.Module):
         # In a tuple, so that the trunk's modules are not registered a second time here.
         self._shared = (shared,)
         self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.max_task_grad_norm = max_task_grad_norm
 
     def forward(self, features: Any) -> dict[str, Any]:
         """Return task -> features."""
-        return fork(
-            features,
-            self.tasks,
-            balancer=self.balancer,
-            gradients=self.gradients,
-            feature_dim=self.feature_dim,
-            shared=self.shared,
+        return _fork(
+            features, self.tasks, self.balancer, self.gradients, self.feature_dim, self.shared, active=self.active
         )
 
     @property
@@ -290,7 +303,9 @@ class Fork(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.gradient_accumulation_steps = self._steps  # a copied balancer starts a ledger of its own
+        # A copied balancer starts a ledger of its own.
+        self.gradient_accumulation_steps = self._steps
+        self.max_task_grad_norm = self._max_norm
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -309,6 +324,22 @@ class Fork(nn.Module):
         if steps < 1:
             raise ConfigurationError(f"gradient_accumulation_steps must be at least 1, but it is {steps}.")
         self._steps = ledger_of(self.balancer).window = steps
+
+    @property
+    def max_task_grad_norm(self) -> float | None:
+        """Bound on each task's weighted gradient norm at the fork; None for no bound."""
+        return self._max_norm
+
+    @max_task_grad_norm.setter
+    def max_task_grad_norm(self, bound: float | None) -> None:
+        if bound is not None and not bound > 0:
+            raise ConfigurationError(f"max_task_grad_norm must be positive, but it is {bound}.")
+        self._max_norm = ledger_of(self.balancer).max_task_norm = bound
+
+    @property
+    def active(self) -> bool:
+        """Whether the fork balances here, or is an identity."""
+        return active(self.balancer, self._max_norm is not None)
 
     @property
     def weights(self) -> Tensor | None:

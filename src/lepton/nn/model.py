@@ -13,7 +13,7 @@ from lepton.balance import Balancer, Equal
 from lepton.errors import ConfigurationError, ForkError, nearest
 from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
 from lepton.nn.chain import Chain
-from lepton.nn.fork import Fork, Leaves, Shared, active, is_per_task, shared_parameters
+from lepton.nn.fork import Fork, Leaves, Shared, is_per_task, shared_parameters
 from lepton.tasks import Task
 
 __all__ = ["LeptonModel"]
@@ -155,7 +155,7 @@ class LeptonModel(nn.Module):
         """Return the outputs of all tasks from the shared features."""
         fused = self._fused(features)
         own = [name for name in self.task_names if name not in fused]
-        if active(self.balancer):
+        if self.fork.active:
             leaves = Leaves.of(features, tuple(own or self.task_names), self.fork.feature_dim)
             if leaves is not None:
                 return self._balanced(leaves, fused, own)

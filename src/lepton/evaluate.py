@@ -1,0 +1,93 @@
+"""Evaluation: a model and data to typed results for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lepton.nn import LeptonModel
+
+__all__ = ["TaskResult", "evaluate"]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What an evaluation found for one task.
+
+    Attributes:
+        loss: mean loss over the labels; NaN without labels.
+        metrics: name -> value, in original units; NaN without labels.
+        n_labels: number of labels seen (the sum of class weights where a task has them).
+    """
+
+    loss: float
+    metrics: dict[str, float]
+    n_labels: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tensor]]], *, device: torch.device | str | None = None
+) -> dict[str, TaskResult]:
+    """Return the results of every task on held-out batches.
+
+    The model is put into eval mode meanwhile, where the fork is an identity.
+
+    Args:
+        model: the model.
+        batches: pairs (inputs, targets), each run once.
+        device: where to compute; by default where the model is.
+
+    Example:
+        >>> import torch, lepton
+        >>> from lepton.tasks import Regression
+        >>> model = lepton.LeptonModel(torch.nn.Linear(2, 4), [Regression("size")])
+        >>> found = evaluate(model, [(torch.zeros(3, 2), {"size": torch.tensor([1.0, 2.0, float("nan")])})])
+        >>> sorted(found["size"].metrics), found["size"].n_labels
+        (['mae', 'r2', 'rmse'], 2.0)
+    """
+    target_device = torch.device(device) if device is not None else model.loss_weight.device
+    training = model.training
+    model.eval()
+    try:
+        return _collect(model, batches, target_device)
+    finally:
+        model.train(training)
+
+
+def _collect(
+    model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tensor]]], device: torch.device
+) -> dict[str, TaskResult]:
+    metrics = {name: model.tasks[name].metrics() for name in model.task_names}
+    for found in metrics.values():
+        for metric in found.values():
+            metric.to(device)
+    sums = torch.zeros(2, len(model.task_names), dtype=torch.float64, device=device)
+    for inputs, targets in batches:
+        inputs, targets = to_device(inputs, device), to_device(dict(targets), device)
+        outputs, _ = model(inputs)
+        for place, name in enumerate(model.task_names):
+            if name in targets:
+                task = model.tasks[name]
+                target = task.check_target(outputs[name], targets[name])
+                sums[:, place] += torch.stack(task.total_loss(outputs[name], target)).to(sums)
+                task.update_metrics(metrics[name], outputs[name], target)
+    losses, counts = (sums[0] / sums[1]).tolist(), sums[1].tolist()
+    return {
+        name: TaskResult(
+            losses[place], {key: float(metric.compute()) for key, metric in metrics[name].items()}, counts[place]
+        )
+        for place, name in enumerate(model.task_names)
+    }
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return a nest of tensors on the device; copies from pinned memory do not wait."""
+    if device.type == "cpu":
+        return batch
+    return pytree.tree_map(lambda x: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x, batch)

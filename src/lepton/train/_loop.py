@@ -1,0 +1,246 @@
+"""The loop around the step: epochs, evaluation, the best checkpoint, and when to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lepton.data import drop_rows_not_finite
+from lepton.errors import ConfigurationError, DataError, nearest, require
+from lepton.evaluate import TaskResult, evaluate
+from lepton.nn import LeptonModel
+from lepton.train._checkpoint import save_checkpoint
+from lepton.train._events import Callback, JsonLines, announce
+from lepton.train._record import EpochRecord
+from lepton.train._schedule import warmup_cosine
+from lepton.train._state import TrainState
+from lepton.train._step import Batch, TrainStep
+
+__all__ = ["Trainer"]
+
+PRECISIONS = ("32", "bf16-mixed")
+
+
+class Trainer:
+    """Trains a `LeptonModel`: AdamW, warm-up and cosine, clipping, evaluation, best weights, early stopping.
+
+    Selection looks at validation data only. `val/relative_loss`, which is monitored by default, is the mean over the
+    tasks (auxiliary ones left out) of the validation loss divided by its value before training: it has no unit, so
+    that no task decides alone because its loss is measured in larger numbers.
+
+    Args:
+        model: the model; it is trained in place and ends with its best weights.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        max_epochs: passes over the training batches; the schedule is laid out for them.
+        max_steps: if given, the number of optimiser steps instead.
+        warmup: share of the steps in which the learning rate rises.
+        max_grad_norm: bound on the norm of all gradients; None for no bound.
+        max_task_grad_norm: bound on the norm of each task's own gradient, at its head and at the fork.
+        gradient_accumulation_steps: micro-batches per optimiser step.
+        precision: `"32"` or `"bf16-mixed"`.
+        monitor: a column of the metrics; its best row's weights are kept.
+        mode: `"min"` or `"max"`.
+        patience: evaluations without a better value before stopping; None to go on.
+        folder: where `metrics.jsonl` and `checkpoints/best` are written; None to write nothing.
+        callbacks: listeners.
+        optimizer: an optimiser of your own instead of AdamW.
+
+    Example:
+        >>> import torch, lepton
+        >>> from lepton.data import TensorData, TensorLoader
+        >>> from lepton.tasks import Regression
+        >>> model = lepton.LeptonModel(torch.nn.Linear(2, 4), [Regression("size"), Regression("age")])
+        >>> rows = TensorData(torch.randn(64, 2), {"size": torch.randn(64), "age": torch.randn(64)})
+        >>> batches = TensorLoader(rows, batch_size=16, shuffle=True)
+        >>> state = lepton.Trainer(model, max_epochs=2).fit(batches, batches)
+        >>> state.step, state.epoch
+        (8, 2)
+    """
+
+    def __init__(
+        self,
+        model: LeptonModel,
+        *,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        max_epochs: int = 10,
+        max_steps: int | None = None,
+        warmup: float = 0.05,
+        max_grad_norm: float | None = 1.0,
+        max_task_grad_norm: float | None = None,
+        gradient_accumulation_steps: int = 1,
+        precision: str = "32",
+        monitor: str = "val/relative_loss",
+        mode: str = "min",
+        patience: int | None = None,
+        folder: Path | str | None = None,
+        callbacks: Sequence[Callback] = (),
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        require(max_epochs >= 1, "Trainer", "max_epochs", max_epochs, "at least 1")
+        require(max_steps is None or max_steps >= 1, "Trainer", "max_steps", max_steps, "at least 1")
+        require(learning_rate > 0, "Trainer", "learning_rate", learning_rate, "positive")
+        require(0 <= warmup <= 1, "Trainer", "warmup", warmup, "between 0 and 1")
+        require(precision in PRECISIONS, "Trainer", "precision", precision, f"one of {PRECISIONS}")
+        require(mode in ("min", "max"), "Trainer", "mode", mode, "'min' or 'max'")
+        self.model = model
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.warmup = warmup
+        self.monitor = monitor
+        self.sign = 1.0 if mode == "min" else -1.0
+        self.patience = patience
+        self.folder = None if folder is None else Path(folder)
+        self.window = gradient_accumulation_steps
+        model.fork.gradient_accumulation_steps = gradient_accumulation_steps
+        model.fork.max_task_grad_norm = max_task_grad_norm
+        self.optimizer = optimizer or torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=weight_decay, fused=True
+        )
+        self.step = TrainStep(
+            model,
+            self.optimizer,
+            max_grad_norm=max_grad_norm,
+            max_task_grad_norm=max_task_grad_norm,
+            precision=precision,
+        )
+        self.state = TrainState()
+        self.callbacks = list(callbacks)
+        if self.folder is not None:
+            self.callbacks.append(JsonLines(self.folder / "metrics.jsonl"))
+        self._best: dict[str, Tensor] | None = None
+        self._initial: dict[str, float] = {}
+
+    def fit(self, train: Iterable[Batch], val: Iterable[Batch] | None = None) -> TrainState:
+        """Train, and leave the model with the weights of its best evaluation (the last ones without `val`).
+
+        Args:
+            train: batches (inputs, targets) with a length, iterated once in each epoch.
+            val: batches to select by.
+
+        Returns:
+            The final state; its `history` has one row for each epoch.
+
+        Raises:
+            DataError: there is no batch, or a task has no label in a whole epoch.
+            ConfigurationError: `monitor` is no column of the metrics.
+        """
+        state = self.state
+        state.max_steps = self.max_steps or self.max_epochs * self._steps_per_epoch(train)
+        schedule = warmup_cosine(self.optimizer, max(1, round(self.warmup * state.max_steps)), state.max_steps)
+        self._fit_statistics(train)
+        if val is not None:
+            self._initial = {name: found.loss for name, found in evaluate(self.model, val).items()}
+        announce(self.callbacks, "on_train_begin", state)
+        try:
+            while state.step < state.max_steps and not state.stopped:
+                self._epoch(train, val, schedule)
+        finally:
+            announce(self.callbacks, "on_train_end", state)
+        if self._best is not None:
+            self.model.load_state_dict(self._best)
+        return state
+
+    # -- one epoch --------------------------------------------------------------------------------------------
+    def _epoch(self, train: Iterable[Batch], val: Iterable[Batch] | None, schedule: Any) -> None:
+        self.model.train()
+        record = EpochRecord(self.model)
+        start = time.perf_counter()
+        for window in self._windows(train):
+            result = self.step(window)
+            schedule.step()
+            record.add(result)
+            self.state.step += 1
+            self.state.skipped_steps += result.taken is False
+            announce(self.callbacks, "on_step_end", self.state, result)
+            if self.state.step >= self.state.max_steps:
+                break
+        row = record.row()
+        self.state.seconds += time.perf_counter() - start
+        self.state.epoch += 1
+        self._refuse_unlabelled(row)
+        row |= {"step": self.state.step, "epoch": self.state.epoch, "seconds": self.state.seconds}
+        row["train/learning_rate"] = schedule.get_last_lr()[0]
+        if val is not None:
+            row |= self._validation(evaluate(self.model, val))
+            self._select(row)
+        self.state.history.append(row)
+        announce(self.callbacks, "on_epoch_end", self.state, row)
+
+    def _windows(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+        """Return the accumulation windows of an epoch, without rows that cannot be used; a rest is left out."""
+        window: list[Batch] = []
+        for inputs, targets in batches:
+            inputs, targets, dropped = drop_rows_not_finite(inputs, targets)
+            self.state.dropped_rows += dropped
+            if dropped and not any(len(target) for target in targets.values()):
+                continue
+            window.append((inputs, targets))
+            if len(window) == self.window:
+                yield window
+                window = []
+
+    def _steps_per_epoch(self, train: Iterable[Batch]) -> int:
+        if not isinstance(train, Sized):
+            raise ConfigurationError("training batches without a length need max_steps.")
+        if len(train) < self.window:
+            raise DataError(f"there are {len(train)} batches, fewer than one accumulation window of {self.window}.")
+        return len(train) // self.window
+
+    def _fit_statistics(self, train: Iterable[Batch]) -> None:
+        """Give the tasks that want them the statistics of the training targets."""
+        wanting = [task for task in self.model.tasks.values() if not getattr(task, "fitted", True)]
+        if not wanting:
+            return
+        targets: dict[str, list[Tensor]] = {task.name: [] for task in wanting}
+        for _, batch in train:
+            for name, found in targets.items():
+                if name in batch:
+                    found.append(batch[name])
+        for task in wanting:
+            if targets[task.name]:
+                task.fit_statistics(torch.cat(targets[task.name]))
+
+    def _refuse_unlabelled(self, row: Mapping[str, float]) -> None:
+        never = [name for name in self.model.task_names if math.isnan(row[f"train/{name}/loss"])]
+        if never:
+            raise DataError(
+                f"the tasks {never} had no usable label in a whole epoch: check the names and the missing values of "
+                "their targets, or leave these tasks out."
+            )
+
+    # -- selection --------------------------------------------------------------------------------------------
+    def _validation(self, results: Mapping[str, TaskResult]) -> dict[str, float]:
+        row: dict[str, float] = {}
+        for name, result in results.items():
+            row[f"val/{name}/loss"] = result.loss
+            row |= {f"val/{name}/{metric}": value for metric, value in result.metrics.items()}
+        main = [name for name, task in self.model.tasks.items() if not task.auxiliary] or list(results)
+        ratios = [results[name].loss / self._initial[name] for name in main if results[name].n_labels > 0]
+        row["val/relative_loss"] = sum(ratios) / len(ratios) if ratios else math.nan
+        return row
+
+    def _select(self, row: Mapping[str, float]) -> None:
+        if self.monitor not in row:
+            raise ConfigurationError(
+                f"monitor is {self.monitor!r}, which is no column of the metrics.{nearest(self.monitor, row)}"
+            )
+        state, value = self.state, row[self.monitor]
+        if state.best_value is None or self.sign * value < self.sign * state.best_value:
+            state.best_value, state.best_step, state.stale = value, state.step, 0
+            self._best = {key: tensor.detach().clone() for key, tensor in self.model.state_dict().items()}
+            if self.folder is not None:
+                described = {"step": state.step, "epoch": state.epoch, self.monitor: value}
+                save_checkpoint(self.folder / "checkpoints" / "best", self.model, described)
+            return
+        state.stale += 1
+        if self.patience is not None and state.stale >= self.patience:
+            state.stopped = f"{self.monitor} has not improved for {self.patience} evaluations"

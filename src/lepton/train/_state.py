@@ -1,0 +1,38 @@
+"""Everything about a training under way, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["TrainState"]
+
+
+@dataclass
+class TrainState:
+    """Where a training stands; written by the loop, read by everybody.
+
+    Attributes:
+        step: optimiser steps taken.
+        epoch: whole passes over the training rows.
+        max_steps: where it will end.
+        seconds: time spent in training steps, evaluation not counted.
+        best_value: best value of the monitored quantity so far.
+        best_step: the step at which it was reached.
+        stale: evaluations since then.
+        skipped_steps: steps left out because their gradient was not finite.
+        dropped_rows: rows left out because an input was not finite.
+        history: one row for each epoch, as in `metrics.jsonl`.
+        stopped: why the training ended before `max_steps`, or an empty string.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    max_steps: int = 0
+    seconds: float = 0.0
+    best_value: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    skipped_steps: int = 0
+    dropped_rows: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped: str = ""

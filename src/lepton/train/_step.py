@@ -1,0 +1,167 @@
+"""One optimiser step: forward, loss, backward, clip, update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lepton.evaluate import to_device
+from lepton.nn import LeptonModel, MultiTaskLoss
+
+__all__ = ["StepResult", "TrainStep"]
+
+Batch = tuple[Any, Mapping[str, Tensor]]
+"""Inputs, and targets by task."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves for the record; tensors on the device, not read.
+
+    Attributes:
+        losses: [T] mean losses before any weight, zero where absent.
+        present: [T] tasks that had labels.
+        task_weights: [T] weights on the losses.
+        grad_norm: norm of all gradients before clipping.
+        taken: whether the optimiser moved; None where only the device knows.
+    """
+
+    losses: Tensor
+    present: Tensor
+    task_weights: Tensor
+    grad_norm: Tensor
+    taken: bool | None
+
+
+class TrainStep:
+    """One step on one accumulation window of batches.
+
+    Args:
+        model: the model.
+        optimizer: any torch optimiser over its parameters.
+        max_grad_norm: bound on the norm of all gradients; None for no bound.
+        max_task_grad_norm: bound on the norm of each task's own gradient: of its head, and at the fork.
+        precision: `"32"` or `"bf16-mixed"`.
+    """
+
+    def __init__(
+        self,
+        model: LeptonModel,
+        optimizer: Optimizer,
+        *,
+        max_grad_norm: float | None = 1.0,
+        max_task_grad_norm: float | None = None,
+        precision: str = "32",
+    ) -> None:
+        self.model = model
+        self.criterion = MultiTaskLoss(model)
+        self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
+        self.max_task_grad_norm = max_task_grad_norm
+        self.precision = precision
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.device = model.loss_weight.device
+
+    def __call__(self, window: Sequence[Batch]) -> StepResult:
+        """Take one optimiser step on the micro-batches of a window."""
+        labelled = self._labelled(window)
+        batches = [to_device((inputs, dict(targets)), self.device) for inputs, targets in window]
+        counts = torch.stack([self.criterion.count(targets) for _, targets in batches]).sum(0)
+        self.optimizer.zero_grad(set_to_none=True)
+        generator_state = torch.get_rng_state() if self.model.balancer.reevaluates else None
+        results = [self._micro_batch(batch, counts if len(batches) > 1 else None) for batch in batches]
+        self._release_idle_heads(labelled)
+        grad_norm = self._clip()
+        taken = self._update(grad_norm)
+        if generator_state is not None and taken is not False:
+            self._reevaluate(batches, counts, generator_state)
+        losses = torch.stack([losses for losses, _, _ in results]).sum(0)
+        present = torch.stack([present for _, present, _ in results]).any(0)
+        return StepResult(losses, present, results[-1][2], grad_norm, taken)
+
+    # -- parts of a step --------------------------------------------------------------------------------------
+    def _autocast(self) -> Any:
+        if self.precision == "32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _micro_batch(self, batch: Batch, counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        inputs, targets = batch
+        with self._autocast():
+            outputs, task_weights = self.model(inputs)
+            loss = self.criterion(outputs, targets, task_weights, label_counts=counts)
+        loss.backward()
+        return self.criterion.last_losses, self.criterion.last_present, task_weights.detach()
+
+    def _labelled(self, window: Sequence[Batch]) -> set[str]:
+        """Return the tasks that have a label in the window; on a device, all that have a target."""
+        found = set()
+        for _, targets in window:
+            for name, target in targets.items():
+                if name in self.model.task_names and (
+                    target.device.type != "cpu" or bool(self.model.tasks[name].mask(target).any())
+                ):
+                    found.add(name)
+        return found
+
+    def _release_idle_heads(self, labelled: set[str]) -> None:
+        # With zero gradients an optimiser with momentum or weight decay would still move an idle head.
+        for name in self.model.task_names:
+            if name not in labelled:
+                for parameter in self.model.heads[name].parameters():
+                    parameter.grad = None
+
+    def _clip(self) -> Tensor:
+        if self.max_task_grad_norm is not None:
+            for head in self.model.heads.values():
+                nn.utils.clip_grad_norm_(head.parameters(), self.max_task_grad_norm)
+        bound = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        return nn.utils.clip_grad_norm_(self.parameters, bound)
+
+    def _update(self, grad_norm: Tensor) -> bool | None:
+        """Take the optimiser's step unless the gradient is not finite."""
+        if grad_norm.device.type == "cpu":
+            finite = bool(torch.isfinite(grad_norm))
+            if finite:
+                self.optimizer.step()
+            return finite
+        if not self.optimizer.defaults.get("fused"):
+            self.optimizer.step()
+            return None
+        # What GradScaler tells a fused optimiser: the kernel skips the update without asking the host.
+        self.optimizer.found_inf = (~torch.isfinite(grad_norm)).float()  # type: ignore[attr-defined]
+        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        try:
+            self.optimizer.step()
+        finally:
+            del self.optimizer.found_inf, self.optimizer.grad_scale  # type: ignore[attr-defined]
+        return None
+
+    def _reevaluate(self, batches: Sequence[Batch], counts: Tensor, generator_state: Tensor) -> None:
+        """Show the balancer the losses of the same batches after the step, and leave no other trace."""
+        found = []
+        with torch.no_grad(), torch.random.fork_rng(), _buffers_kept(self.model.trunk, self.model.heads):
+            torch.set_rng_state(generator_state)  # the same dropout masks as before the step
+            for inputs, targets in batches:
+                with self._autocast():
+                    outputs, _ = self.model(inputs)
+                    found.append(self.criterion.task_losses(outputs, targets, label_counts=counts))
+        losses = torch.stack([losses for losses, _ in found]).sum(0) * self.model.loss_weight
+        self.model.balancer.reobserve(losses, torch.stack([present for _, present in found]).any(0))
+
+
+@contextmanager
+def _buffers_kept(*modules: nn.Module) -> Iterator[None]:
+    """Restore all buffers, such as BatchNorm's statistics, at the end."""
+    kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in kept:
+            buffer.copy_(value)
