@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from lepton.errors import nearest
 
 if TYPE_CHECKING:
-    from lepton.evaluate import evaluate
     from lepton.gradients import no_balancing
     from lepton.nn import Chain, Fork, LeptonModel, MultiTaskLoss, fork
     from lepton.train import Trainer
@@ -24,12 +23,11 @@ _HOMES = {
     "LeptonModel": "lepton.nn",
     "MultiTaskLoss": "lepton.nn",
     "Trainer": "lepton.train",
-    "evaluate": "lepton.evaluate",
     "fork": "lepton.nn",
     "no_balancing": "lepton.gradients",
 }
 
-__all__ = ["Chain", "Fork", "LeptonModel", "MultiTaskLoss", "Trainer", "evaluate", "fork", "no_balancing"]
+__all__ = ["Chain", "Fork", "LeptonModel", "MultiTaskLoss", "Trainer", "fork", "no_balancing"]
 
 
 def __getattr__(name: str) -> Any:

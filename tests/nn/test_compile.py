@@ -141,6 +141,10 @@ def test_the_parameters_view_refuses_a_graph_of_the_whole_model_and_takes_a_comp
         torch.compile(model, fullgraph=True, backend="aot_eager")(x)
     reference = make_model(MGDA(), gradients="parameters")
     loss_of(reference, x, targets).backward()
+    broken = make_model(MGDA(), gradients="parameters")  # without fullgraph, the fork runs between two graphs
+    outputs, task_weights = torch.compile(broken, backend="aot_eager")(x)
+    lepton.MultiTaskLoss(broken)(outputs, targets, task_weights).backward()
+    torch.testing.assert_close(broken.fork.gramian, reference.fork.gramian, rtol=1e-4, atol=1e-6)
     model.trunk = torch.compile(model.trunk, backend="aot_eager")
     loss_of(model, x, targets).backward()
     torch.testing.assert_close(model.fork.gramian, reference.fork.gramian, rtol=1e-4, atol=1e-6)

@@ -22,7 +22,8 @@ def drop_rows_not_finite(inputs: Any, targets: Mapping[str, Tensor]) -> tuple[An
 
     Example:
         >>> import torch
-        >>> inputs, targets, dropped = drop_rows_not_finite(torch.tensor([[1.0], [float("nan")]]), {"a": torch.zeros(2)})
+        >>> inputs = torch.tensor([[1.0], [float("nan")]])
+        >>> inputs, targets, dropped = drop_rows_not_finite(inputs, {"a": torch.zeros(2)})
         >>> inputs.tolist(), len(targets["a"]), dropped
         ([[1.0]], 1, 1)
     """

@@ -74,26 +74,24 @@ def apply_fork(
     Returns:
         The outputs [.., C] of the fused heads if there are any, then for each of the other tasks the L leaves.
     """
+    if plan.view == "parameters" and torch.compiler.is_compiling():
+        # With fullgraph=True this ends the compilation; without it, the frame is run eagerly instead.
+        raise ForkError(
+            'gradients="parameters" differentiates the trunk inside backward, which a graph of the whole model cannot '
+            'hold: compile the trunk only, or choose gradients="fork_layer".'
+        )
     tensors = (*leaves, *(linear or ()))
-    if plan.view == "parameters":
-        return _apply_eagerly(plan, handle, priority, tensors, tuple(shared))
     apply: Any = _Fork.apply
     outputs: tuple[Tensor, ...] = apply(
-        handle, priority, plan.view, plan.order, plan.segments, plan.feature_dims, plan.per_task, (), *tensors
-    )
-    return outputs
-
-
-@torch.compiler.disable(  # type: ignore[untyped-decorator]
-    reason='the view gradients="parameters" differentiates the trunk inside backward, which a graph of the whole model '
-    'cannot hold: compile the trunk only, or choose gradients="fork_layer"'
-)
-def _apply_eagerly(
-    plan: ForkPlan, handle: Tensor, priority: Tensor, tensors: tuple[Tensor, ...], shared: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    apply: Any = _Fork.apply
-    outputs: tuple[Tensor, ...] = apply(
-        handle, priority, plan.view, plan.order, plan.segments, plan.feature_dims, plan.per_task, shared, *tensors
+        handle,
+        priority,
+        plan.view,
+        plan.order,
+        plan.segments,
+        plan.feature_dims,
+        plan.per_task,
+        tuple(shared),
+        *tensors,
     )
     return outputs
 

@@ -1,8 +1,8 @@
 """The multi-task network: trunk, fork, heads, and the criterion."""
 
-from lepton.nn.chain import Chain
-from lepton.nn.criterion import MultiTaskLoss
-from lepton.nn.fork import Fork, fork
-from lepton.nn.model import LeptonModel
+from lepton.nn._chain import Chain
+from lepton.nn._criterion import MultiTaskLoss
+from lepton.nn._fork import Fork, fork
+from lepton.nn._model import LeptonModel
 
 __all__ = ["Chain", "Fork", "LeptonModel", "MultiTaskLoss", "fork"]

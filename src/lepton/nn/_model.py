@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lepton.balance import Balancer, Equal
 from lepton.errors import ConfigurationError, ForkError, nearest
 from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
-from lepton.nn.chain import Chain
-from lepton.nn.fork import Fork, Leaves, Shared, is_per_task, shared_parameters
+from lepton.nn._chain import Chain
+from lepton.nn._fork import Fork, Leaves, Shared, is_per_task, shared_parameters
 from lepton.tasks import Task
 
 __all__ = ["LeptonModel"]
@@ -294,8 +294,8 @@ class LeptonModel(nn.Module):
 
 def _inplace_message(names: Sequence[str]) -> str:
     return (
-        f"a head among {list(names)} changes the shared features in place, which would change them for the other tasks: "
-        "make its first layer out-of-place, for example nn.ReLU() instead of nn.ReLU(inplace=True)."
+        f"a head among {list(names)} changes the shared features in place, which would change them for the other "
+        "tasks: make its first layer out-of-place, for example nn.ReLU() instead of nn.ReLU(inplace=True)."
     )
 
 

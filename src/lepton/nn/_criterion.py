@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, TargetError, nearest
 from lepton.gradients import is_distributed, note_scale, sum_over_processes
-from lepton.nn.model import LeptonModel
+from lepton.nn._model import LeptonModel
 from lepton.tasks import Task
 
 __all__ = ["MultiTaskLoss"]

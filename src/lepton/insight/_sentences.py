@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from lepton.insight._comparison import Comparison, MethodSummary, ScoreCell, Verdict
+from lepton.insight._estimate import Estimate, digits_for
+
+__all__ = ["summary_sentences"]
+
+
+def summary_sentences(comparison: Comparison) -> list[str]:
+    """Say in words what a comparison found, what it cannot say, and which of its tasks mean nothing.
+
+    Args:
+        comparison: what was found.
+
+    Returns:
+        Sentences of plain text, the most important first: one with the counts, one per method, then the limits.
+
+    Example:
+        >>> from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore
+        >>> def run(method, accuracy):
+        ...     score = {"digit": TaskScore({"accuracy": accuracy}, n_labels=100)}
+        ...     return RunResult(method, 0, score, [], 0.01, 5.0, {"shared": 9, "private": 1, "total": 10})
+        >>> found = Comparison.of([run("equal", 0.8)], [run("alone", 0.9)], {"digit": [MetricInfo("accuracy", True)]})
+        >>> print(summary_sentences(found)[-1])
+        One seed: there are no intervals, and no difference here can be told from luck.
+    """
+    return [
+        *_count_sentence(comparison),
+        *(_method_sentence(comparison, method) for method in comparison.methods),
+        *_chance_sentences(comparison),
+        *_omissions(comparison),
+        *_evidence_sentences(comparison),
+    ]
+
+
+def _count_sentence(comparison: Comparison) -> Iterator[str]:
+    counts = Counter(cell.verdict for cell in comparison.cells)
+    if counts["better"] + counts["worse"] + counts["no difference seen"] == 0:
+        return
+    where = f"{_plural(len(comparison.cells), 'comparison')} with {_alone(comparison)}"
+    yield (
+        f"Of {where}, {counts['better']} came out better, {counts['worse']} worse, "
+        f"and {counts['no difference seen']} showed no difference" + _unknown(counts["not known"]) + "."
+    )
+
+
+def _alone(comparison: Comparison) -> str:
+    return "a task trained alone" if len(comparison.metrics) > 1 else "the task trained alone"
+
+
+def _unknown(count: int) -> str:
+    return f"; {count} could not be judged" if count else ""
+
+
+def _method_sentence(comparison: Comparison, method: MethodSummary) -> str:
+    cells = [cell for cell in comparison.cells if cell.method == method.method]
+    parts = [_verdict_part("gained on", "better", cells), _verdict_part("lost on", "worse", cells)]
+    parts.append(_verdict_part("no difference seen on", "no difference seen", cells))
+    parts.append(_verdict_part("cannot be judged on", "not known", cells))
+    found = "; ".join(part for part in parts if part)
+    return f"{_capital(method.method)}: {found}. {_delta_sentence(method)}"
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:] if name[1:2].islower() else name
+
+
+def _verdict_part(words: str, verdict: Verdict, cells: Sequence[ScoreCell]) -> str:
+    those = [cell for cell in cells if cell.verdict == verdict]
+    if not those:
+        return ""
+    with_numbers = verdict != "no difference seen"
+    return f"{words} " + ", ".join(_cell_words(cell, with_numbers) for cell in those)
+
+
+def _cell_words(cell: ScoreCell, with_numbers: bool) -> str:
+    name = f"{cell.task} {cell.metric.name}"
+    if not with_numbers or cell.score.mean != cell.score.mean or cell.baseline.mean != cell.baseline.mean:
+        return name
+    digits = digits_for([cell.score, cell.baseline])
+    return f"{name} ({cell.baseline.mean:.{digits}f} alone, {cell.score.mean:.{digits}f} shared)"
+
+
+def _delta_sentence(method: MethodSummary) -> str:
+    if method.delta_m is None:
+        return ""
+    per_task, flat = method.delta_m.per_task, method.delta_m.flat
+    words = f"delta_m is {_percent(per_task)} per task and {_percent(flat)} flat (positive is better than alone)."
+    if method.delta_m_above_chance is None:
+        return words
+    return f"{words} Without the tasks at chance level it is {_percent(method.delta_m_above_chance.per_task)} per task."
+
+
+def _percent(delta: Estimate) -> str:
+    return delta.text(min(digits_for([delta]), 2), signed=True) + (" %" if delta.mean == delta.mean else "")
+
+
+def _chance_sentences(comparison: Comparison) -> Iterator[str]:
+    if comparison.chance_tasks:
+        yield (
+            f"{_capital(_listed(comparison.chance_tasks))}: not better than a predictor that ignores the input even when "
+            "trained alone. What sharing does to such a task says nothing, and delta_m over it can mislead."
+        )
+    for method in comparison.methods:
+        cells = [cell for cell in comparison.cells if cell.method == method.method]
+        lost = dict.fromkeys(c.task for c in cells if c.method_at_chance and c.task not in comparison.chance_tasks)
+        if lost:
+            yield (
+                f"{_capital(method.method)} brought {_listed(list(lost))} down to chance level. A score cannot fall much "
+                "further, so delta_m understates the loss."
+            )
+
+
+def _omissions(comparison: Comparison) -> Iterator[str]:
+    if comparison.left_out:
+        yield (
+            f"Left out of delta_m: {_listed(comparison.left_out)}. A baseline is zero there, and a relative "
+            "improvement over zero has no meaning."
+        )
+    for method in comparison.methods:
+        if method.unpaired:
+            yield (
+                f"{_capital(method.method)}: {_plural(len(method.unpaired), 'seed')} without a baseline of the same seed "
+                f"left out ({', '.join(map(str, method.unpaired))})."
+            )
+
+
+def _evidence_sentences(comparison: Comparison) -> Iterator[str]:
+    counts = sorted({len(method.seeds) for method in comparison.methods})
+    if not counts:
+        return
+    if counts[-1] == 1:
+        yield "One seed: there are no intervals, and no difference here can be told from luck."
+        return
+    seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    yield (
+        f"{seeds} seeds per method, each compared with the baseline of the same seed; 95 % t-intervals over the seeds. "
+        "They cover what changes with the seed, and nothing else."
+    )
+    cells = len(comparison.cells)
+    yield (
+        "A difference within its interval is no evidence that a method is better or worse, nor that both are equal. "
+        f"At 95 %, about one comparison in 20 comes out better or worse by luck; there are {cells} here."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

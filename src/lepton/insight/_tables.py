@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lepton.errors import ConfigurationError, nearest
+from lepton.insight._comparison import Comparison, DeltaMEstimate, MethodSummary, ScoreCell, Verdict, verdict_of
+from lepton.insight._estimate import Estimate, digits_for
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table as RichTable
+
+__all__ = ["Table", "TableCell", "TableRow", "comparison_table"]
+
+Tone = Literal["plain", "muted", "better", "worse"]
+_STYLES: dict[Tone, str] = {"plain": "", "muted": "dim", "better": "cyan", "worse": "bold yellow"}
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """What stands in one cell: a value, and a smaller remark below it.
+
+    Args:
+        value: first line.
+        remark: second line, or nothing.
+        tone: colour of the remark. Colour never says anything that the words do not say.
+    """
+
+    value: str
+    remark: str = ""
+    tone: Tone = "muted"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A named row of a table.
+
+    Args:
+        name: what the row is about, and in its remark the unit or direction.
+        cells: one per column of the table.
+        new_group: whether a rule is drawn above it.
+    """
+
+    name: TableCell
+    cells: tuple[TableCell, ...]
+    new_group: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as data: printed by rich (`console.print(table)`), or written into a page by `write_report`.
+
+    In a terminal too narrow for all columns it is printed in several parts, each with the first column again.
+
+    Args:
+        title: what it shows.
+        columns: their headings; the first is the one that others are compared with.
+        rows: each with as many cells as there are columns.
+        footnotes: sentences that explain the marks.
+
+    Example:
+        >>> from rich.console import Console
+        >>> row = TableRow(TableCell("digit"), (TableCell("0.91"), TableCell("0.88", "worse -0.03")))
+        >>> Console(width=60).print(Table("Accuracy", ("alone", "equal"), (row,)))
+        Accuracy
+                alone  equal
+        ───────────────────────────
+         digit   0.91   0.88
+                        worse -0.03
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    footnotes: tuple[str, ...] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Yield what rich prints: as many columns at a time as fit."""
+        from rich.padding import Padding
+        from rich.text import Text
+
+        yield Text(self.title, style="bold")
+        for part in self._parts(options.max_width):
+            yield self._draw(part)
+        for note in self.footnotes:
+            yield Padding(Text(note, style="dim"), (0, 1))
+
+    def _parts(self, width: int) -> Iterator[tuple[int, ...]]:
+        """Yield the indices of the columns that are printed side by side."""
+        names = max(_width(row.name) for row in self.rows) + 2
+        widths = [max([len(c), *(_width(r.cells[i]) for r in self.rows)]) + 2 for i, c in enumerate(self.columns)]
+        part, used = [0], names + widths[0]
+        for i, needed in enumerate(widths[1:], start=1):
+            if used + needed > width and len(part) > 1:
+                yield tuple(part)
+                part, used = [0], names + widths[0]
+            part.append(i)
+            used += needed
+        yield tuple(part)
+
+    def _draw(self, part: Sequence[int]) -> RichTable:
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
+        table.add_column("", no_wrap=False)
+        for i in part:
+            table.add_column(Text(self.columns[i]), overflow="fold")
+        for row, following in zip(self.rows, [*self.rows[1:], None], strict=True):
+            ends = following is not None and following.new_group
+            cells = (_rich_text(cell) for cell in (row.name, *(row.cells[i] for i in part)))
+            table.add_row(*cells, end_section=ends)
+        return table
+
+
+def _width(cell: TableCell) -> int:
+    return max(len(cell.value), len(cell.remark))
+
+
+def _rich_text(cell: TableCell) -> RenderableType:
+    from rich.text import Text
+
+    text = Text(cell.value)
+    return text.append(f"\n{cell.remark}", style=_STYLES[cell.tone]) if cell.remark else text
+
+
+def comparison_table(comparison: Comparison, reference: str | None = None) -> Table:
+    """Return the table of a comparison: tasks, delta_m and costs in rows; methods in columns, baseline first.
+
+    Args:
+        comparison: what to show.
+        reference: the method whose time per step counts as 1; by default the first one.
+
+    Returns:
+        A table that fits a terminal of 100 columns, in several parts if there are many methods.
+
+    Raises:
+        ConfigurationError: if no method is called `reference`.
+
+    Example:
+        `console.print(comparison_table(comparison, reference="equal weighting"))`
+    """
+    rows = [*_task_rows(comparison), *_delta_rows(comparison), *_cost_rows(comparison, reference)]
+    return Table(
+        title="Scores on the held-out test set, mean ± half width of the 95 % interval",
+        columns=(comparison.baseline.method, *(method.method for method in comparison.methods)),
+        rows=tuple(rows),
+        footnotes=tuple(_footnotes(comparison)),
+    )
+
+
+def _task_rows(comparison: Comparison) -> Iterator[TableRow]:
+    new_group = False
+    for task, metrics in comparison.metrics.items():
+        for metric in metrics:
+            cells = [comparison.cell(method.method, task, metric.name) for method in comparison.methods]
+            digits = digits_for([e for cell in cells for e in (cell.score, cell.baseline)])
+            name = TableCell(f"{task} {metric.name}", metric.direction)
+            drawn = (_baseline_cell(cells, digits), *(_score_cell(cell, digits) for cell in cells))
+            yield TableRow(name, drawn, new_group)
+        new_group = False
+
+
+def _baseline_cell(cells: Sequence[ScoreCell], digits: int) -> TableCell:
+    if not cells:
+        return TableCell("")
+    mark = "*" if cells[0].baseline_at_chance else ""
+    return TableCell(cells[0].baseline.text(digits) + mark)
+
+
+def _score_cell(cell: ScoreCell, digits: int) -> TableCell:
+    mark = "*" if cell.method_at_chance else ""
+    return TableCell(cell.score.text(digits) + mark, *_remark(cell.verdict, cell.difference, digits))
+
+
+def _remark(verdict: Verdict, difference: Estimate, digits: int) -> tuple[str, Tone]:
+    if verdict == "better" or verdict == "worse":
+        return f"{verdict} {difference.mean:+.{digits}f}", verdict
+    if verdict == "not known":
+        return "one seed" if difference.n == 1 else verdict, "muted"
+    return "no difference", "muted"
+
+
+def _delta_rows(comparison: Comparison) -> Iterator[TableRow]:
+    yield from _delta_pair("all tasks", [method.delta_m for method in comparison.methods])
+    without = [method.delta_m_above_chance for method in comparison.methods]
+    if any(without):
+        yield from _delta_pair("without chance tasks", without)
+
+
+def _delta_pair(which: str, deltas: Sequence[DeltaMEstimate | None]) -> Iterator[TableRow]:
+    per_task = [None if delta is None else delta.per_task for delta in deltas]
+    flat = [None if delta is None else delta.flat for delta in deltas]
+    yield _delta_row("delta_m % per task", which, per_task, new_group=True)
+    yield _delta_row("delta_m % flat", which, flat, new_group=False)
+
+
+def _delta_row(name: str, which: str, deltas: Sequence[Estimate | None], *, new_group: bool) -> TableRow:
+    digits = min(digits_for([delta for delta in deltas if delta is not None]), 2)
+    cells = [TableCell("reference"), *(_delta_cell(delta, digits) for delta in deltas)]
+    return TableRow(TableCell(name, f"{which}, + is better"), tuple(cells), new_group)
+
+
+def _delta_cell(delta: Estimate | None, digits: int) -> TableCell:
+    if delta is None:
+        return TableCell("-")
+    verdict = verdict_of(delta)
+    tone: Tone = verdict if verdict == "better" or verdict == "worse" else "muted"
+    remark = {"no difference seen": "no difference", "not known": "one seed" if delta.n == 1 else "not known"}
+    return TableCell(delta.text(digits, signed=True), remark.get(verdict, verdict), tone)
+
+
+def _cost_rows(comparison: Comparison, reference: str | None) -> Iterator[TableRow]:
+    summaries = (comparison.baseline, *comparison.methods)
+    unit = _reference(comparison, reference)
+    yield TableRow(TableCell("parameters", "all, trunk of them"), tuple(map(_parameter_cell, summaries)), True)
+    steps = tuple(_step_cell(summary, unit) for summary in summaries)
+    yield TableRow(TableCell("time per step", f"x {unit.method}"), steps)
+    yield TableRow(TableCell("training time", "per seed"), tuple(TableCell(_duration(s.seconds)) for s in summaries))
+
+
+def _reference(comparison: Comparison, name: str | None) -> MethodSummary:
+    methods = {method.method: method for method in comparison.methods}
+    if name is None:
+        return comparison.methods[0] if comparison.methods else comparison.baseline
+    if name not in methods:
+        raise ConfigurationError(
+            f"comparison_table: reference must be one of {list(methods)}, but it is {name!r}.{nearest(name, methods)}"
+        )
+    return methods[name]
+
+
+def _parameter_cell(summary: MethodSummary) -> TableCell:
+    return TableCell(_count(summary.parameters["total"]), f"{_count(summary.parameters['shared'])} shared")
+
+
+def _step_cell(summary: MethodSummary, unit: MethodSummary) -> TableCell:
+    milliseconds = summary.seconds_per_step.mean * 1000
+    ratio = summary.seconds_per_step.mean / unit.seconds_per_step.mean
+    return TableCell(f"{ratio:.2f} x", f"{milliseconds:.{1 if milliseconds < 100 else 0}f} ms")
+
+
+def _count(number: int) -> str:
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if number >= size:
+            return f"{number / size:.{1 if number >= 100 * size else 2}f} {letter}"
+    return str(number)
+
+
+def _duration(seconds: Estimate) -> str:
+    return f"{seconds.mean:.1f} s" if seconds.mean < 120 else f"{seconds.mean / 60:.1f} min"
+
+
+def _footnotes(comparison: Comparison) -> Iterator[str]:
+    yield (
+        f"{comparison.baseline.method}: one network per task; its parameters and times are the sums over the tasks. "
+        "better / worse: the difference to it, paired by seed, has a 95 % interval without 0."
+    )
+    yield (
+        "delta_m: mean relative improvement over the tasks trained alone, percent, positive is better than alone; "
+        "per task: every task counts the same; flat: every metric counts the same."
+    )
+    if any(cell.at_chance for cell in comparison.cells):
+        yield "* not better than a predictor that ignores the input, beyond its interval."
+    if comparison.left_out:
+        yield f"Left out of delta_m, because a baseline is zero: {', '.join(comparison.left_out)}."
