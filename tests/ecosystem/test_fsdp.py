@@ -29,8 +29,10 @@ CASES = [
     *[(name, "fork_layer", "mixed") for name in BALANCERS],
     *[("mgda", view, heads) for view in ("features", "fork_layer") for heads in ("linear", "own")],
 ]
+# Sharded as one group, the trunk's parameters are whole from its forward pass to its backward pass.
+WHOLE = "whole model"
 SHARDINGS: dict[str, Callable[[nn.Module], list[nn.Module]]] = {
-    "whole model": lambda model: [model],
+    WHOLE: lambda model: [model],
     "trunk and model": lambda model: [model.trunk, model],
     "layers, heads and model": lambda model: [model.trunk[0], model.trunk[2], *model.heads.values(), model],
 }
@@ -76,7 +78,10 @@ def worker(rank: int, port: int, results: Any) -> None:
                 found = run_steps(model, joint_batch()[2][rank])
                 if rank == 0:
                     results[name, view, heads, sharding] = found
-            results["refused", sharding, rank] = refusal(parts, mesh)
+            if sharding != WHOLE:
+                results["refused", sharding, rank] = refusal(parts, mesh)
+        model = fully_shard(make_model(MGDA(), "mixed", gradients="parameters"), mesh=mesh)
+        results["mgda", "parameters", "mixed", WHOLE] = run_steps(model, joint_batch()[2][rank])
     finally:
         dist.destroy_process_group()
 
@@ -104,8 +109,10 @@ def two_processes() -> dict[Any, Any]:
         return dict(results)
 
 
-@pytest.mark.parametrize("sharding", SHARDINGS)
-@pytest.mark.parametrize(("name", "view", "heads"), CASES)
+@pytest.mark.parametrize(
+    ("name", "view", "heads", "sharding"),
+    [*[(*case, sharding) for sharding in SHARDINGS for case in CASES], ("mgda", "parameters", "mixed", WHOLE)],
+)
 def test_sharded_gradients_equal_the_single_process(
     name: str, view: str, heads: str, sharding: str, two_processes: dict[Any, Any]
 ) -> None:
@@ -117,8 +124,8 @@ def test_sharded_gradients_equal_the_single_process(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("sharding", SHARDINGS)
-def test_the_view_parameters_is_refused(sharding: str, rank: int, two_processes: dict[Any, Any]) -> None:
+@pytest.mark.parametrize("sharding", [name for name in SHARDINGS if name != WHOLE])
+def test_the_view_parameters_is_refused_where_it_meets_sharded_parameters(sharding: str, rank: int, two_processes: dict[Any, Any]) -> None:
     message = two_processes["refused", sharding, rank]
     assert 'gradients="parameters" needs whole parameters' in message
     assert 'choose gradients="fork_layer" or "features"' in message

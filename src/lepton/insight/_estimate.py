@@ -93,10 +93,14 @@ class Estimate:
 
 
 def digits_for(estimates: Iterable[Estimate]) -> int:
-    """Return the decimals, 0 to 4, that show the typical half width (or else the mean) with two digits or three."""
+    """Return the decimals, 0 to 4, that suit these estimates together.
+
+    The median half width gets two digits if it begins with 1, 2 or 3, else one; without one the mean gets three.
+    """
     finite = [estimate for estimate in estimates if math.isfinite(estimate.mean)]
     widths = [e.half_width for e in finite if e.has_interval and e.half_width > 0]
     if widths:
-        return min(max(1 - math.floor(math.log10(statistics.median(widths))), 0), 4)
+        # two digits below 3.5, one above
+        return min(max(1 - math.floor(math.log10(statistics.median(widths) / 0.35)), 0), 4)
     largest = max((abs(e.mean) for e in finite), default=0.0)
     return min(max(2 - math.floor(math.log10(largest)), 0), 4) if largest > 0 else 3

@@ -95,7 +95,7 @@ def _delta_sentence(method: MethodSummary) -> str:
 
 
 def _percent(delta: Estimate) -> str:
-    return delta.text(min(digits_for([delta]), 2), signed=True) + (" %" if delta.mean == delta.mean else "")
+    return delta.text(min(max(digits_for([delta]), 1), 2), signed=True) + (" %" if delta.mean == delta.mean else "")
 
 
 def _chance_sentences(comparison: Comparison) -> Iterator[str]:

@@ -83,32 +83,36 @@ class Table:
 
         yield Text(self.title, style="bold")
         for part in self._parts(options.max_width):
-            yield self._draw(part)
+            yield Padding(self._draw(part), (1, 0, 0, 0))
         for note in self.footnotes:
-            yield Padding(Text(note, style="dim"), (0, 1))
+            yield Padding(Text(note, style="dim"), (1, 1, 0, 1))
 
     def _parts(self, width: int) -> Iterator[tuple[int, ...]]:
         """Yield the indices of the columns that are printed side by side."""
-        names = max(_width(row.name) for row in self.rows) + 2
-        widths = [max([len(c), *(_width(r.cells[i]) for r in self.rows)]) + 2 for i, c in enumerate(self.columns)]
-        part, used = [0], names + widths[0]
+        widths = [self._column_width(i) + 2 for i in range(len(self.columns))]
+        sticky = max(_width(row.name) for row in self.rows) + 2 + widths[0]
+        part, used = [0], sticky
         for i, needed in enumerate(widths[1:], start=1):
             if used + needed > width and len(part) > 1:
                 yield tuple(part)
-                part, used = [0], names + widths[0]
+                part, used = [0], sticky
             part.append(i)
             used += needed
         yield tuple(part)
+
+    def _column_width(self, i: int) -> int:
+        longest_word = max(map(len, self.columns[i].split()), default=0)
+        return max(longest_word, *(_width(row.cells[i]) for row in self.rows))
 
     def _draw(self, part: Sequence[int]) -> RichTable:
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
+        table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
         table.add_column("", no_wrap=False)
         for i in part:
-            table.add_column(Text(self.columns[i]), overflow="fold")
+            table.add_column(Text(self.columns[i]), width=self._column_width(i), vertical="top")
         for row, following in zip(self.rows, [*self.rows[1:], None], strict=True):
             ends = following is not None and following.new_group
             cells = (_rich_text(cell) for cell in (row.name, *(row.cells[i] for i in part)))
@@ -153,15 +157,13 @@ def comparison_table(comparison: Comparison, reference: str | None = None) -> Ta
 
 
 def _task_rows(comparison: Comparison) -> Iterator[TableRow]:
-    new_group = False
     for task, metrics in comparison.metrics.items():
         for metric in metrics:
             cells = [comparison.cell(method.method, task, metric.name) for method in comparison.methods]
             digits = digits_for([e for cell in cells for e in (cell.score, cell.baseline)])
             name = TableCell(f"{task} {metric.name}", metric.direction)
             drawn = (_baseline_cell(cells, digits), *(_score_cell(cell, digits) for cell in cells))
-            yield TableRow(name, drawn, new_group)
-        new_group = False
+            yield TableRow(name, drawn)
 
 
 def _baseline_cell(cells: Sequence[ScoreCell], digits: int) -> TableCell:
@@ -185,28 +187,24 @@ def _remark(verdict: Verdict, difference: Estimate, digits: int) -> tuple[str, T
 
 
 def _delta_rows(comparison: Comparison) -> Iterator[TableRow]:
-    yield from _delta_pair("all tasks", [method.delta_m for method in comparison.methods])
+    yield from _delta_pair("", [method.delta_m for method in comparison.methods])
     without = [method.delta_m_above_chance for method in comparison.methods]
     if any(without):
-        yield from _delta_pair("without chance tasks", without)
+        yield from _delta_pair("above chance, ", without)
 
 
 def _delta_pair(which: str, deltas: Sequence[DeltaMEstimate | None]) -> Iterator[TableRow]:
     per_task = [None if delta is None else delta.per_task for delta in deltas]
     flat = [None if delta is None else delta.flat for delta in deltas]
-    yield _delta_row("delta_m % per task", which, per_task, new_group=True)
-    yield _delta_row("delta_m % flat", which, flat, new_group=False)
-
-
-def _delta_row(name: str, which: str, deltas: Sequence[Estimate | None], *, new_group: bool) -> TableRow:
-    digits = min(digits_for([delta for delta in deltas if delta is not None]), 2)
-    cells = [TableCell("reference"), *(_delta_cell(delta, digits) for delta in deltas)]
-    return TableRow(TableCell(name, f"{which}, + is better"), tuple(cells), new_group)
+    digits = min(max(digits_for([delta for delta in per_task + flat if delta is not None]), 1), 2)
+    for name, row in (("delta_m % per task", per_task), ("delta_m % flat", flat)):
+        cells = (TableCell("reference"), *(_delta_cell(delta, digits) for delta in row))
+        yield TableRow(TableCell(name, f"{which}+ is better"), cells, new_group=row is per_task)
 
 
 def _delta_cell(delta: Estimate | None, digits: int) -> TableCell:
     if delta is None:
-        return TableCell("-")
+        return TableCell("none left")
     verdict = verdict_of(delta)
     tone: Tone = verdict if verdict == "better" or verdict == "worse" else "muted"
     remark = {"no difference seen": "no difference", "not known": "one seed" if delta.n == 1 else "not known"}
@@ -246,7 +244,8 @@ def _step_cell(summary: MethodSummary, unit: MethodSummary) -> TableCell:
 def _count(number: int) -> str:
     for size, letter in ((1_000_000, "M"), (1_000, "k")):
         if number >= size:
-            return f"{number / size:.{1 if number >= 100 * size else 2}f} {letter}"
+            digits = 0 if number >= 100 * size else 1 if number >= 10 * size else 2
+            return f"{number / size:.{digits}f} {letter}"
     return str(number)
 
 

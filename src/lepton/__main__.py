@@ -1,0 +1,5 @@
+"""`python -m lepton`."""
+
+from lepton.cli import main
+
+main()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lepton.errors import ConfigurationError
+from lepton.insight._style import INK, MUTED, SERIES, WORSE, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Caption", "MaskPanel", "plot_scenes"]
+
+# Class 0 is the background; the rest in the order blue, orange, purple, green.
+_CLASSES = (SERIES[0], SERIES[1], SERIES[3], SERIES[2], SERIES[4], SERIES[5])
+
+
+@dataclass(frozen=True)
+class MaskPanel:
+    """A row of class masks, one per scene.
+
+    Args:
+        title: such as `"predicted"`.
+        masks: integers [N, H, W]; 0 is the background, negative values and 255 are not labelled.
+    """
+
+    title: str
+    masks: ArrayLike
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A line below a scene: `name: truth → prediction`.
+
+    Args:
+        name: what was predicted.
+        truth: the label as text; empty where it is missing.
+        prediction: the prediction as text.
+        correct: whether that is right; None where right and wrong do not apply, as in a regression.
+    """
+
+    name: str
+    truth: str
+    prediction: str
+    correct: bool | None = None
+
+    def __str__(self) -> str:
+        wrong = "  ✗" if self.correct is False else ""
+        return f"{self.name} {self.truth or '?'} → {self.prediction}{wrong}"
+
+
+def plot_scenes(
+    images: ArrayLike,
+    panels: Sequence[MaskPanel] = (),
+    captions: Sequence[Sequence[Caption]] = (),
+    *,
+    classes: Sequence[str] = (),
+) -> Figure:
+    """Draw inputs, masks and predictions in a grid: a column per scene, below it its captions.
+
+    Args:
+        images: [N, H, W] in grey or [N, H, W, 3] in colour; any range, which is stretched over all images.
+        panels: rows of masks below the images, such as the true one and the predicted one.
+        captions: N sequences of captions, or none. A wrong prediction is orange with a cross.
+        classes: names of the mask classes from 1 on, for the legend.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+        ConfigurationError: if images, masks and captions are not of the same number.
+    """
+    pictures = np.asarray(images, dtype=np.float64)
+    masks = [np.asarray(panel.masks) for panel in panels]
+    n = len(pictures)
+    counts = {"masks": [len(mask) for mask in masks], "captions": [len(captions)] if captions else []}
+    for what, those in counts.items():
+        if n == 0 or any(count != n for count in those):
+            raise ConfigurationError(f"plot_scenes: {n} images need as many {what}, but there are {those}.")
+    lines = max((len(those) for those in captions), default=0)
+    rows = 1 + len(panels)
+    wide = min(8.4 / n, 1.7)
+    high = (wide - 0.08) * pictures.shape[1] / pictures.shape[2] + 0.08
+    size = 0.6 + wide * n, high * rows + 0.2 * lines + (0.5 if classes else 0.15)
+    figure, style = new_figure(*size, "plot_scenes")
+    with style:
+        grid = figure.subplots(rows, n, squeeze=False)
+        _draw_row(grid[0], "input", _grey(pictures))
+        for axes, panel, mask in zip(grid[1:], panels, masks, strict=True):
+            _draw_row(axes, panel.title, [_coloured(one) for one in mask])
+        for axes, those in zip(grid[-1], captions, strict=False):
+            _write_captions(axes, those)
+        if classes:
+            _class_legend(figure, classes)
+    return figure
+
+
+def _grey(pictures: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    low, high = float(pictures.min()), float(pictures.max())
+    scaled = (pictures - low) / ((high - low) or 1.0)
+    return list(scaled if scaled.ndim == 4 else np.repeat(scaled[..., None], 3, axis=-1))
+
+
+def _coloured(mask: NDArray[Any]) -> NDArray[np.float64]:
+    """Return RGBA [H, W, 4]: classes in their colours, the background faint, what is not labelled transparent."""
+    from matplotlib.colors import to_rgba
+
+    picture = np.zeros((*mask.shape, 4))
+    picture[mask == 0] = to_rgba(MUTED, 0.16)
+    for value in np.unique(mask[(mask > 0) & (mask != 255)]):
+        picture[mask == value] = to_rgba(_CLASSES[(int(value) - 1) % len(_CLASSES)])
+    return picture
+
+
+def _draw_row(row: Sequence[Any], title: str, pictures: Sequence[NDArray[np.float64]]) -> None:
+    for axes, picture in zip(row, pictures, strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    row[0].set_ylabel(title, color=INK, fontsize=9.5)
+
+
+def _write_captions(axes: Any, captions: Sequence[Caption]) -> None:
+    for i, caption in enumerate(captions):
+        colour = WORSE if caption.correct is False else INK
+        place = {"xytext": (0, -4 - 13.5 * i), "textcoords": "offset points", "ha": "center", "va": "top"}
+        axes.annotate(str(caption), (0.5, 0), xycoords="axes fraction", fontsize=8.5, color=colour, **place)
+
+
+def _class_legend(figure: Figure, classes: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=_CLASSES[i % len(_CLASSES)], label=name) for i, name in enumerate(classes)]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(classes), handlelength=1.1, handleheight=1.1)
