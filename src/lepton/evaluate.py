@@ -51,7 +51,7 @@ def evaluate(
         >>> sorted(found["size"].metrics), found["size"].n_labels
         (['mae', 'r2', 'rmse'], 2.0)
     """
-    target_device = torch.device(device) if device is not None else model.loss_weight.device
+    target_device = torch.device(device) if device is not None else model.device
     training = model.training
     model.eval()
     try:
@@ -63,7 +63,7 @@ def evaluate(
 def _collect(
     model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tensor]]], device: torch.device
 ) -> dict[str, TaskResult]:
-    metrics = {name: model.tasks[name].metrics() for name in model.task_names}
+    metrics = {name: model.task(name).metrics() for name in model.task_names}
     for found in metrics.values():
         for metric in found.values():
             metric.to(device)
@@ -73,7 +73,7 @@ def _collect(
         outputs, _ = model(inputs)
         for place, name in enumerate(model.task_names):
             if name in targets:
-                task = model.tasks[name]
+                task = model.task(name)
                 target = task.check_target(outputs[name], targets[name])
                 sums[:, place] += torch.stack(task.total_loss(outputs[name], target)).to(sums)
                 task.update_metrics(metrics[name], outputs[name], target)

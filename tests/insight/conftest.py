@@ -61,7 +61,9 @@ def make_results(seeds: int = 3) -> list[RunResult]:
             rng = np.random.default_rng([m, seed])
             size = {"shared": 61_000, "private": 9_400, "total": 70_400}
             time = 0.0121 * (1 + 0.04 * m) + 1e-4 * rng.standard_normal()
-            runs.append(RunResult(method, seed, scores(shift, rng), history(list(METRICS), rng), time, 300 * time, size))
+            runs.append(
+                RunResult(method, seed, scores(shift, rng), history(list(METRICS), rng), time, 300 * time, size)
+            )
     return runs
 
 

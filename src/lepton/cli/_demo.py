@@ -25,6 +25,7 @@ def demo(
     """
     from lepton.recipes.digits import DigitsConfig, show_demo
 
-    chosen = {"balancer": balancer} if balancer else {}
-    config = DigitsConfig(folder=folder, seeds=seeds, epochs=epochs, train_scenes=scenes, **chosen)
+    config = DigitsConfig(
+        folder=folder, seeds=seeds, epochs=epochs, train_scenes=scenes, balancer=balancer or DigitsConfig.balancer
+    )
     raise typer.Exit(show_demo(config))

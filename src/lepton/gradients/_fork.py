@@ -25,6 +25,7 @@ from lepton.gradients._views import (
     segment_index,
     wide,
 )
+from lepton.linalg import readable
 
 __all__ = ["ForkPlan", "apply_fork"]
 
@@ -210,17 +211,25 @@ def _combine(
     total: list[Tensor | None] = [None] * len(leaves)
     if fused is not None:
         total[0] = fused.trunk_gradient(weights[:count], plan.segments).to(leaves[0].dtype)
+    # Reading costs nothing on the CPU, and saves two passes over every cotangent.
+    known = weights.tolist() if not torch.compiler.is_compiling() and readable(weights) else None
     for position, cotangent in enumerate(cotangents):
-        if cotangent is None:
-            continue
         task, leaf = divmod(position, n_leaves)
         place = position if plan.per_task else leaf
-        weight = weights[count + task].to(cotangent.dtype)
-        # Selected, not multiplied: zero times a value that is not finite is not zero.
-        term = torch.where(weight != 0, cotangent, 0) * weight
-        so_far = total[place]
-        total[place] = term if so_far is None else so_far + term
+        if cotangent is not None:
+            factor = weights[count + task] if known is None else known[count + task]
+            total[place] = _add_weighted(total[place], cotangent, factor)
     return total
+
+
+def _add_weighted(total: Tensor | None, cotangent: Tensor, weight: Tensor | float) -> Tensor:
+    if isinstance(weight, float):
+        if total is None:
+            return cotangent * weight if weight else torch.zeros_like(cotangent)
+        return total.add(cotangent, alpha=weight) if weight else total
+    # Selected, not multiplied: zero times a value that is not finite is not zero.
+    term = torch.where(weight != 0, cotangent, 0) * weight.to(cotangent.dtype)
+    return term if total is None else total + term
 
 
 # -- the door ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def ledger_of(balancer: Balancer) -> Ledger:
     if ledger is None:
         ledger = _ledgers[balancer] = Ledger(balancer)
         if _settle not in balancer._state_dict_pre_hooks.values():
-            balancer.register_state_dict_pre_hook(_settle)
+            balancer.register_state_dict_pre_hook(_settle)  # type: ignore[no-untyped-call]
     return ledger
 
 

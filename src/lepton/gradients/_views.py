@@ -172,8 +172,10 @@ def parameters_gramian(jacobian: Tensor) -> Tensor:
     return jacobian @ jacobian.T
 
 
-def rows_overlap(own: Sequence[Sequence[Tensor | None]], outputs: Tensor | None, segments: tuple[int, ...]) -> Tensor:
-    """Return how many rows carry a gradient of both tasks, [T, T]; fused tasks first."""
+def rows_overlap(
+    own: Sequence[Sequence[Tensor | None]], outputs: Tensor | None, segments: tuple[int, ...]
+) -> tuple[Tensor, int]:
+    """Return how many rows carry a gradient of both tasks, [T, T], fused tasks first; and the number of rows."""
     masks: list[Tensor] = []
     if outputs is not None:
         masks.append(by_task((outputs != 0).float(), segments).clamp(max=1.0).T)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lepton.errors import ConfigurationError, DataError, nearest
-from lepton.insight._estimate import Estimate
+from lepton.insight._estimate import Estimate, digits_for
 from lepton.insight._results import MetricInfo, RunResult
 
 __all__ = ["Comparison", "DeltaM", "DeltaMEstimate", "MethodSummary", "ScoreCell", "Verdict", "delta_m"]
@@ -285,6 +285,11 @@ class Comparison:
             f"Comparison: no cell of method {method!r}, task {task!r} and metric {metric!r}. "
             f"Methods: {[m.method for m in self.methods]}, tasks: {list(self.metrics)}."
         )
+
+    def digits(self, task: str, metric: str) -> int:
+        """Return the decimals that suit all scores of a metric, so that words, table and figure agree."""
+        cells = [cell for cell in self.cells if (cell.task, cell.metric.name) == (task, metric)]
+        return digits_for([estimate for cell in cells for estimate in (cell.score, cell.baseline)])
 
 
 _Pairs = dict[int, tuple[Scores, Scores]]  # seed to the scores of the method and of the baselines

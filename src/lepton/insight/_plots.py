@@ -8,7 +8,6 @@ import numpy as np
 
 from lepton.errors import ConfigurationError
 from lepton.insight._comparison import Comparison, ScoreCell
-from lepton.insight._estimate import digits_for
 from lepton.insight._history import Series, conflict_matrix, history_series
 from lepton.insight._results import RunResult
 from lepton.insight._style import BAND, BETTER, INK, LINES, MUTED, PAPER, SERIES, WORSE, new_figure, panel_grid
@@ -46,7 +45,8 @@ def plot_comparison(comparison: Comparison, *, columns: int = 4) -> Figure:
     with style:
         panels = panel_grid(figure, len(comparison.metrics), columns, sharey=True)
         for axes, task in zip(panels, comparison.metrics, strict=True):
-            _draw_task(axes, task, [comparison.cell(name, task) for name in names])
+            cells = [comparison.cell(name, task) for name in names]
+            _draw_task(axes, task, cells, comparison.digits(task, cells[0].metric.name))
         for axes in panels:
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.4, -0.75)
@@ -54,12 +54,11 @@ def plot_comparison(comparison: Comparison, *, columns: int = 4) -> Figure:
     return figure
 
 
-def _draw_task(axes: Any, task: str, cells: Sequence[ScoreCell]) -> None:
+def _draw_task(axes: Any, task: str, cells: Sequence[ScoreCell], digits: int) -> None:
     metric, alone = cells[0].metric, cells[0].baseline
     if alone.has_interval:
         axes.axvspan(alone.low, alone.high, color=BAND, linewidth=0, zorder=0.5)
     axes.axvline(alone.mean, color=INK, linewidth=1.2, zorder=1)
-    digits = digits_for([estimate for cell in cells for estimate in (cell.score, cell.baseline)])
     for y, cell in enumerate(cells):
         _draw_score(axes, y, cell, digits)
     if not metric.higher_is_better:
@@ -98,10 +97,10 @@ def _comparison_legend(figure: Figure, comparison: Comparison) -> None:
     handles: list[Any] = [Patch(facecolor=BAND, edgecolor=INK, linewidth=0.8, label="alone, 95 % interval")]
     for verdict, (colour, marker) in _MARKS.items():
         if verdict in seen:
-            shape = {"marker": marker, "linestyle": "-", "linewidth": 2, "markersize": 7}
+            shape: dict[str, Any] = {"marker": marker, "linestyle": "-", "linewidth": 2, "markersize": 7}
             handles.append(Line2D([], [], color=colour, label=words.get(verdict, verdict), **shape))
     if any(cell.method_at_chance for cell in comparison.cells):
-        hollow = {"marker": "o", "linestyle": "none", "markerfacecolor": PAPER, "markersize": 7}
+        hollow: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": PAPER, "markersize": 7}
         handles.append(Line2D([], [], color=MUTED, label="hollow: at chance", **hollow))
     if comparison.chance_tasks:
         handles.append(Line2D([], [], linestyle="none", label="* alone at chance"))
@@ -280,7 +279,7 @@ def _draw_pairs(axes: Any, series: dict[str, Series]) -> None:
     _finish_curves(axes, what)
     axes.set_title(what, pad=8 + 15 * -(-len(strongest) // 3))
     axes.set_xlabel("step")
-    axes.set_ylim(-1, 1)
+    axes.set(ylim=(-1, 1), yticks=(-1, -0.5, 0, 0.5, 1))
     axes.text(0.99, 0.02, "below 0: opposed", transform=axes.transAxes, ha="right", color=MUTED, fontsize=8.5)
     corner = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.985), "borderaxespad": 0.2}
     axes.legend(ncols=3, fontsize=8.5, handlelength=2.4, columnspacing=1.4, **corner)

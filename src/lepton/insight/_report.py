@@ -182,9 +182,9 @@ def _section(section: Section, anchor: str, counter: Iterator[int]) -> str:
 def _block(block: Block, counter: Iterator[int]) -> str:
     match block:
         case str():
-            return f"<p>{escape(block)}</p>"
+            return f"<p>{_typeset(block)}</p>"
         case Points():
-            return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in block.items) + "</ul>"
+            return "<ul>" + "".join(f"<li>{_typeset(item)}</li>" for item in block.items) + "</ul>"
         case Table():
             return _table(block)
         case Chart():
@@ -205,13 +205,13 @@ def _image(picture: Picture) -> str:
 def _figure(drawn: str, alt: str, caption: str) -> str:
     # Focusable, so that the arrow keys scroll it where the screen is narrow.
     box = f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(alt)}">{drawn}</div>'
-    return f"<figure>\n{box}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
+    return f"<figure>\n{box}\n<figcaption>{_typeset(caption)}</figcaption>\n</figure>"
 
 
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     bodies = "".join(f"<tbody>{''.join(map(_row, group))}</tbody>\n" for group in _groups(table.rows))
-    notes = "".join(f"<p>{escape(note)}</p>" for note in table.footnotes)
+    notes = "".join(f"<p>{_typeset(note)}</p>" for note in table.footnotes)
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title)}"><table>\n'
         f"<caption>{escape(table.title)}</caption>\n<thead><tr><td></td>{head}</tr></thead>\n{bodies}</table></div>\n"
@@ -239,4 +239,6 @@ def _cell(cell: TableCell) -> str:
 
 
 def _typeset(text: str) -> str:
-    return escape(re.sub(r"(?<!\w)-(?=[\d.])", "−", text))
+    """Return escaped text with true minus signs, and no line break around ±, → and before %."""
+    text = re.sub(r"(?<!\w)-(?=[\d.])", "−", text)
+    return escape(re.sub(r" (?=[±→%])|(?<=[±→]) ", "\u00a0", text))

@@ -8,15 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lepton.errors import ConfigurationError
-from lepton.insight._style import INK, MUTED, SERIES, WORSE, new_figure
+from lepton.insight._style import INK, WORSE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Caption", "MaskPanel", "plot_scenes"]
 
-# Class 0 is the background; the rest in the order blue, orange, purple, green.
-_CLASSES = (SERIES[0], SERIES[1], SERIES[3], SERIES[2], SERIES[4], SERIES[5])
+# Not colours of the theme: masks are pixels, which do not follow the page's scheme, and the legend must match them.
+_CLASSES = ("#1b7fc4", "#e09a1a", "#c2609a", "#1ba37c", "#7173c9", "#8a9099")
+_BACKGROUND = ("#808890", 0.16)
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,12 @@ def plot_scenes(
     pictures = np.asarray(images, dtype=np.float64)
     masks = [np.asarray(panel.masks) for panel in panels]
     n = len(pictures)
-    counts = {"masks": [len(mask) for mask in masks], "captions": [len(captions)] if captions else []}
-    for what, those in counts.items():
-        if n == 0 or any(count != n for count in those):
-            raise ConfigurationError(f"plot_scenes: {n} images need as many {what}, but there are {those}.")
-    lines = max((len(those) for those in captions), default=0)
+    counts = {f"masks of {panel.title!r}": len(mask) for panel, mask in zip(panels, masks, strict=True)}
+    counts["captions"] = len(captions) or n
+    for what, count in counts.items():
+        if n == 0 or count != n:
+            raise ConfigurationError(f"plot_scenes: images and {what} must be equally many, but are {n} and {count}.")
+    lines = max((len(below) for below in captions), default=0)
     rows = 1 + len(panels)
     wide = min(8.4 / n, 1.7)
     high = (wide - 0.08) * pictures.shape[1] / pictures.shape[2] + 0.08
@@ -90,8 +92,8 @@ def plot_scenes(
         _draw_row(grid[0], "input", _grey(pictures))
         for axes, panel, mask in zip(grid[1:], panels, masks, strict=True):
             _draw_row(axes, panel.title, [_coloured(one) for one in mask])
-        for axes, those in zip(grid[-1], captions, strict=False):
-            _write_captions(axes, those)
+        for axes, below in zip(grid[-1], captions, strict=False):
+            _write_captions(axes, below)
         if classes:
             _class_legend(figure, classes)
     return figure
@@ -108,7 +110,7 @@ def _coloured(mask: NDArray[Any]) -> NDArray[np.float64]:
     from matplotlib.colors import to_rgba
 
     picture = np.zeros((*mask.shape, 4))
-    picture[mask == 0] = to_rgba(MUTED, 0.16)
+    picture[mask == 0] = to_rgba(*_BACKGROUND)
     for value in np.unique(mask[(mask > 0) & (mask != 255)]):
         picture[mask == value] = to_rgba(_CLASSES[(int(value) - 1) % len(_CLASSES)])
     return picture

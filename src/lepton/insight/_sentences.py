@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +8,13 @@ from lepton.insight._comparison import Comparison, MethodSummary, ScoreCell, Ver
 from lepton.insight._estimate import Estimate, digits_for
 
 __all__ = ["summary_sentences"]
+
+_VERDICTS: dict[Verdict, str] = {
+    "better": "gained on",
+    "worse": "lost on",
+    "no difference seen": "no difference seen on",
+    "not known": "cannot be judged on",
+}
 
 
 def summary_sentences(comparison: Comparison) -> list[str]:
@@ -30,6 +38,7 @@ def summary_sentences(comparison: Comparison) -> list[str]:
     return [
         *_count_sentence(comparison),
         *(_method_sentence(comparison, method) for method in comparison.methods),
+        "Numbers in brackets: alone → shared. delta_m: mean relative improvement, positive is better than alone.",
         *_chance_sentences(comparison),
         *_omissions(comparison),
         *_evidence_sentences(comparison),
@@ -37,29 +46,23 @@ def summary_sentences(comparison: Comparison) -> list[str]:
 
 
 def _count_sentence(comparison: Comparison) -> Iterator[str]:
-    counts = Counter(cell.verdict for cell in comparison.cells)
-    if counts["better"] + counts["worse"] + counts["no difference seen"] == 0:
+    if not comparison.cells:
         return
-    where = f"{_plural(len(comparison.cells), 'comparison')} with {_alone(comparison)}"
+    counts = Counter(cell.verdict for cell in comparison.cells)
+    what = f"{_plural(len(comparison.cells), 'comparison')} of a shared network with the same task trained alone"
+    if counts["not known"] == len(comparison.cells):
+        yield f"Of {what}, none can be judged."
+        return
+    unknown = f"; {counts['not known']} cannot be judged" if counts["not known"] else ""
     yield (
-        f"Of {where}, {counts['better']} came out better, {counts['worse']} worse, "
-        f"and {counts['no difference seen']} showed no difference" + _unknown(counts["not known"]) + "."
+        f"Of {what}, {counts['better']} came out better, {counts['worse']} worse, "
+        f"and {counts['no difference seen']} showed no difference{unknown}."
     )
-
-
-def _alone(comparison: Comparison) -> str:
-    return "a task trained alone" if len(comparison.metrics) > 1 else "the task trained alone"
-
-
-def _unknown(count: int) -> str:
-    return f"; {count} could not be judged" if count else ""
 
 
 def _method_sentence(comparison: Comparison, method: MethodSummary) -> str:
     cells = [cell for cell in comparison.cells if cell.method == method.method]
-    parts = [_verdict_part("gained on", "better", cells), _verdict_part("lost on", "worse", cells)]
-    parts.append(_verdict_part("no difference seen on", "no difference seen", cells))
-    parts.append(_verdict_part("cannot be judged on", "not known", cells))
+    parts = [_verdict_part(words, verdict, cells, comparison) for verdict, words in _VERDICTS.items()]
     found = "; ".join(part for part in parts if part)
     return f"{_capital(method.method)}: {found}. {_delta_sentence(method)}"
 
@@ -68,27 +71,30 @@ def _capital(name: str) -> str:
     return name[:1].upper() + name[1:] if name[1:2].islower() else name
 
 
-def _verdict_part(words: str, verdict: Verdict, cells: Sequence[ScoreCell]) -> str:
+def _verdict_part(words: str, verdict: Verdict, cells: Sequence[ScoreCell], comparison: Comparison) -> str:
     those = [cell for cell in cells if cell.verdict == verdict]
     if not those:
         return ""
     with_numbers = verdict != "no difference seen"
-    return f"{words} " + ", ".join(_cell_words(cell, with_numbers) for cell in those)
+    return f"{words} " + ", ".join(_cell_words(cell, comparison) if with_numbers else _name(cell) for cell in those)
 
 
-def _cell_words(cell: ScoreCell, with_numbers: bool) -> str:
-    name = f"{cell.task} {cell.metric.name}"
-    if not with_numbers or cell.score.mean != cell.score.mean or cell.baseline.mean != cell.baseline.mean:
-        return name
-    digits = digits_for([cell.score, cell.baseline])
-    return f"{name} ({cell.baseline.mean:.{digits}f} alone, {cell.score.mean:.{digits}f} shared)"
+def _name(cell: ScoreCell) -> str:
+    return f"{cell.task} {cell.metric.name}"
+
+
+def _cell_words(cell: ScoreCell, comparison: Comparison) -> str:
+    if math.isnan(cell.score.mean) or math.isnan(cell.baseline.mean):
+        return f"{_name(cell)} (not measured)"
+    digits = comparison.digits(cell.task, cell.metric.name)
+    return f"{_name(cell)} ({cell.baseline.mean:.{digits}f} → {cell.score.mean:.{digits}f})"
 
 
 def _delta_sentence(method: MethodSummary) -> str:
     if method.delta_m is None:
         return ""
     per_task, flat = method.delta_m.per_task, method.delta_m.flat
-    words = f"delta_m is {_percent(per_task)} per task and {_percent(flat)} flat (positive is better than alone)."
+    words = f"delta_m is {_percent(per_task)} per task, {_percent(flat)} flat."
     if method.delta_m_above_chance is None:
         return words
     return f"{words} Without the tasks at chance level it is {_percent(method.delta_m_above_chance.per_task)} per task."
@@ -101,7 +107,7 @@ def _percent(delta: Estimate) -> str:
 def _chance_sentences(comparison: Comparison) -> Iterator[str]:
     if comparison.chance_tasks:
         yield (
-            f"{_capital(_listed(comparison.chance_tasks))}: not better than a predictor that ignores the input even when "
+            f"{_capital(_listed(comparison.chance_tasks))}: not better than a predictor that ignores the input, even "
             "trained alone. What sharing does to such a task says nothing, and delta_m over it can mislead."
         )
     for method in comparison.methods:
@@ -109,8 +115,8 @@ def _chance_sentences(comparison: Comparison) -> Iterator[str]:
         lost = dict.fromkeys(c.task for c in cells if c.method_at_chance and c.task not in comparison.chance_tasks)
         if lost:
             yield (
-                f"{_capital(method.method)} brought {_listed(list(lost))} down to chance level. A score cannot fall much "
-                "further, so delta_m understates the loss."
+                f"{_capital(method.method)} brought {_listed(list(lost))} down to chance level. A score cannot fall "
+                "much further, so delta_m understates the loss."
             )
 
 
@@ -123,8 +129,8 @@ def _omissions(comparison: Comparison) -> Iterator[str]:
     for method in comparison.methods:
         if method.unpaired:
             yield (
-                f"{_capital(method.method)}: {_plural(len(method.unpaired), 'seed')} without a baseline of the same seed "
-                f"left out ({', '.join(map(str, method.unpaired))})."
+                f"{_capital(method.method)}: {_plural(len(method.unpaired), 'seed')} without a baseline of the same "
+                f"seed left out ({', '.join(map(str, method.unpaired))})."
             )
 
 
@@ -143,7 +149,7 @@ def _evidence_sentences(comparison: Comparison) -> Iterator[str]:
     cells = len(comparison.cells)
     yield (
         "A difference within its interval is no evidence that a method is better or worse, nor that both are equal. "
-        f"At 95 %, about one comparison in 20 comes out better or worse by luck; there are {cells} here."
+        f"Where nothing differs, about one comparison in 20 comes out better or worse by luck; there are {cells} here."
     )
 
 

@@ -37,7 +37,7 @@ def comparison_sections(
     sentences = summary_sentences(comparison)
     table = comparison_table(comparison, reference)
     sections = [
-        Section("", (Points(tuple(sentences)),)),
+        Section("", (sentences[0], Points(tuple(sentences[1:])))),
         Section("Each task, alone and shared", (_comparison_chart(comparison),)),
         Section("Scores and costs", (table, *_notes(comparison))),
     ]

@@ -43,7 +43,7 @@ THEME = {
     "series-3": Colour("#009e73", "#2cc79a"),
     "series-4": Colour("#b5508a", "#e694c2"),
     "series-5": Colour("#5d5fb8", "#a2a4f2"),
-    "series-6": Colour("#c44e00", "#ff8f4d"),
+    "series-6": Colour("#4a5058", "#c9ced5"),
 }
 INK, MUTED, GRID, BAND, PAPER, BETTER, WORSE = (
     THEME[name].light for name in ("ink", "muted", "grid", "band", "paper", "better", "worse")
@@ -98,9 +98,9 @@ def new_figure(width: float, height: float, purpose: str) -> tuple[Figure, Any]:
 
 
 def panel_grid(figure: Figure, count: int, columns: int, **shared: Any) -> list[Any]:
-    """Return `count` axes in rows of at most `columns`; the places left over in the last row stay empty."""
-    columns = min(columns, count)
+    """Return `count` axes in as few rows of at most `columns` as will do, and as even as can be."""
     rows = math.ceil(count / columns)
+    columns = math.ceil(count / rows)
     axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
     for empty in axes[count:]:
         empty.set_axis_off()
@@ -132,5 +132,5 @@ def svg_of(figure: Figure, prefix: str) -> str:
     svg = re.sub(r'(\sid="|"#|url\(#)', rf"\g<1>{prefix}-", svg)
     for name, colour in THEME.items():
         svg = svg.replace(colour.light, f"var(--{name})")
-    # Sizes come from the page; black is what matplotlib draws where no style was given.
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"| width="[^"]*"', r"\1", svg, count=2)
+    opening, end, rest = svg.partition(">")
+    return re.sub(r' (width|height)="[^"]*"', "", opening) + end + rest  # the page decides on the size

@@ -160,7 +160,7 @@ def _task_rows(comparison: Comparison) -> Iterator[TableRow]:
     for task, metrics in comparison.metrics.items():
         for metric in metrics:
             cells = [comparison.cell(method.method, task, metric.name) for method in comparison.methods]
-            digits = digits_for([e for cell in cells for e in (cell.score, cell.baseline)])
+            digits = comparison.digits(task, metric.name)
             name = TableCell(f"{task} {metric.name}", metric.direction)
             drawn = (_baseline_cell(cells, digits), *(_score_cell(cell, digits) for cell in cells))
             yield TableRow(name, drawn)
@@ -214,9 +214,9 @@ def _delta_cell(delta: Estimate | None, digits: int) -> TableCell:
 def _cost_rows(comparison: Comparison, reference: str | None) -> Iterator[TableRow]:
     summaries = (comparison.baseline, *comparison.methods)
     unit = _reference(comparison, reference)
-    yield TableRow(TableCell("parameters", "all, trunk of them"), tuple(map(_parameter_cell, summaries)), True)
+    yield TableRow(TableCell("parameters", "all tasks together"), tuple(map(_parameter_cell, summaries)), True)
     steps = tuple(_step_cell(summary, unit) for summary in summaries)
-    yield TableRow(TableCell("time per step", f"x {unit.method}"), steps)
+    yield TableRow(TableCell("time per step", f"× {unit.method}"), steps)
     yield TableRow(TableCell("training time", "per seed"), tuple(TableCell(_duration(s.seconds)) for s in summaries))
 
 
@@ -238,7 +238,7 @@ def _parameter_cell(summary: MethodSummary) -> TableCell:
 def _step_cell(summary: MethodSummary, unit: MethodSummary) -> TableCell:
     milliseconds = summary.seconds_per_step.mean * 1000
     ratio = summary.seconds_per_step.mean / unit.seconds_per_step.mean
-    return TableCell(f"{ratio:.2f} x", f"{milliseconds:.{1 if milliseconds < 100 else 0}f} ms")
+    return TableCell(f"{ratio:.2f} ×", f"{milliseconds:.{1 if milliseconds < 100 else 0}f} ms")
 
 
 def _count(number: int) -> str:

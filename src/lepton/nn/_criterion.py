@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lepton.errors import ConfigurationError, TargetError, nearest
 from lepton.gradients import is_distributed, note_scale, sum_over_processes
 from lepton.nn._model import LeptonModel
-from lepton.tasks import Task
 
 __all__ = ["MultiTaskLoss"]
 
@@ -123,13 +122,8 @@ class MultiTaskLoss(nn.Module):
         counts = []
         for name in self.model.task_names:
             target = targets.get(name)
-            counts.append(like.new_zeros(()) if target is None else self._task(name).label_count(target).to(like))
+            counts.append(like.new_zeros(()) if target is None else self.model.task(name).label_count(target).to(like))
         return torch.stack(counts)
-
-    def _task(self, name: str) -> Task:
-        task = self.model.tasks[name]
-        assert isinstance(task, Task)
-        return task
 
     def _checked(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = self.model.task_names
@@ -142,13 +136,15 @@ class MultiTaskLoss(nn.Module):
         for name in names:
             if name not in outputs:
                 raise TargetError(f"the outputs hold no {name!r}: pass the model's first result as it is.")
-        return {name: self._task(name).check_target(outputs[name], targets[name]) for name in names if name in targets}
+        return {
+            name: self.model.task(name).check_target(outputs[name], targets[name]) for name in names if name in targets
+        }
 
     def _sums(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return sums of losses and counts of labels, [T] each; tasks of equal kind and shape in one go."""
         groups: dict[Hashable, list[str]] = defaultdict(list)
         for name, target in targets.items():
-            task = self._task(name)
+            task = self.model.task(name)
             key = task.group_key
             groups[name if key is None else (key, outputs[name].shape, outputs[name].dtype, target.shape)].append(name)
         zero = self.model.loss_weight.new_zeros(())
@@ -168,9 +164,9 @@ class MultiTaskLoss(nn.Module):
         self, names: Sequence[str], outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         if len(names) == 1:
-            loss_sum, count = self._task(names[0]).total_loss(outputs[names[0]], targets[names[0]])
+            loss_sum, count = self.model.task(names[0]).total_loss(outputs[names[0]], targets[names[0]])
             return loss_sum[None], count[None]
-        tasks = [self._task(name) for name in names]
+        tasks = [self.model.task(name) for name in names]
         stacked = torch.stack([outputs[name] for name in names])
         return type(tasks[0]).group_losses(tasks, stacked, torch.stack([targets[name] for name in names]))
 

@@ -63,6 +63,9 @@ class LeptonModel(nn.Module):
         torch.Size([2])
     """
 
+    loss_weight: Tensor
+    priority: Tensor
+
     def __init__(
         self,
         trunk: nn.Module,
@@ -120,6 +123,17 @@ class LeptonModel(nn.Module):
         return self.fork.balancer
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.loss_weight.device
+
+    def task(self, name: str) -> Task:
+        """Return one task."""
+        found = self.tasks[name]
+        assert isinstance(found, Task)
+        return found
+
+    @property
     def task_names(self) -> tuple[str, ...]:
         """The tasks' names in their order, which is the order of every tensor [T]."""
         return self.fork.tasks
@@ -129,8 +143,7 @@ class LeptonModel(nn.Module):
         weights = self.balancer.task_weights()
         if not self.balancer.uses_gramian:
             weights = weights * self.priority
-        result: Tensor = weights * self.loss_weight
-        return result
+        return weights * self.loss_weight
 
     # -- forward ----------------------------------------------------------------------------------------------
     def forward(self, inputs: Any) -> tuple[dict[str, Tensor], Tensor]:
@@ -175,16 +188,25 @@ class LeptonModel(nn.Module):
                 )
         return names
 
+    def _linear_head(self, name: str) -> nn.Linear:
+        head = self.heads[name]
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def _segments(self, fused: Sequence[str]) -> tuple[int, ...]:
+        """Return the number of outputs of each fused head."""
+        return tuple(self._linear_head(name).out_features for name in fused)
+
     def _linear(self, fused: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return weight [C, D] and bias [C] of the fused heads together."""
-        heads = [self.heads[name] for name in fused]
-        weight = torch.cat([head.weight for head in heads])
-        biases = [head.bias if head.bias is not None else head.weight.new_zeros(head.out_features) for head in heads]
+        heads = [self._linear_head(name) for name in fused]
+        weight = torch.cat(tuple(head.weight for head in heads))
+        biases: list[Tensor] = [head.bias if head.bias is not None else head.weight.new_zeros(head.out_features) for head in heads]
         return weight, torch.cat(biases)
 
     def _balanced(self, leaves: Leaves, fused: list[str], own: list[str]) -> dict[str, Tensor]:
         order = tuple(self.task_names.index(name) for name in [*fused, *own])
-        segments = tuple(self.heads[name].out_features for name in fused)
+        segments = self._segments(fused)
         gradients = self.fork.gradients
         if leaves.per_task and gradients == "features":
             raise ConfigurationError(
@@ -213,7 +235,7 @@ class LeptonModel(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return self._finish(raw, fused, together)
         order = tuple(self.task_names.index(name) for name in [*fused, *own])
-        segments = tuple(self.heads[name].out_features for name in fused)
+        segments = self._segments(fused)
         outputs = (*((together,) if together is not None else ()), *(raw[name] for name in own))
         guarded = guard_outputs(self.balancer.handle, order, segments, outputs)
         found = dict(zip(own, guarded[1:] if fused else guarded, strict=True))
@@ -239,7 +261,7 @@ class LeptonModel(nn.Module):
                 if "is a view and is being modified inplace" in str(error):
                     raise ForkError(_inplace_message([name])) from error
                 raise
-            readable[name] = self.tasks[name].finish(raw[name])
+            readable[name] = self.task(name).finish(raw[name])
         return raw
 
     def _apply_head(self, name: str, features: Any) -> Tensor:
@@ -253,12 +275,11 @@ class LeptonModel(nn.Module):
 
     def _output(self, name: str, features: Any) -> Tensor:
         """Evaluate one task's head on given features."""
-        output: Tensor = self.tasks[name].finish(self._apply_head(name, features))
-        return output
+        return self.task(name).finish(self._apply_head(name, features))
 
     def _finish(self, own: Mapping[str, Tensor], fused: Sequence[str], together: Tensor | None) -> dict[str, Tensor]:
         """Turn raw outputs into the tasks' outputs, in the tasks' order."""
-        found = {name: self.tasks[name].finish(raw) for name, raw in own.items()}
+        found = {name: self.task(name).finish(raw) for name, raw in own.items()}
         if together is not None:
             self._finish_fused(found, fused, together)
         return {name: found[name] for name in self.task_names if name in found}
@@ -267,14 +288,14 @@ class LeptonModel(nn.Module):
         """Cut the fused outputs into the tasks' outputs; neighbours of equal kind in one go."""
         start = 0
         for names in self._alike(fused):
-            width = self.heads[names[0]].out_features
+            width = self._linear_head(names[0]).out_features
             raw = together[..., start : start + width * len(names)]
             start += width * len(names)
             if len(names) == 1:
-                found[names[0]] = self.tasks[names[0]].finish(raw)
+                found[names[0]] = self.task(names[0]).finish(raw)
             else:
-                group = [self.tasks[name] for name in names]
-                stacked = raw.unflatten(-1, (len(names), width)).movedim(-2, 0)
+                group = [self.task(name) for name in names]
+                stacked = raw.reshape(*raw.shape[:-1], len(names), width).movedim(-2, 0)
                 found.update(zip(names, type(group[0]).group_finish(group, stacked).unbind(0), strict=True))
 
     def _alike(self, fused: Sequence[str]) -> list[list[str]]:
@@ -282,8 +303,8 @@ class LeptonModel(nn.Module):
         runs: list[list[str]] = []
         last: Hashable = None
         for name in fused:
-            key = self.tasks[name].group_key
-            kind = None if key is None else (key, self.heads[name].out_features)
+            key = self.task(name).group_key
+            kind = None if key is None else (key, self._linear_head(name).out_features)
             if kind is not None and kind == last:
                 runs[-1].append(name)
             else:

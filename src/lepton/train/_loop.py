@@ -16,6 +16,7 @@ from lepton.data import drop_rows_not_finite
 from lepton.errors import ConfigurationError, DataError, nearest, require
 from lepton.evaluate import TaskResult, evaluate
 from lepton.nn import LeptonModel
+from lepton.tasks import Regression
 from lepton.train._checkpoint import save_checkpoint
 from lepton.train._events import Callback, JsonLines, announce
 from lepton.train._record import EpochRecord
@@ -197,7 +198,8 @@ class Trainer:
 
     def _fit_statistics(self, train: Iterable[Batch]) -> None:
         """Give the tasks that want them the statistics of the training targets."""
-        wanting = [task for task in self.model.tasks.values() if not getattr(task, "fitted", True)]
+        every = [self.model.task(name) for name in self.model.task_names]
+        wanting = [task for task in every if isinstance(task, Regression) and not task.fitted]
         if not wanting:
             return
         targets: dict[str, list[Tensor]] = {task.name: [] for task in wanting}
@@ -223,7 +225,7 @@ class Trainer:
         for name, result in results.items():
             row[f"val/{name}/loss"] = result.loss
             row |= {f"val/{name}/{metric}": value for metric, value in result.metrics.items()}
-        main = [name for name, task in self.model.tasks.items() if not task.auxiliary] or list(results)
+        main = [name for name in results if not self.model.task(name).auxiliary] or list(results)
         ratios = [results[name].loss / self._initial[name] for name in main if results[name].n_labels > 0]
         row["val/relative_loss"] = sum(ratios) / len(ratios) if ratios else math.nan
         return row

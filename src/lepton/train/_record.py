@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ class EpochRecord:
 
     def row(self) -> dict[str, float]:
         """Return the means: `train/<task>/loss`, `train/<task>/weight`, `train/grad_norm`, `conflict/<a>/<b>`."""
-        means = {key: (total / self._counts[key]).tolist() for key, total in self._sums.items()}
+        means: dict[str, Any] = {key: (total / self._counts[key]).tolist() for key, total in self._sums.items()}
         names = self.model.task_names
         row: dict[str, float] = {"train/grad_norm": means["grad_norm"]}
         for place, name in enumerate(names):

@@ -66,7 +66,7 @@ class TrainStep:
         self.max_task_grad_norm = max_task_grad_norm
         self.precision = precision
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.device = model.loss_weight.device
+        self.device = model.device
 
     def __call__(self, window: Sequence[Batch]) -> StepResult:
         """Take one optimiser step on the micro-batches of a window."""
@@ -97,7 +97,9 @@ class TrainStep:
             outputs, task_weights = self.model(inputs)
             loss = self.criterion(outputs, targets, task_weights, label_counts=counts)
         loss.backward()
-        return self.criterion.last_losses, self.criterion.last_present, task_weights.detach()
+        losses, present = self.criterion.last_losses, self.criterion.last_present
+        assert losses is not None and present is not None
+        return losses, present, task_weights.detach()
 
     def _labelled(self, window: Sequence[Batch]) -> set[str]:
         """Return the tasks that have a label in the window; on a device, all that have a target."""
@@ -105,7 +107,7 @@ class TrainStep:
         for _, targets in window:
             for name, target in targets.items():
                 if name in self.model.task_names and (
-                    target.device.type != "cpu" or bool(self.model.tasks[name].mask(target).any())
+                    target.device.type != "cpu" or bool(self.model.task(name).mask(target).any())
                 ):
                     found.add(name)
         return found

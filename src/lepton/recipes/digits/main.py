@@ -168,7 +168,7 @@ def _tune_weights(config: DigitsConfig, scenes: Scenes, seed: int, listen: Calla
 def _scenes(config: DigitsConfig, seed: int) -> Scenes:
     """Return the scenes of a seed, with training labels missing."""
     scenes = make_scenes(config.train_scenes, config.test_scenes, seed=seed)
-    kinds = dict(make_model(TASKS, Equal(), seed=0).tasks.items())
+    kinds = {task.name: task for task in make_tasks(TASKS)}
     hidden = hide_labels(scenes.train.targets, kinds, config.missing, seed=seed)
     return Scenes(TensorData(scenes.train.inputs, hidden), scenes.val, scenes.test)
 
@@ -244,7 +244,7 @@ def predict_pictures(model: LeptonModel, test: TensorData, count: int) -> dict[s
     outputs, _ = model(rows.inputs)
     found = {"inputs": rows.inputs, **rows.targets}
     for name, output in outputs.items():
-        predicted = model.tasks[name].predict(output)
+        predicted = model.task(name).predict(output)
         found[f"{name}/predicted"] = predicted.get("label", predicted.get("value", output))
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ def pixel_head() -> nn.Module:
 
 def make_tasks(names: Sequence[str] = ("left", "right", "pixels", "sum")) -> list[Task]:
     """Return new tasks: which digit stands left and right, whose pixel is whose, and the digits' sum."""
-    make = {
+    make: dict[str, Callable[[], Task]] = {
         "left": lambda: Classification("left", classes=10, head=vector_head(10)),
         "right": lambda: Classification("right", classes=10, head=vector_head(10)),
         "pixels": lambda: Segmentation("pixels", classes=PIXEL_CLASSES, head=pixel_head()),
