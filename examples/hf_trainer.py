@@ -93,7 +93,7 @@ def metrics_of(model: LeptonModel, prediction: EvalPrediction) -> dict[str, floa
     return found
 
 
-def main(epochs: int = 5, missing: float = 1 / 3, seed: int = 0) -> dict[str, float]:
+def main(epochs: int = 8, missing: float = 1 / 3, seed: int = 0) -> dict[str, float]:
     """Train, print held-out metrics, and return them."""
     train, test = Digits(train=True, missing=missing), Digits(train=False)
     model = build(train, seed)
@@ -130,7 +130,7 @@ def main(epochs: int = 5, missing: float = 1 / 3, seed: int = 0) -> dict[str, fl
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--missing", type=float, default=1 / 3, help="share of the training labels to take away")
     parser.add_argument("--seed", type=int, default=0)
     main(**vars(parser.parse_args()))

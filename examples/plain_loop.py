@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from lepton import LeptonModel, MultiTaskLoss
 from lepton.balance import CAGrad
+from lepton.evaluate import evaluate
 from lepton.tasks import Classification, Regression
 
 
@@ -30,19 +31,6 @@ def build(train: Digits, seed: int = 0) -> LeptonModel:
         Regression("slant").fit_statistics(train.targets["slant"]),
     ]
     return LeptonModel(trunk, tasks, balancer=CAGrad(c=0.4))
-
-
-@torch.no_grad()
-def evaluate(model: LeptonModel, loader: DataLoader) -> dict[str, float]:
-    """Return every metric of every task, by `task/metric`."""
-    model.eval()
-    metrics = {name: task.metrics() for name, task in model.tasks.items()}
-    for inputs, targets in loader:
-        outputs, _ = model(inputs)
-        for name, task in model.tasks.items():
-            task.update_metrics(metrics[name], outputs[name], targets[name])
-    model.train()
-    return {f"{name}/{m}": float(metric.compute()) for name, own in metrics.items() for m, metric in own.items()}
 
 
 def main(epochs: int = 20, missing: float = 1 / 3, seed: int = 0) -> dict[str, float]:
@@ -64,7 +52,8 @@ def main(epochs: int = 20, missing: float = 1 / 3, seed: int = 0) -> dict[str, f
         shares = ", ".join(f"{n} {w:.2f}" for n, w in zip(model.task_names, model.fork.mean_weights, strict=True))
         print(f"epoch {epoch + 1:2d}  loss {loss.item():.3f}  weights at the fork: {shares}")
 
-    found = evaluate(model, DataLoader(test, batch_size=256))
+    results = evaluate(model, DataLoader(test, batch_size=256))
+    found = {f"{name}/{metric}": value for name, result in results.items() for metric, value in result.metrics.items()}
     for name, value in found.items():
         print(f"{name:16s} {value:.4f}")
     return found

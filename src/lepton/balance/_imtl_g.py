@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lepton.balance.base import GradientBalancer
-from lepton.linalg import count, normalize, present_tasks, solve_smallest
+from lepton.linalg import count, normalize, present_tasks, solve_smallest, solver_dtype
 
 __all__ = ["IMTLG", "imtl_g_weights"]
 
@@ -18,12 +18,12 @@ def imtl_g_weights(gramian: Tensor) -> Tensor:
         gramian: [T, T], inner products of the gradients; zero rows are absent tasks.
     """
     present = present_tasks(gramian)
-    scaled = normalize(gramian)
+    scaled = normalize(gramian, solver_dtype(gramian))
     cutoff = max(40 * torch.finfo(gramian.dtype).eps, 1e-8)
     raw = solve_smallest(scaled, torch.diagonal(scaled).clamp_min(0).sqrt(), cutoff)
     total = raw.sum()
     settled = total.abs() > 1e-9 * raw.abs().sum()
-    equal = 1 / count(present)
+    equal = 1 / count(present).to(raw)
     weights = torch.where(settled, raw / torch.where(settled, total, 1.0), equal)
     return torch.where(present, weights, 0.0).to(gramian.dtype)
 

@@ -25,7 +25,7 @@ from lepton.gradients._views import (
     segment_index,
     wide,
 )
-from lepton.linalg import readable
+from lepton.linalg import holds, readable
 
 __all__ = ["ForkPlan", "apply_fork"]
 
@@ -363,7 +363,7 @@ def _weigh_behind_door(
         gramian = _gramian(ledger, view, own, z, linear, tuple(segments), whole_window)
         if segments and not linear and view != "parameters":  # none of the fused tasks is present
             gramian = F.pad(gramian, (len(segments), 0, len(segments), 0))
-        if scale is not None:
+        if scale is not None and not holds(scale == 1):
             # In two steps: the square of a large loss scale does not fit into float32.
             gramian = gramian / scale.to(gramian) / scale.to(gramian)
         if order == sorted(order):

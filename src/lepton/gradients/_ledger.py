@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lepton.balance import Balancer
 from lepton.errors import ForkError
+from lepton.linalg import holds
 
 __all__ = ["Ledger", "ledger_of"]
 
@@ -187,8 +188,9 @@ class Ledger:
     # -- results ----------------------------------------------------------------------------------------------
     def solve(self, gramian: Tensor, losses: Tensor | None) -> Tensor:
         """Ask the balancer for weights [T], record them, and leave out tasks whose gradient is not finite."""
-        finite = torch.isfinite(gramian).diagonal()
-        gramian = torch.where(torch.isfinite(gramian) & finite[:, None] & finite[None], gramian, 0)
+        finite = torch.isfinite(gramian.diagonal())  # the others are bounded by these
+        if not holds(finite):
+            gramian = torch.where(finite[:, None] & finite[None], gramian, 0)
         if self.balancer.wants_losses and losses is None:
             raise ForkError(
                 f"{type(self.balancer).__name__} needs the losses of the batch: compute the loss with "

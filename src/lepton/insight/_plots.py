@@ -63,9 +63,11 @@ def _draw_task(axes: Any, task: str, cells: Sequence[ScoreCell], digits: int) ->
         _draw_score(axes, y, cell, digits)
     if not metric.higher_is_better:
         axes.invert_xaxis()
-    chance = " *" if cells[0].baseline_at_chance else ""
-    axes.set_title(task + chance, pad=6)
-    axes.set_xlabel(f"{metric.name}, {metric.direction}" + ("" if metric.higher_is_better else "\n(axis reversed)"))
+    axes.set_title(task, pad=6)
+    remarks = [f"{metric.name}, {metric.direction}"]
+    remarks += [] if metric.higher_is_better else ["(axis reversed)"]
+    remarks += ["at chance even alone"] if cells[0].baseline_at_chance else []
+    axes.set_xlabel("\n".join(remarks))
     axes.margins(x=0.18)
     axes.locator_params(axis="x", nbins=4)
     axes.grid(axis="y", linestyle=(0, (1, 3)))
@@ -92,9 +94,11 @@ def _comparison_legend(figure: Figure, comparison: Comparison) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    words = {"better": "better than alone", "worse": "worse than alone", "not known": "one seed"}
+    words = {"better": "better than alone", "worse": "worse than alone", "not known": "not judged"}
     seen = {cell.verdict for cell in comparison.cells}
-    handles: list[Any] = [Patch(facecolor=BAND, edgecolor=INK, linewidth=0.8, label="alone, 95 % interval")]
+    handles: list[Any] = [Line2D([], [], color=INK, linewidth=1.2, label="alone")]
+    if any(cell.baseline.has_interval for cell in comparison.cells):
+        handles = [Patch(facecolor=BAND, edgecolor=INK, linewidth=0.8, label="alone, 95 % interval")]
     for verdict, (colour, marker) in _MARKS.items():
         if verdict in seen:
             shape: dict[str, Any] = {"marker": marker, "linestyle": "-", "linewidth": 2, "markersize": 7}
@@ -102,9 +106,7 @@ def _comparison_legend(figure: Figure, comparison: Comparison) -> None:
     if any(cell.method_at_chance for cell in comparison.cells):
         hollow: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": PAPER, "markersize": 7}
         handles.append(Line2D([], [], color=MUTED, label="hollow: at chance", **hollow))
-    if comparison.chance_tasks:
-        handles.append(Line2D([], [], linestyle="none", label="* alone at chance"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.6, handlelength=1.7, fontsize=8.5)
+    figure.legend(handles=handles, loc="outside upper left", ncols=5, columnspacing=1.6, handlelength=1.7, fontsize=8.5)
 
 
 def plot_curves(results: Iterable[RunResult], keys: Sequence[str], *, x: str = "step", columns: int = 2) -> Figure:
@@ -259,7 +261,7 @@ def _draw_matrix(axes: Any, matrix: Any, tasks: Sequence[str]) -> None:
         strength = 0.06 + 0.6 * min(abs(float(cosine)), 1.0) if known else 0.0
         colour = WORSE if cosine < 0 else BETTER
         axes.add_patch(Rectangle((j + 0.02, i + 0.02), 0.96, 0.96, facecolor=colour, alpha=strength, linewidth=0))
-        text = f"{cosine:+.2f}".replace("-", "−") if known else "?"
+        text = f"{round(float(cosine), 2) + 0.0:+.2f}".replace("-", "−") if known else "?"
         axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=9.5)
     n = len(tasks)
     axes.set(xlim=(0, n - 1), ylim=(n, 1), aspect="equal", title="mean cosine")

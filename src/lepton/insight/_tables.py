@@ -61,14 +61,10 @@ class Table:
         footnotes: sentences that explain the marks.
 
     Example:
-        >>> from rich.console import Console
         >>> row = TableRow(TableCell("digit"), (TableCell("0.91"), TableCell("0.88", "worse -0.03")))
-        >>> Console(width=60).print(Table("Accuracy", ("alone", "equal"), (row,)))
-        Accuracy
-                alone  equal
-        ───────────────────────────
-         digit   0.91   0.88
-                        worse -0.03
+        >>> table = Table("Accuracy", ("alone", "equal"), (row,))
+        >>> {name: cell.value for name, cell in zip(table.columns, table.rows[0].cells)}
+        {'alone': '0.91', 'equal': '0.88'}
     """
 
     title: str
@@ -83,7 +79,8 @@ class Table:
 
         yield Text(self.title, style="bold")
         for part in self._parts(options.max_width):
-            yield Padding(self._draw(part), (1, 0, 0, 0))
+            yield Text("")
+            yield self._draw(part)
         for note in self.footnotes:
             yield Padding(Text(note, style="dim"), (1, 1, 0, 1))
 

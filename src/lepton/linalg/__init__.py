@@ -7,8 +7,8 @@ reading is free, the iterative ones stop as soon as they may.
 from __future__ import annotations
 
 from lepton.linalg._device import holds, readable
-from lepton.linalg._gramian import cosines, count, normalize, present_tasks, ridge
-from lepton.linalg._min_norm import EXACT_SIZE, frank_wolfe, min_norm_weights, solve_simplex
+from lepton.linalg._gramian import EXACT_SIZE, cosines, count, normalize, present_tasks, ridge, solver_dtype
+from lepton.linalg._min_norm import frank_wolfe, min_norm_weights, solve_simplex
 from lepton.linalg._nonnegative import solve_nonnegative
 from lepton.linalg._pseudo_inverse import solve_smallest
 from lepton.linalg._random import counter_uniform
@@ -28,4 +28,5 @@ __all__ = [
     "solve_nonnegative",
     "solve_simplex",
     "solve_smallest",
+    "solver_dtype",
 ]

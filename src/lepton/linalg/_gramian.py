@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["cosines", "count", "normalize", "present_tasks", "ridge"]
+__all__ = ["EXACT_SIZE", "cosines", "count", "normalize", "present_tasks", "ridge", "solver_dtype"]
 
 
 def present_tasks(gramian: Tensor) -> Tensor:
@@ -18,9 +18,18 @@ def count(present: Tensor) -> Tensor:
     return present.sum(-1, keepdim=True).clamp_min(1).double()
 
 
-def normalize(gramian: Tensor) -> Tensor:
-    """Return `gramian` [..., T, T] in float64, with a trace of one (or all zero if it was zero)."""
-    exact = gramian.double()
+EXACT_SIZE = 64
+"""Up to this many tasks a problem is solved in float64 and exactly; beyond it that costs more than the step saves."""
+
+
+def solver_dtype(gramian: Tensor) -> torch.dtype:
+    """Return the precision to solve in: a thousand tasks fill megabytes, which float64 doubles."""
+    return torch.float64 if gramian.shape[-1] <= EXACT_SIZE else gramian.dtype
+
+
+def normalize(gramian: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return `gramian` [..., T, T] in `dtype`, with a trace of one (or all zero if it was zero)."""
+    exact = gramian.to(dtype)
     trace = torch.diagonal(exact, dim1=-2, dim2=-1).sum(-1)[..., None, None]
     return exact / torch.where(trace > 0, trace, 1.0)
 

@@ -6,14 +6,10 @@ import torch
 from torch import Tensor
 
 from lepton.linalg._device import holds
-from lepton.linalg._gramian import normalize, present_tasks, ridge
+from lepton.linalg._gramian import EXACT_SIZE, normalize, present_tasks, ridge
 from lepton.linalg._nonnegative import solve_nonnegative
 
-__all__ = ["EXACT_SIZE", "frank_wolfe", "min_norm_weights", "solve_simplex"]
-
-EXACT_SIZE = 64
-"""Up to this many tasks the problem is solved exactly; beyond it a solve costs more than the step saves."""
-
+__all__ = ["frank_wolfe", "min_norm_weights", "solve_simplex"]
 
 def solve_simplex(matrix: Tensor, present: Tensor) -> Tensor:
     """Return the minimiser of w'Hw/2 over the simplex w >= 0, sum(w) = 1, for a batch of problems.
@@ -53,10 +49,9 @@ def min_norm_weights(gramian: Tensor, iterations: int = 200) -> Tensor:
         tensor([0.7500, 0.2500], dtype=torch.float64)
     """
     present = present_tasks(gramian)
-    scaled = normalize(gramian)
     if gramian.shape[-1] <= EXACT_SIZE:
-        return solve_simplex(ridge(scaled, gramian.dtype), present)
-    return frank_wolfe(scaled, present, iterations)
+        return solve_simplex(ridge(normalize(gramian), gramian.dtype), present)
+    return frank_wolfe(normalize(gramian, gramian.dtype), present, iterations).double()
 
 
 def frank_wolfe(gramian: Tensor, present: Tensor, iterations: int, tolerance: float = 1e-9) -> Tensor:
@@ -66,14 +61,14 @@ def frank_wolfe(gramian: Tensor, present: Tensor, iterations: int, tolerance: fl
     O(T). It starts at the solution for orthogonal gradients, w_k ~ 1 / G_kk.
 
     Args:
-        gramian: G [T, T] float64, of trace one.
+        gramian: G [T, T], of trace one.
         present: [T] bool; the others get zero.
         iterations: number of steps; the CPU stops earlier when the duality gap is below `tolerance` times w'Gw.
         tolerance: see `iterations`.
     """
     diagonal = torch.diagonal(gramian)
     w = torch.where(present, 1 / torch.where(present, diagonal, 1.0), 0.0)
-    w = w / w.sum().clamp_min(1e-300)
+    w = w / w.sum().clamp_min(1e-30)
     slope = gramian @ w + torch.where(present, 0.0, torch.inf)
     for step in range(iterations):
         best = slope.argmin(keepdim=True)
@@ -85,7 +80,7 @@ def frank_wolfe(gramian: Tensor, present: Tensor, iterations: int, tolerance: fl
         direction = rows[0] - rows[1]
         ends = direction.index_select(0, pair)
         length = (
-            ((gains[1] - gains[0]) / (ends[0] - ends[1]).clamp_min(1e-300))
+            ((gains[1] - gains[0]) / (ends[0] - ends[1]).clamp_min(1e-30))
             .minimum(w.index_select(0, worst))
             .clamp_min(0)
         )

@@ -29,8 +29,8 @@ def solve_smallest(matrix: Tensor, rhs: Tensor, cutoff: float) -> Tensor:
     zero for those below. A polynomial in h makes that a clean cut, and iterated Tikhonov steps solve what is left.
 
     Args:
-        matrix: G [T, T] float64, symmetric, positive semidefinite up to rounding, of trace about one.
-        rhs: b [T] float64.
+        matrix: G [T, T], symmetric, positive semidefinite up to rounding, of trace about one.
+        rhs: b [T], of the same dtype.
         cutoff: t; eigenvalues below count as zero. Those between t and 10 t are partly kept.
 
     Example:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 import torch
@@ -98,7 +97,7 @@ class MultiTaskLoss(nn.Module):
 
         Arguments as in `forward`. A task without labels, or whose loss is not finite, is zero and not present.
         """
-        sums, counts = self._sums(outputs, self._checked(outputs, targets))
+        sums, counts = self._sums(outputs, targets)
         bad = ~torch.isfinite(sums.detach())
         world, (all_sums, all_counts, any_bad) = self._global(sums, counts, bad)
         if label_counts is not None:
@@ -125,50 +124,57 @@ class MultiTaskLoss(nn.Module):
             counts.append(like.new_zeros(()) if target is None else self.model.task(name).label_count(target).to(like))
         return torch.stack(counts)
 
-    def _checked(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _check_names(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         names = self.model.task_names
-        for name in targets:
-            if name not in names:
-                raise TargetError(
-                    f"the targets hold {name!r}, which is no task of this model; its tasks are "
-                    f"{list(names)}.{nearest(name, names)}"
-                )
-        for name in names:
-            if name not in outputs:
-                raise TargetError(f"the outputs hold no {name!r}: pass the model's first result as it is.")
-        return {
-            name: self.model.task(name).check_target(outputs[name], targets[name]) for name in names if name in targets
-        }
+        for name in targets.keys() - set(names):
+            raise TargetError(
+                f"the targets hold {name!r}, which is no task of this model; its tasks are "
+                f"{list(names)}.{nearest(name, names)}"
+            )
+        for name in set(names) - outputs.keys():
+            raise TargetError(f"the outputs hold no {name!r}: pass the model's first result as it is.")
 
     def _sums(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return sums of losses and counts of labels, [T] each; tasks of equal kind and shape in one go."""
-        groups: dict[Hashable, list[str]] = defaultdict(list)
-        for name, target in targets.items():
-            task = self.model.task(name)
-            key = task.group_key
-            groups[name if key is None else (key, outputs[name].shape, outputs[name].dtype, target.shape)].append(name)
+        self._check_names(outputs, targets)
         zero = self.model.loss_weight.new_zeros(())
-        sums = {name: self._nothing(outputs[name], zero) for name in self.model.task_names if name not in targets}
-        counts = dict.fromkeys(sums, zero)
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
+        groups: dict[Hashable, list[str]] = {}
+        for name in self.model.task_names:
+            if name not in targets:
+                sums[name], counts[name] = self._nothing(outputs[name], zero), zero
+                continue
+            key = self.model.task(name).group_key
+            shapes = outputs[name].shape, targets[name].shape, targets[name].dtype
+            groups.setdefault(name if key is None else (key, *shapes), []).append(name)
         if len(groups) == 1 and not sums:  # the order is the model's: nothing to sort
             (names,) = groups.values()
             return self._group(names, outputs, targets)
         for names in groups.values():
             group_sums, group_counts = self._group(names, outputs, targets)
-            sums.update(zip(names, group_sums, strict=True))
-            counts.update(zip(names, group_counts, strict=True))
+            sums.update(zip(names, group_sums.unbind(), strict=True))
+            counts.update(zip(names, group_counts.unbind(), strict=True))
         order = self.model.task_names
         return torch.stack([sums[name] for name in order]), torch.stack([counts[name] for name in order])
 
     def _group(
         self, names: Sequence[str], outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        if len(names) == 1:
-            loss_sum, count = self.model.task(names[0]).total_loss(outputs[names[0]], targets[names[0]])
-            return loss_sum[None], count[None]
         tasks = [self.model.task(name) for name in names]
-        stacked = torch.stack([outputs[name] for name in names])
-        return type(tasks[0]).group_losses(tasks, stacked, torch.stack([targets[name] for name in names]))
+        first, output, target = tasks[0], outputs[names[0]], targets[names[0]]
+        if len(names) == 1:
+            loss_sum, count = first.total_loss(output, first.check_target(output, target))
+            return loss_sum[None], count[None]
+        output = torch.stack([outputs[name] for name in names])
+        target = torch.stack([targets[name] for name in names])
+        try:
+            target = first.check_target(output, target)
+        except TargetError:
+            for task in tasks:  # the message must name the task that is wrong, and its own shapes
+                task.check_target(outputs[task.name], targets[task.name])
+            raise
+        return type(first).group_losses(tasks, output, target)
 
     @staticmethod
     def _nothing(output: Tensor, zero: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from lepton.errors import ConfigurationError, ForkError, nearest
 from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
 from lepton.nn._chain import Chain
 from lepton.nn._fork import Fork, Leaves, Shared, is_per_task, shared_parameters
+from lepton.nn._layout import Layout, is_plain_linear
 from lepton.tasks import Task
 
 __all__ = ["LeptonModel"]
@@ -97,11 +98,13 @@ class LeptonModel(nn.Module):
         self.heads = nn.ModuleDict({task.name: task.make_head(size) for task in tasks})
         self.register_buffer("loss_weight", torch.tensor([t.loss_weight for t in tasks]), persistent=False)
         self.register_buffer("priority", torch.tensor([t.priority for t in tasks]), persistent=False)
+        self._layouts: dict[tuple[bool, ...], Layout] = {}
         self._check_chains()
         self._watch()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._layouts = {}
         self._watch()
 
     def _watch(self) -> None:
@@ -166,90 +169,73 @@ class LeptonModel(nn.Module):
 
     def predict_from(self, features: Any) -> dict[str, Tensor]:
         """Return the outputs of all tasks from the shared features."""
-        fused = self._fused(features)
-        own = [name for name in self.task_names if name not in fused]
+        layout = self._layout(features)
         if self.fork.active:
-            leaves = Leaves.of(features, tuple(own or self.task_names), self.fork.feature_dim)
+            leaves = Leaves.of(features, layout.own or self.task_names, self.fork.feature_dim)
             if leaves is not None:
-                return self._balanced(leaves, fused, own)
-        return self._unbalanced(features, fused, own)
+                return self._balanced(leaves, layout)
+        return self._unbalanced(features, layout)
 
-    def _fused(self, features: Any) -> list[str]:
-        """Return the tasks whose heads are plain linear layers on the last dimension of one tensor."""
-        if not isinstance(features, Tensor) or not _features_last(features, self.fork.feature_dim):
-            return []
-        names = [name for name, head in self.heads.items() if _is_plain_linear(head)]
-        for name in names:
-            if self.heads[name].in_features != features.shape[-1]:
-                raise ConfigurationError(
-                    f"the trunk gives features of size {features.shape[-1]} ({list(features.shape)}), but the head of "
-                    f"{name!r} was built for {self.heads[name].in_features}: pass features={features.shape[-1]} to "
-                    "LeptonModel."
-                )
-        return names
+    def _layout(self, features: Any) -> Layout:
+        """Return which heads are fused: plain linear layers on the last dimension of one tensor."""
+        heads = self.heads._modules
+        fusable = isinstance(features, Tensor) and _features_last(features, self.fork.feature_dim)
+        fuse = tuple([fusable and is_plain_linear(head) for head in heads.values() if head is not None])
+        layout = None if torch.compiler.is_compiling() else self._layouts.get(fuse)
+        if layout is None:
+            named = {name: head for name, head in heads.items() if head is not None}
+            layout = Layout.of({name: self.task(name) for name in self.task_names}, named, fuse)
+            if not torch.compiler.is_compiling():
+                self._layouts = {fuse: layout}
+        if any(head.in_features != features.shape[-1] for head in layout.heads[:1]):
+            _refuse_size(features, layout)
+        return layout
 
-    def _linear_head(self, name: str) -> nn.Linear:
-        head = self.heads[name]
-        assert isinstance(head, nn.Linear)
-        return head
-
-    def _segments(self, fused: Sequence[str]) -> tuple[int, ...]:
-        """Return the number of outputs of each fused head."""
-        return tuple(self._linear_head(name).out_features for name in fused)
-
-    def _linear(self, fused: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return weight [C, D] and bias [C] of the fused heads together."""
-        heads = [self._linear_head(name) for name in fused]
-        weight = torch.cat(tuple(head.weight for head in heads))
-        biases: list[Tensor] = [head.bias if head.bias is not None else head.weight.new_zeros(head.out_features) for head in heads]
-        return weight, torch.cat(biases)
-
-    def _balanced(self, leaves: Leaves, fused: list[str], own: list[str]) -> dict[str, Tensor]:
-        order = tuple(self.task_names.index(name) for name in [*fused, *own])
-        segments = self._segments(fused)
+    def _balanced(self, leaves: Leaves, layout: Layout) -> dict[str, Tensor]:
         gradients = self.fork.gradients
         if leaves.per_task and gradients == "features":
             raise ConfigurationError(
                 'gradients="features" compares the tasks at the same features, but this trunk gives each task its '
                 'own: choose gradients="fork_layer".'
             )
-        plan = ForkPlan(gradients, order, segments, leaves.dims, leaves.per_task)
+        plan = ForkPlan(gradients, layout.order, layout.segments, leaves.dims, leaves.per_task)
         shared = shared_parameters(self.fork.shared, leaves.tensors) if gradients == "parameters" else ()
-        linear = self._linear(fused) if fused else None
+        linear = layout.weight_and_bias() if layout.fused else None
         forked = apply_fork(plan, self.balancer.handle, self.priority, leaves.tensors, linear, shared)
-        branches = leaves.rebuild(forked[1:] if fused else forked) if own else {}
-        raw = self._own_heads(branches, own, fused, forked[0] if fused else None)
-        order_raw = (*((forked[0],) if fused else ()), *(raw[name] for name in own))
-        guarded = guard_outputs(self.balancer.handle, order, segments, order_raw)
-        found = dict(zip(own, guarded[1:] if fused else guarded, strict=True))
-        return self._finish(found, fused, guarded[0] if fused else None)
+        branches = leaves.rebuild(forked[1:] if layout.fused else forked) if layout.own else {}
+        return self._outputs(branches, layout, forked[0] if layout.fused else None)
 
-    def _unbalanced(self, features: Any, fused: list[str], own: list[str]) -> dict[str, Tensor]:
-        together = F.linear(features, *self._linear(fused)) if fused else None
+    def _unbalanced(self, features: Any, layout: Layout) -> dict[str, Tensor]:
+        together = F.linear(features, *layout.weight_and_bias()) if layout.fused else None
         per_task = is_per_task(features, self.task_names)
-        branches = {name: features[name] if per_task else features for name in own}
+        branches = {name: features[name] if per_task else features for name in layout.own}
         version = features._version if isinstance(features, Tensor) and not torch.compiler.is_compiling() else None
-        raw = self._own_heads(branches, own, fused, together)
+        outputs = self._outputs(branches, layout, together)
         if version is not None and features._version != version:
-            raise ForkError(_inplace_message(own))
-        if not (self.training and torch.is_grad_enabled()):
-            return self._finish(raw, fused, together)
-        order = tuple(self.task_names.index(name) for name in [*fused, *own])
-        segments = self._segments(fused)
-        outputs = (*((together,) if together is not None else ()), *(raw[name] for name in own))
-        guarded = guard_outputs(self.balancer.handle, order, segments, outputs)
-        found = dict(zip(own, guarded[1:] if fused else guarded, strict=True))
-        return self._finish(found, fused, guarded[0] if fused else None)
+            raise ForkError(_inplace_message(layout.own))
+        return outputs
 
-    def _own_heads(
-        self, branches: Mapping[str, Any], own: Sequence[str], fused: Sequence[str], together: Tensor | None
-    ) -> dict[str, Tensor]:
+    def _outputs(self, branches: Mapping[str, Any], layout: Layout, together: Tensor | None) -> dict[str, Tensor]:
+        """Run the heads that are not fused, put a guard on all outputs in training, and finish them."""
+        raw = self._own_heads(branches, layout, together)
+        if self.training and torch.is_grad_enabled():
+            every = (*(() if together is None else (together,)), *raw.values())
+            guarded = guard_outputs(self.balancer.handle, layout.order, layout.segments, every)
+            raw = dict(zip(raw, guarded if together is None else guarded[1:], strict=True))
+            together = None if together is None else guarded[0]
+        found = {name: self.task(name).finish(value) for name, value in raw.items()}
+        if together is not None:
+            layout.finish(found, together)
+        return {name: found[name] for name in self.task_names}
+
+    def _own_heads(self, branches: Mapping[str, Any], layout: Layout, together: Tensor | None) -> dict[str, Tensor]:
         """Run the heads that are not fused; a chained head may read the outputs before it."""
         raw: dict[str, Tensor] = {}
         readable: dict[str, Tensor] = {}
-        if together is not None and any(isinstance(self.heads[name], Chain) for name in own):
-            readable = self._finish({}, fused, together)
-        for name in own:
+        chained = any(isinstance(self.heads[name], Chain) for name in layout.own)
+        if chained and together is not None:
+            layout.finish(readable, together)
+        for name in layout.own:
             head = self.heads[name]
             try:
                 if isinstance(head, Chain):
@@ -261,7 +247,8 @@ class LeptonModel(nn.Module):
                 if "is a view and is being modified inplace" in str(error):
                     raise ForkError(_inplace_message([name])) from error
                 raise
-            readable[name] = self.task(name).finish(raw[name])
+            if chained:
+                readable[name] = self.task(name).finish(raw[name])
         return raw
 
     def _apply_head(self, name: str, features: Any) -> Tensor:
@@ -277,41 +264,6 @@ class LeptonModel(nn.Module):
         """Evaluate one task's head on given features."""
         return self.task(name).finish(self._apply_head(name, features))
 
-    def _finish(self, own: Mapping[str, Tensor], fused: Sequence[str], together: Tensor | None) -> dict[str, Tensor]:
-        """Turn raw outputs into the tasks' outputs, in the tasks' order."""
-        found = {name: self.task(name).finish(raw) for name, raw in own.items()}
-        if together is not None:
-            self._finish_fused(found, fused, together)
-        return {name: found[name] for name in self.task_names if name in found}
-
-    def _finish_fused(self, found: dict[str, Tensor], fused: Sequence[str], together: Tensor) -> None:
-        """Cut the fused outputs into the tasks' outputs; neighbours of equal kind in one go."""
-        start = 0
-        for names in self._alike(fused):
-            width = self._linear_head(names[0]).out_features
-            raw = together[..., start : start + width * len(names)]
-            start += width * len(names)
-            if len(names) == 1:
-                found[names[0]] = self.task(names[0]).finish(raw)
-            else:
-                group = [self.task(name) for name in names]
-                stacked = raw.reshape(*raw.shape[:-1], len(names), width).movedim(-2, 0)
-                found.update(zip(names, type(group[0]).group_finish(group, stacked).unbind(0), strict=True))
-
-    def _alike(self, fused: Sequence[str]) -> list[list[str]]:
-        """Return runs of neighbouring tasks of equal kind and width."""
-        runs: list[list[str]] = []
-        last: Hashable = None
-        for name in fused:
-            key = self.task(name).group_key
-            kind = None if key is None else (key, self._linear_head(name).out_features)
-            if kind is not None and kind == last:
-                runs[-1].append(name)
-            else:
-                runs.append([name])
-            last = kind
-        return runs
-
 
 def _inplace_message(names: Sequence[str]) -> str:
     return (
@@ -320,10 +272,12 @@ def _inplace_message(names: Sequence[str]) -> str:
     )
 
 
-def _is_plain_linear(head: nn.Module) -> bool:
-    """Return whether fusing the head cannot bypass anything: a subclass or a hook may do more than the product."""
-    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
-    return type(head) is nn.Linear and not any(hooks)
+def _refuse_size(features: Tensor, layout: Layout) -> None:
+    raise ConfigurationError(
+        f"the trunk gives features of size {features.shape[-1]} ({list(features.shape)}), but the head of "
+        f"{layout.fused[0]!r} was built for {layout.heads[0].in_features}: pass features={features.shape[-1]} to "
+        "LeptonModel."
+    )
 
 
 def _features_last(features: Tensor, feature_dim: int | None) -> bool:

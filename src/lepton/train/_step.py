@@ -72,10 +72,10 @@ class TrainStep:
         """Take one optimiser step on the micro-batches of a window."""
         labelled = self._labelled(window)
         batches = [to_device((inputs, dict(targets)), self.device) for inputs, targets in window]
-        counts = torch.stack([self.criterion.count(targets) for _, targets in batches]).sum(0)
+        counts = self._counts(batches)
         self.optimizer.zero_grad(set_to_none=True)
         generator_state = torch.get_rng_state() if self.model.balancer.reevaluates else None
-        results = [self._micro_batch(batch, counts if len(batches) > 1 else None) for batch in batches]
+        results = [self._micro_batch(batch, counts) for batch in batches]
         self._release_idle_heads(labelled)
         grad_norm = self._clip()
         taken = self._update(grad_norm)
@@ -90,6 +90,12 @@ class TrainStep:
         if self.precision == "32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _counts(self, batches: Sequence[Batch]) -> Tensor | None:
+        """Return the window's label counts [T]; None where one batch is the whole window."""
+        if len(batches) == 1:
+            return None
+        return torch.stack([self.criterion.count(targets) for _, targets in batches]).sum(0)
 
     def _micro_batch(self, batch: Batch, counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch
@@ -145,7 +151,7 @@ class TrainStep:
             del self.optimizer.found_inf, self.optimizer.grad_scale  # type: ignore[attr-defined]
         return None
 
-    def _reevaluate(self, batches: Sequence[Batch], counts: Tensor, generator_state: Tensor) -> None:
+    def _reevaluate(self, batches: Sequence[Batch], counts: Tensor | None, generator_state: Tensor) -> None:
         """Show the balancer the losses of the same batches after the step, and leave no other trace."""
         found = []
         with torch.no_grad(), torch.random.fork_rng(), _buffers_kept(self.model.trunk, self.model.heads):
