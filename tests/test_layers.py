@@ -72,7 +72,9 @@ def test_imports_go_down_only(path: Path) -> None:
             continue
         assert LAYERS[there] < LAYERS[here], f"{path} (layer {LAYERS[here]}) imports {module} (layer {LAYERS[there]})"
         assert here not in ONLY or there in ONLY[here], f"{path} may not import {module}"
-        assert len(parts) == 2 or there == "recipes", f"{path} reaches into {module}: import what lepton.{there} exports"
+        assert len(parts) == 2 or there == "recipes", (
+            f"{path} reaches into {module}: import what lepton.{there} exports"
+        )
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -150,10 +150,5 @@ def test_the_view_parameters_is_refused_where_it_meets_sharded_parameters(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.xfail(
-    reason="fully_shard replaces the parameters, and the ledger watches the old ones",
-    strict=True,
-    raises=AssertionError,
-)
 def test_a_skipped_step_leaves_the_state_untouched(rank: int, two_processes: dict[Any, Any]) -> None:
     assert two_processes["skipped", rank] == 1

@@ -46,6 +46,7 @@ def test_the_trainer_is_the_loop_written_by_hand() -> None:
             optimizer.step()
             schedule.step()
     torch.testing.assert_close(parameters(model), parameters(by_hand))
+    assert model.state_dict()["fork.balancer.steps"] == by_hand.state_dict()["fork.balancer.steps"] == 12
 
 
 def test_accumulation_equals_one_large_batch() -> None:

@@ -360,12 +360,11 @@ def _weigh_behind_door(
     own = _by_leaf(len(order) - len(segments), z, cotangents, places)
     device_type = priority.device.type if not z else z[0].device.type
     with torch.no_grad(), torch.autocast(device_type, enabled=False):
-        gramian = _gramian(ledger, view, own, z, linear, tuple(segments), whole_window)
+        # Before anything is squared: the square of a scaled gradient may not fit into float32.
+        unscale = None if scale is None or holds(scale == 1) else 1 / scale
+        gramian = _gramian(ledger, view, own, z, linear, tuple(segments), whole_window, unscale)
         if segments and not linear and view != "parameters":  # none of the fused tasks is present
             gramian = F.pad(gramian, (len(segments), 0, len(segments), 0))
-        if scale is not None and not holds(scale == 1):
-            # In two steps: the square of a large loss scale does not fit into float32.
-            gramian = gramian / scale.to(gramian) / scale.to(gramian)
         if order == sorted(order):
             return ledger.solve(gramian, losses) * priority.to(gramian)
         forth = index_tensor(tuple(order), gramian.device)
@@ -417,22 +416,34 @@ def _gramian(
     linear: Sequence[Tensor],
     segments: tuple[int, ...],
     whole_window: bool,
+    unscale: Tensor | None,
 ) -> Tensor:
-    if view == "features":
-        return _features(ledger, own, linear, segments, whole_window)
     if view == "parameters":
-        (jacobian,) = ledger.accumulate([_average(ledger, linear[0])], whole_window)
-        return parameters_gramian(jacobian)
+        jacobian = _average(ledger, linear[0] if unscale is None else linear[0] * unscale)
+        (window,) = ledger.accumulate([jacobian], whole_window)
+        return parameters_gramian(window)
+    if unscale is not None and linear:
+        linear = [linear[0] * unscale, linear[1] * unscale, linear[2]]
+    if view == "features":
+        return _features(ledger, _scaled(own, unscale), linear, segments, whole_window)
     gradient, _, weight = linear or (None, None, None)
     single = ledger.world_size == 1 and ledger.window == 1
     if single and gradient is None and len(z) == 1 and z[0].ndim == 2 and z[0].shape[0] < z[0].shape[1]:
-        return fork_layer_kernel(z[0], own[0])
+        return fork_layer_kernel(z[0], _scaled(own, unscale)[0])
     statistics = [fork_layer_statistic(leaf, column) for leaf, column in zip(z, own, strict=True)]
+    if unscale is not None:
+        statistics = [statistic * unscale for statistic in statistics]
     additive = [_average(ledger, tensor) for tensor in [*statistics, *([] if gradient is None else [gradient])]]
-    window = ledger.accumulate(additive, whole_window)
+    summed = ledger.accumulate(additive, whole_window)
     if gradient is None:
-        return fork_layer_gramian(window, None, None, segments)
-    return fork_layer_gramian(window[:-1], window[-1], weight, segments)
+        return fork_layer_gramian(summed, None, None, segments)
+    return fork_layer_gramian(summed[:-1], summed[-1], weight, segments)
+
+
+def _scaled(own: list[list[Tensor | None]], factor: Tensor | None) -> list[list[Tensor | None]]:
+    if factor is None:
+        return own
+    return [[None if c is None else wide(c) * factor for c in column] for column in own]
 
 
 def _average(ledger: Ledger, statistic: Tensor) -> Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lepton.balance import Balancer
 from lepton.errors import ForkError
@@ -22,10 +25,22 @@ def ledger_of(balancer: Balancer) -> Ledger:
     """Return the ledger of a balancer, made on first use; a copy of a balancer gets its own."""
     ledger = _ledgers.get(balancer)
     if ledger is None:
+        if not _ledgers:
+            register_optimizer_step_post_hook(_after_any_step)
         ledger = _ledgers[balancer] = Ledger(balancer)
         if _settle not in balancer._state_dict_pre_hooks.values():
             balancer.register_state_dict_pre_hook(_settle)  # type: ignore[no-untyped-call]
     return ledger
+
+
+def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Tell the ledgers that an optimiser has moved their parameters.
+
+    A parameter's version would tell as well, but the fused optimisers do not count it up.
+    """
+    if not torch.compiler.is_compiling():  # a compiled step counts the versions up
+        for ledger in _ledgers.values():
+            ledger.stepped(optimizer)
 
 
 def _settle(balancer: nn.Module, prefix: str, keep_vars: bool) -> None:
@@ -38,9 +53,11 @@ class Ledger:
     """The record of one fork: the window of micro-batches under way, and the last step's results.
 
     A *window* is the accumulation of `window` micro-batches that end in one optimiser step. State of the balancer is
-    saved when a window opens and restored before every further micro-batch, so that it advances once per window; it
-    is restored as well when the next window opens and none of the watched parameters has changed since, which is how
-    a step that `GradScaler` skipped is recognised without reading anything from the device.
+    saved when a window opens and restored before every further micro-batch, so that it advances once per window. It
+    is restored as well when the next window opens and no optimiser has moved the parameters since: that is how a
+    step that `GradScaler` skipped is recognised without reading anything from the device. Where no sign of an
+    optimiser was ever seen (parameters updated through `.data`, say) every window counts as a step, unless the loss
+    came back scaled up, as only a loss scaler does.
 
     Attributes:
         window: micro-batches per optimiser step.
@@ -60,9 +77,12 @@ class Ledger:
         self.left_out: Tensor | None = None
         self.overlap_checks = 20
         self._overlap: tuple[Tensor, Tensor] | None = None
-        self._watched: list[weakref.ref[Tensor]] = []
+        self._parameters: Callable[[], Iterable[Tensor]] | None = None
         self._micro = 0
-        self._version: int | None = None
+        self._version: tuple[frozenset[int], int] | None = None
+        self._moved: bool | Tensor = False
+        self._sign_seen = False
+        self._scaled: Tensor | None = None
         self._saved: dict[str, Tensor] = {}
         self._statistics: list[Tensor] | None = None
         self._loss_sum: Tensor | None = None
@@ -93,21 +113,49 @@ class Ledger:
         return 1
 
     # -- windows ----------------------------------------------------------------------------------------------
-    def watch(self, parameters: Iterable[Tensor]) -> None:
-        """Name the parameters whose change tells that the optimiser took its step."""
-        self._watched = [weakref.ref(parameter) for parameter in parameters]
+    def watch(self, parameters: Callable[[], Iterable[Tensor]]) -> None:
+        """Give the parameters whose change tells that the optimiser took its step; without them any optimiser does.
 
-    def _versions(self) -> int | None:
-        live = [parameter for reference in self._watched if (parameter := reference()) is not None]
-        return sum(parameter._version for parameter in live) if live else None
+        Args:
+            parameters: returns the parameters of the moment, which sharding may replace.
+        """
+        self._parameters = parameters
+
+    def _versions(self) -> tuple[frozenset[int], int]:
+        """Return which parameters there are (sharding exchanges them on the way), and their versions' sum."""
+        parameters = [] if self._parameters is None else list(self._parameters())
+        return frozenset(map(id, parameters)), sum(parameter._version for parameter in parameters)
+
+    def _changed(self) -> bool:
+        if self._version is None:
+            return False
+        before, now = self._version, self._versions()
+        return before[0] == now[0] and before[1] != now[1]
+
+    def stepped(self, optimizer: Optimizer) -> None:
+        """Note that an optimiser has stepped, if it serves the watched parameters."""
+        if not self._saved or self._micro != self.window or self._moved is True:
+            return
+        if self._parameters is not None:
+            mine = {id(parameter) for parameter in self._parameters()}
+            if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+                return
+        # A fused optimiser is always called, and skips the update on the device if the scaler found an overflow.
+        found_inf = getattr(optimizer, "found_inf", None)
+        self._moved = True if found_inf is None else found_inf == 0
+
+    def skip(self) -> None:
+        """Take the last window's state back: its step was left out."""
+        self._restore()
 
     def open(self) -> None:
         """Begin a micro-batch: restore or save the balancer's state as its place in the window demands."""
         if self._micro in (0, self.window):
             self.settle()
             self._micro = 0
-            self._version = self._versions()
-            self._saved = {name: value.clone() for name, value in self.balancer.named_buffers()}
+            self._saved = {name: value.clone() for name, value in self._state()}
+            self._version = self._versions() if self._saved else None
+            self._moved, self._scaled = False, None
             self._statistics = self._loss_sum = None
         else:
             self._restore()
@@ -115,13 +163,30 @@ class Ledger:
 
     def settle(self) -> None:
         """Restore the state from before the last window if its optimiser step did not happen."""
-        if self._micro == self.window and self._version is not None and self._version == self._versions():
+        if self._micro != self.window or not self._saved:
+            return
+        if isinstance(self._moved, Tensor):
+            self._restore_where(~self._moved)
+        elif self._moved or self._changed():
+            self._sign_seen = True
+        elif self._sign_seen:
             self._restore()
+        elif self._scaled is not None:
+            self._restore_where(self._scaled)
+
+    def _state(self) -> list[tuple[str, Tensor]]:
+        return [(name, value) for name, value in self.balancer.named_buffers() if not name.endswith("_ones")]
 
     def _restore(self) -> None:
-        for name, value in self.balancer.named_buffers():
+        for name, value in self._state():
             if name in self._saved:
                 value.copy_(self._saved[name])
+
+    def _restore_where(self, skipped: Tensor) -> None:
+        """Restore the state if the flag, known to the device only, says so."""
+        for name, value in self._state():
+            if name in self._saved:
+                value.copy_(torch.where(skipped.to(value.device), self._saved[name], value))
 
     # -- the criterion's note ---------------------------------------------------------------------------------
     def note(self, scale: Tensor, losses: Tensor, present: Tensor, whole_window: bool) -> None:
@@ -131,6 +196,7 @@ class Ledger:
         total = finite if self._loss_sum is None else self._loss_sum + finite
         self._loss_sum = total
         mean = total / self._share(whole_window)
+        self._scaled = scale > 1
         self._note = (torch.where(scale == 0, 1.0, scale).detach(), mean, present, whole_window)
         self.balancer.observe(self._note[1], present)
 

@@ -11,6 +11,7 @@ from lepton.linalg._nonnegative import solve_nonnegative
 
 __all__ = ["frank_wolfe", "min_norm_weights", "solve_simplex"]
 
+
 def solve_simplex(matrix: Tensor, present: Tensor) -> Tensor:
     """Return the minimiser of w'Hw/2 over the simplex w >= 0, sum(w) = 1, for a batch of problems.
 

@@ -336,6 +336,13 @@ class Fork(nn.Module):
             raise ConfigurationError(f"max_task_grad_norm must be positive, but it is {bound}.")
         self._max_norm = ledger_of(self.balancer).max_task_norm = bound
 
+    def take_back(self) -> None:
+        """Take back what the balancer's state learned from the last backward: for a step that you leave out yourself.
+
+        A step that `GradScaler` or an optimiser's hook leaves out is noticed without it.
+        """
+        ledger_of(self.balancer).skip()
+
     @property
     def active(self) -> bool:
         """Whether the fork balances here, or is an identity."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,8 @@ class LeptonModel(nn.Module):
         self._watch()
 
     def _watch(self) -> None:
-        ledger_of(self.balancer).watch([p for p in self.trunk.parameters() if p.requires_grad])
+        model = weakref.ref(self)
+        ledger_of(self.balancer).watch(lambda: [] if (alive := model()) is None else alive.parameters())
 
     def _check_chains(self) -> None:
         seen: list[str] = []

@@ -138,6 +138,8 @@ class TrainStep:
             finite = bool(torch.isfinite(grad_norm))
             if finite:
                 self.optimizer.step()
+            else:
+                self.model.fork.take_back()
             return finite
         if not self.optimizer.defaults.get("fused"):
             self.optimizer.step()
