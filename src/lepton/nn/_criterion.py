@@ -166,7 +166,7 @@ class MultiTaskLoss(nn.Module):
         if len(names) == 1:
             loss_sum, count = first.total_loss(output, first.check_target(output, target))
             return loss_sum[None], count[None]
-        output = torch.stack([outputs[name] for name in names])
+        output = stack_slices([outputs[name] for name in names])
         target = torch.stack([targets[name] for name in names])
         try:
             target = first.check_target(output, target)
@@ -188,6 +188,25 @@ class MultiTaskLoss(nn.Module):
         if not is_distributed():
             return 1, stacked
         return torch.distributed.get_world_size(), sum_over_processes(self.model.balancer.handle, stacked)
+
+
+def stack_slices(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the tensors stacked; if they are all slices of one tensor, in order, that tensor itself.
+
+    Fused heads finish the outputs of many tasks as one tensor: to cut it up and stack it again, forth and back,
+    costs more for a thousand tasks than their losses.
+    """
+    if torch.compiler.is_compiling() or not tensors[0]._is_view():
+        return torch.stack(list(tensors))
+    base = tensors[0]._base
+    whole = base is not None and base.shape == (len(tensors), *tensors[0].shape) and base.is_contiguous()
+    step = tensors[0].numel()
+    if whole and all(
+        tensor._base is base and tensor.storage_offset() == place * step for place, tensor in enumerate(tensors)
+    ):
+        assert base is not None
+        return base
+    return torch.stack(list(tensors))
 
 
 def unwrap(model: nn.Module) -> LeptonModel:

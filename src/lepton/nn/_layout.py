@@ -6,16 +6,70 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lepton.tasks import Task
 
-__all__ = ["Layout", "is_plain_linear"]
+__all__ = ["STACK_SIZE", "Layout", "StackedHead", "StackedHeads", "is_plain_linear"]
+
+STACK_SIZE = 64
+"""From so many linear heads on, their weights are one parameter: a thousand small ones cost an optimiser more than
+the whole balancing."""
+
+
+class StackedHeads(nn.Module):
+    """The linear heads of many tasks as one weight [C, D] and one bias [C].
+
+    Args:
+        heads: name -> linear layer with a bias, whose values are taken over.
+    """
+
+    def __init__(self, heads: Mapping[str, nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.cat([head.weight.detach() for head in heads.values()]))
+        self.bias = nn.Parameter(torch.cat([head.bias.detach() for head in heads.values()]))
+        self.rows: dict[str, slice] = {}
+        start = 0
+        for name, head in heads.items():
+            self.rows[name] = slice(start, start + head.out_features)
+            start += head.out_features
+
+
+class StackedHead(nn.Module):
+    """One task's linear layer: a few rows of a stack. It has no parameters of its own."""
+
+    def __init__(self, stack: StackedHeads, name: str) -> None:
+        super().__init__()
+        # In a tuple, so that the stack is not registered once for each task.
+        self._stack = (stack,)
+        self.rows = stack.rows[name]
+        self.in_features = stack.weight.shape[1]
+        self.out_features = self.rows.stop - self.rows.start
+
+    @property
+    def stack(self) -> StackedHeads:
+        """The heads that are stored together."""
+        return self._stack[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """[C_k, D], a view."""
+        return self.stack.weight[self.rows]
+
+    @property
+    def bias(self) -> Tensor:
+        """[C_k], a view."""
+        return self.stack.bias[self.rows]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the raw output [.., C_k] of features [.., D]."""
+        return F.linear(features, self.weight, self.bias)
 
 
 def is_plain_linear(head: nn.Module) -> bool:
     """Return whether fusing the head cannot bypass anything: a subclass or a hook may do more than the product."""
-    return type(head) is nn.Linear and not (
+    return type(head) in (nn.Linear, StackedHead) and not (
         head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks
     )
 
@@ -39,6 +93,7 @@ class Layout:
         order: for each of these tasks, fused ones first, its place among the model's tasks.
         segments: number of outputs of each fused head.
         heads: the fused heads.
+        pieces: the modules whose weights, one below the other, are those of the fused heads.
         runs: the fused tasks in groups that are finished together.
     """
 
@@ -46,7 +101,8 @@ class Layout:
     own: tuple[str, ...]
     order: tuple[int, ...]
     segments: tuple[int, ...]
-    heads: tuple[nn.Linear, ...]
+    heads: tuple[nn.Linear | StackedHead, ...]
+    pieces: tuple[nn.Linear | StackedHead | StackedHeads, ...]
     runs: tuple[Run, ...]
 
     @classmethod
@@ -55,23 +111,22 @@ class Layout:
         names = list(tasks)
         fused = tuple(name for name, wanted in zip(names, fuse, strict=True) if wanted)
         own = tuple(name for name, wanted in zip(names, fuse, strict=True) if not wanted)
-        linear = tuple(head for name in fused if isinstance(head := heads[name], nn.Linear))
+        linear = tuple(head for name in fused if isinstance(head := heads[name], (nn.Linear, StackedHead)))
         place = {name: number for number, name in enumerate(names)}
         order = tuple(place[name] for name in [*fused, *own])
         segments = tuple(head.out_features for head in linear)
-        return cls(fused, own, order, segments, linear, _runs(tasks, fused, segments))
+        return cls(fused, own, order, segments, linear, _pieces(linear), _runs(tasks, fused, segments))
 
     def weight_and_bias(self) -> tuple[Tensor, Tensor]:
         """Return weight [C, D] and bias [C] of the fused heads together."""
-        # Not by attribute: for a thousand heads the module's look-up takes longer than the copy.
-        weights: list[Tensor | None] = [head._parameters["weight"] for head in self.heads]
-        biases: list[Tensor | None] = [head._parameters["bias"] for head in self.heads]
-        present = [weight for weight in weights if weight is not None]
-        filled = [
-            weight.new_zeros(size) if bias is None else bias
-            for weight, bias, size in zip(present, biases, self.segments, strict=True)
+        if len(self.pieces) == 1 and self.pieces[0].bias is not None:
+            return self.pieces[0].weight, self.pieces[0].bias
+        weights: list[Tensor] = [piece.weight for piece in self.pieces]
+        biases: list[Tensor] = [
+            weight.new_zeros(len(weight)) if piece.bias is None else piece.bias
+            for piece, weight in zip(self.pieces, weights, strict=True)
         ]
-        return torch.cat(present), torch.cat(filled)
+        return torch.cat(weights), torch.cat(biases)
 
     def finish(self, found: dict[str, Tensor], together: Tensor) -> None:
         """Cut the fused outputs [.., C] into finished outputs by task, written into `found`."""
@@ -86,6 +141,24 @@ class Layout:
             stacked = raw.reshape(*raw.shape[:-1], len(run.names), run.width).movedim(-2, 0)
             finished = type(run.tasks[0]).group_finish(run.tasks, stacked)
             found.update(zip(run.names, finished.unbind(0), strict=True))
+
+
+def _pieces(
+    heads: Sequence[nn.Linear | StackedHead],
+) -> tuple[nn.Linear | StackedHead | StackedHeads, ...]:
+    """Return the heads, with a stack in the place of its heads if all of them stand there in its order."""
+    found: list[nn.Linear | StackedHead | StackedHeads] = []
+    for place, head in enumerate(heads):
+        if not isinstance(head, StackedHead):
+            found.append(head)
+            continue
+        count = len(head.stack.rows)
+        rows = [h.rows for h in heads[place : place + count] if isinstance(h, StackedHead) and h.stack is head.stack]
+        if rows == list(head.stack.rows.values()):
+            found.append(head.stack)
+        elif head.stack not in found:
+            found.append(head)
+    return tuple(found)
 
 
 def _runs(tasks: Mapping[str, Task], fused: Sequence[str], segments: Sequence[int]) -> tuple[Run, ...]:

@@ -15,7 +15,7 @@ from lepton.errors import ConfigurationError, ForkError, nearest
 from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
 from lepton.nn._chain import Chain
 from lepton.nn._fork import Fork, Leaves, Shared, is_per_task, shared_parameters
-from lepton.nn._layout import Layout, is_plain_linear
+from lepton.nn._layout import STACK_SIZE, Layout, StackedHead, StackedHeads, is_plain_linear
 from lepton.tasks import Task
 
 __all__ = ["LeptonModel"]
@@ -45,7 +45,8 @@ class LeptonModel(nn.Module):
 
     Attributes:
         fork: the fork: after a backward, `.weights`, `.gramian`, `.cosines`.
-        heads: name -> module.
+        heads: name -> module. From 64 linear heads on, those that the tasks make are rows of one parameter, in
+            `stacked_heads`.
 
     Raises:
         ConfigurationError: tasks that cannot go together, or a trunk whose number of features is not known.
@@ -97,6 +98,7 @@ class LeptonModel(nn.Module):
         size = trunk_features(trunk) if needs_size else features or 0
         self.tasks = nn.ModuleDict({task.name: task for task in tasks})
         self.heads = nn.ModuleDict({task.name: task.make_head(size) for task in tasks})
+        self._stack_heads({task.name for task in tasks if task.own_head is None})
         self.register_buffer("loss_weight", torch.tensor([t.loss_weight for t in tasks]), persistent=False)
         self.register_buffer("priority", torch.tensor([t.priority for t in tasks]), persistent=False)
         self._layouts: dict[tuple[bool, ...], Layout] = {}
@@ -107,6 +109,15 @@ class LeptonModel(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._layouts = {}
         self._watch()
+
+    def _stack_heads(self, made: set[str]) -> None:
+        """Store many linear heads that were made here, not given, as one parameter."""
+        linear = {n: head for n, head in self.heads.items() if n in made and type(head) is nn.Linear}
+        if len(linear) < STACK_SIZE:
+            return
+        self.stacked_heads = StackedHeads(linear)
+        for name in linear:
+            self.heads[name] = StackedHead(self.stacked_heads, name)
 
     def _watch(self) -> None:
         model = weakref.ref(self)
@@ -126,6 +137,13 @@ class LeptonModel(nn.Module):
     def balancer(self) -> Balancer:
         """The balancing method, whose state is part of this model's `state_dict`."""
         return self.fork.balancer
+
+    def head_state(self, name: str) -> list[tuple[nn.Parameter, slice]]:
+        """Return the parameters of a task's head, each with the rows that are its own."""
+        head = self.heads[name]
+        if isinstance(head, StackedHead):
+            return [(head.stack.weight, head.rows), (head.stack.bias, head.rows)]
+        return [(parameter, slice(None)) for parameter in head.parameters()]
 
     @property
     def device(self) -> torch.device:
@@ -255,7 +273,7 @@ class LeptonModel(nn.Module):
 
     def _apply_head(self, name: str, features: Any) -> Tensor:
         head = self.heads[name]
-        if isinstance(head, nn.Linear) and isinstance(features, Tensor) and features.ndim >= 4:
+        if isinstance(head, (nn.Linear, StackedHead)) and isinstance(features, Tensor) and features.ndim >= 4:
             dim = 1 if self.fork.feature_dim is None else self.fork.feature_dim
             if dim % features.ndim != features.ndim - 1:
                 features = features.movedim(dim, 1).flatten(2).mean(-1)

@@ -76,9 +76,10 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         generator_state = torch.get_rng_state() if self.model.balancer.reevaluates else None
         results = [self._micro_batch(batch, counts) for batch in batches]
-        self._release_idle_heads(labelled)
+        idle = self._release_idle_heads(labelled)
         grad_norm = self._clip()
-        taken = self._update(grad_norm)
+        with _rows_kept(idle, self.optimizer):
+            taken = self._update(grad_norm)
         if generator_state is not None and taken is not False:
             self._reevaluate(batches, counts, generator_state)
         losses = torch.stack([losses for losses, _, _ in results]).sum(0)
@@ -118,17 +119,23 @@ class TrainStep:
                     found.add(name)
         return found
 
-    def _release_idle_heads(self, labelled: set[str]) -> None:
+    def _release_idle_heads(self, labelled: set[str]) -> list[tuple[nn.Parameter, slice]]:
+        """Take the gradients of idle heads away; return rows of shared parameters, which cannot be without one."""
         # With zero gradients an optimiser with momentum or weight decay would still move an idle head.
+        rows = []
         for name in self.model.task_names:
             if name not in labelled:
-                for parameter in self.model.heads[name].parameters():
-                    parameter.grad = None
+                for parameter, own in self.model.head_state(name):
+                    if own == slice(None):
+                        parameter.grad = None
+                    else:
+                        rows.append((parameter, own))
+        return rows
 
     def _clip(self) -> Tensor:
         if self.max_task_grad_norm is not None:
-            for head in self.model.heads.values():
-                nn.utils.clip_grad_norm_(head.parameters(), self.max_task_grad_norm)
+            for name in self.model.task_names:
+                _clip_rows(self.model.head_state(name), self.max_task_grad_norm)
         bound = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         return nn.utils.clip_grad_norm_(self.parameters, bound)
 
@@ -164,6 +171,28 @@ class TrainStep:
                     found.append(self.criterion.task_losses(outputs, targets, label_counts=counts))
         losses = torch.stack([losses for losses, _ in found]).sum(0) * self.model.loss_weight
         self.model.balancer.reobserve(losses, torch.stack([present for _, present in found]).any(0))
+
+
+def _clip_rows(state: list[tuple[nn.Parameter, slice]], bound: float) -> None:
+    gradients = [parameter.grad[rows] for parameter, rows in state if parameter.grad is not None]
+    if gradients:
+        norm = nn.utils.get_total_norm(gradients)
+        for gradient in gradients:
+            gradient.mul_((bound / (norm + 1e-6)).clamp(max=1.0))
+
+
+@contextmanager
+def _rows_kept(idle: list[tuple[nn.Parameter, slice]], optimizer: Optimizer) -> Iterator[None]:
+    """Restore rows of parameters, and what the optimiser remembers of them, after its step."""
+    kept: list[tuple[Tensor, slice, Tensor]] = []
+    for parameter, rows in idle:
+        remembered = optimizer.state.get(parameter, {}).values()
+        alike = [value for value in remembered if isinstance(value, Tensor) and value.shape == parameter.shape]
+        kept += [(tensor, rows, tensor.detach()[rows].clone()) for tensor in (parameter, *alike)]
+    yield
+    with torch.no_grad():
+        for tensor, rows, value in kept:
+            tensor[rows] = value
 
 
 @contextmanager
