@@ -84,9 +84,8 @@ def main() -> None:
     found = measure(steps, "one task", options.rounds)
     base = peak_bytes(steps[f"{n_tasks} tasks, Equal"])
     outputs, gramian = 4 * BATCH * n_tasks, 4 * n_tasks**2
-    print(
-        f"[B, T] is {outputs / 1e6:.1f} MB, [T, T] {gramian / 1e6:.1f} MB, [T, B, D] {outputs * FEATURES / 1e6:.0f} MB\n"
-    )
+    sizes = f"[B, T] is {outputs / 1e6:.1f} MB, [T, T] {gramian / 1e6:.1f} MB"
+    print(f"{sizes}, [T, B, D] {outputs * FEATURES / 1e6:.0f} MB\n")
     print("| step | over one task | milliseconds | peak memory above Equal, MB | largest tensor made, MB |")
     print("|---|---|---|---|---|")
     for name, ratio in found.items():

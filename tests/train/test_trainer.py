@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lepton
-from lepton.balance import FAMO, MGDA, Balancer, Equal
+from lepton.balance import FAMO, MGDA, Balancer, Equal, LogSum
 from lepton.data import TensorData, TensorLoader
 from lepton.errors import CheckpointError, ConfigurationError, DataError
 from lepton.evaluate import evaluate
@@ -198,6 +198,17 @@ def test_the_second_evaluation_leaves_no_trace() -> None:
     torch.manual_seed(3)
     loss_of(model, *batch)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_recorded_weight_is_the_factor_on_the_gradient() -> None:
+    model = make_model(LogSum())
+    state = Trainer(model, max_epochs=1, learning_rate=1e-9).fit(loader(16))
+    row = state.history[0]
+    for name in model.task_names:
+        assert row[f"train/{name}/weight"] == pytest.approx(1 / row[f"train/{name}/loss"], rel=1e-4)
+    model = make_model(MGDA())
+    row = Trainer(model, max_epochs=1).fit(loader(16)).history[0]
+    assert sum(row[f"train/{name}/weight"] for name in model.task_names) == pytest.approx(1, rel=1e-4)
 
 
 def test_events_come_in_order() -> None:

@@ -16,7 +16,7 @@ def demo(
     ),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds; with one there are no intervals.")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training scenes.")] = 8,
-    scenes: Annotated[int, typer.Option(min=64, help="Number of training scenes.")] = 3000,
+    scenes: Annotated[int, typer.Option(min=64, help="Number of training scenes.")] = 2400,
     balancer: Annotated[str, typer.Option(help="The gradient balancer to show.")] = "",
 ) -> None:
     """Train four tasks on real handwritten digits, each alone and all together, and report what sharing did.

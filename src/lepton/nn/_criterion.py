@@ -27,6 +27,8 @@ class MultiTaskLoss(nn.Module):
     Attributes:
         last_losses: [T] the tasks' mean losses of the last call (not under `torch.compile`), detached, unweighted.
         last_present: [T] bool, which tasks had labels in it.
+        last_factors: [T] derivative of the scalar by each task's loss, known after backward: the weights that the
+            loss side gave, times whatever factor backward was called with.
 
     Example:
         >>> import torch, lepton
@@ -45,6 +47,7 @@ class MultiTaskLoss(nn.Module):
         self._model = (unwrap(model),)
         self.last_losses: Tensor | None = None
         self.last_present: Tensor | None = None
+        self.last_factors: Tensor | None = None
 
     @property
     def model(self) -> LeptonModel:
@@ -79,12 +82,20 @@ class MultiTaskLoss(nn.Module):
         model = self.model
         losses, present = self.task_losses(outputs, targets, label_counts=label_counts)
         if not torch.compiler.is_compiling():
-            self.last_losses, self.last_present = losses.detach(), present
+            self._keep(losses, present)
         weighted = losses * model.loss_weight
         total = model.balancer.combine(weighted, task_weights / model.loss_weight, present)
         if not (model.training and torch.is_grad_enabled()):
             return total
         return note_scale(total, weighted.detach(), present, model.balancer.handle, label_counts is not None)
+
+    def _keep(self, losses: Tensor, present: Tensor) -> None:
+        self.last_losses, self.last_present, self.last_factors = losses.detach(), present, None
+        if losses.requires_grad:
+            losses.register_hook(self._keep_factors)  # type: ignore[no-untyped-call]
+
+    def _keep_factors(self, factors: Tensor) -> None:
+        self.last_factors = factors.detach()
 
     def task_losses(
         self,

@@ -30,7 +30,7 @@ class EpochRecord:
         present = result.present.to(result.losses)
         self._add("loss", result.losses * present, present)
         fork = self.model.fork
-        weights = result.task_weights if fork.weights is None else fork.weights
+        weights = result.factors if fork.weights is None else result.factors * fork.weights
         self._add("weight", weights * present, present)
         finite = torch.isfinite(result.grad_norm)
         self._add("grad_norm", torch.where(finite, result.grad_norm, 0), finite.to(result.grad_norm))
@@ -44,7 +44,10 @@ class EpochRecord:
         self._counts[key] = self._counts[key] + count if key in self._counts else count
 
     def row(self) -> dict[str, float]:
-        """Return the means: `train/<task>/loss`, `train/<task>/weight`, `train/grad_norm`, `conflict/<a>/<b>`."""
+        """Return the means: `train/<task>/loss`, `train/<task>/weight`, `train/grad_norm`, `conflict/<a>/<b>`.
+
+        The weight is the factor on the task's gradient in the trunk: the loss side's times the fork's.
+        """
         means: dict[str, Any] = {key: (total / self._counts[key]).tolist() for key, total in self._sums.items()}
         names = self.model.task_names
         row: dict[str, float] = {"train/grad_norm": means["grad_norm"]}

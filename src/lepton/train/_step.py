@@ -27,14 +27,14 @@ class StepResult:
     Attributes:
         losses: [T] mean losses before any weight, zero where absent.
         present: [T] tasks that had labels.
-        task_weights: [T] weights on the losses.
+        factors: [T] what each task's loss was multiplied by in the sum that was differentiated.
         grad_norm: norm of all gradients before clipping.
         taken: whether the optimiser moved; None where only the device knows.
     """
 
     losses: Tensor
     present: Tensor
-    task_weights: Tensor
+    factors: Tensor
     grad_norm: Tensor
     taken: bool | None
 
@@ -104,9 +104,9 @@ class TrainStep:
             outputs, task_weights = self.model(inputs)
             loss = self.criterion(outputs, targets, task_weights, label_counts=counts)
         loss.backward()
-        losses, present = self.criterion.last_losses, self.criterion.last_present
-        assert losses is not None and present is not None
-        return losses, present, task_weights.detach()
+        losses, present, factors = self.criterion.last_losses, self.criterion.last_present, self.criterion.last_factors
+        assert losses is not None and present is not None and factors is not None
+        return losses, present, factors
 
     def _labelled(self, window: Sequence[Batch]) -> set[str]:
         """Return the tasks that have a label in the window; on a device, all that have a target."""

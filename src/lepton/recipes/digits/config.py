@@ -30,7 +30,7 @@ class DigitsConfig:
 
     folder: Path = Path("runs/demo")
     seeds: int = 3
-    train_scenes: int = 3000
+    train_scenes: int = 2400
     test_scenes: int = 1000
     missing: float = 0.3
     epochs: int = 8
