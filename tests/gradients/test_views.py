@@ -164,6 +164,23 @@ def test_a_pytree_adds_its_leaves() -> None:
     )
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_leaf_that_no_task_looks_at_counts_for_nothing(view: str) -> None:
+    torch.manual_seed(0)
+    balancer = Inverse()
+    z = {"used": torch.randn(4, 3, requires_grad=True), "idle": torch.randn(4, 2, requires_grad=True)}
+    features = lepton.fork(z, ["a", "b"], balancer=balancer, gradients=view, shared=list(z.values()))
+    c = torch.randn(2, 4, 3)
+    ((features["a"]["used"] * c[0]).sum() + (features["b"]["used"] * c[1]).sum()).backward()
+    alone = Inverse()
+    used = z["used"].detach().requires_grad_()
+    features = lepton.fork(used, ["a", "b"], balancer=alone, gradients=view, shared=[used])
+    ((features["a"] * c[0]).sum() + (features["b"] * c[1]).sum()).backward()
+    found, expected = (lepton.gradients.ledger_of(one).gramian for one in (balancer, alone))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(z["used"].grad, used.grad)
+
+
 def test_the_parameters_view_may_be_restricted_to_a_part_of_the_trunk() -> None:
     model = make_model(Inverse(), gradients="parameters")
     x, targets = make_batch()

@@ -159,7 +159,9 @@ def features_gramian(
 def _inner_products(leaves: Sequence[Sequence[Tensor | None]]) -> Tensor:
     total: Tensor | None = None
     for cotangents in leaves:
-        like = next(c for c in cotangents if c is not None)
+        like = next((c for c in cotangents if c is not None), None)
+        if like is None:
+            continue  # a leaf that no task looks at
         flat = torch.stack([torch.zeros_like(like) if c is None else c for c in cotangents]).flatten(1)
         flat = wide(flat)
         total = flat @ flat.T if total is None else total + flat @ flat.T
@@ -179,9 +181,10 @@ def rows_overlap(
     masks: list[Tensor] = []
     if outputs is not None:
         masks.append(by_task((outputs != 0).float(), segments).clamp(max=1.0).T)
-    if own:
-        like = next(c for c in own[0] if c is not None)
-        carried = [like.new_zeros(len(like)) if c is None else (c != 0).any(1).float() for c in own[0]]
-        masks.append(torch.stack(carried).float())
+    for column in own[:1]:
+        like = next((c for c in column if c is not None), outputs)
+        if like is not None:
+            empty = torch.zeros(len(like), device=like.device)
+            masks.append(torch.stack([empty if c is None else (c != 0).any(1).float() for c in column]))
     mask = torch.cat(masks)
     return mask @ mask.T, mask.shape[1]
