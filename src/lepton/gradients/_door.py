@@ -8,10 +8,10 @@ tensor.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lepton.balance import Balancer
@@ -29,7 +29,25 @@ from lepton.gradients._views import (
 )
 from lepton.linalg import holds
 
-__all__ = ["open_door"]
+__all__ = ["new_ticket", "open_door"]
+
+_tickets = itertools.count(1)
+
+
+@torch.library.custom_op("lepton::ticket", mutates_args=())
+def _ticket_op(handle: Tensor) -> Tensor:
+    return torch.full_like(handle, next(_tickets))
+
+
+@_ticket_op.register_fake
+def _(handle: Tensor) -> Tensor:
+    return torch.empty_like(handle)
+
+
+def new_ticket(handle: Tensor) -> Tensor:
+    """Return a number that no other forward pass has, on the CPU, as the handle is."""
+    ticket: Tensor = _ticket_op(handle)
+    return ticket
 
 
 def open_door(
@@ -41,7 +59,9 @@ def open_door(
     cotangents: list[Tensor],
     places: list[int],
     linear: list[Tensor],
+    jacobian: list[Tensor],
     segments: list[int],
+    ticket: Tensor,
 ) -> Tensor:
     """Return the balancer's weights times the priorities, [T] in the fork's order.
 
@@ -50,16 +70,18 @@ def open_door(
         priority: [T] in the model's order.
         view: which Gramian.
         order: for each task at the fork, fused ones first, its place among the model's tasks.
-        z: the features as matrices, one for each leaf; [N, D], or [K, N, D] with a trunk pass per task.
+        z: the features as matrices [N, D], one for each leaf; with a trunk pass per task one for each leaf and task.
         cotangents: the present ones [N, D], leaf by leaf.
-        places: for each leaf its number of present cotangents, and then for each of them its task.
-        linear: weight gradient [C, D], output cotangents [N, C] and weight [C, D] of the fused heads; or, in the view
-            `parameters`, the Jacobian [T, P]; or nothing.
+        places: the number of leaves, for each leaf its number of present cotangents, for each of these its task.
+        linear: weight gradient [C, D], output cotangents [N, C] and weight [C, D] of the fused heads, if any;
+            zeros where none of their tasks is present, so that every micro-batch and process has the same shapes.
+        jacobian: in the view `parameters` the gradients [T, P], and no other matrices; otherwise nothing.
+        ticket: the forward pass this belongs to, empty in eager mode.
         segments: number of outputs of each fused head.
     """
     # The operator costs some ten microseconds of dispatch that only a compiled graph needs.
     door = _weigh_op if torch.compiler.is_compiling() else _weigh_behind_door
-    weights: Tensor = door(handle, priority, view, order, z, cotangents, places, linear, segments)
+    weights: Tensor = door(handle, priority, view, order, z, cotangents, places, linear, jacobian, segments, ticket)
     return weights
 
 
@@ -72,20 +94,21 @@ def _weigh_behind_door(
     cotangents: list[Tensor],
     places: list[int],
     linear: list[Tensor],
+    jacobian: list[Tensor],
     segments: list[int],
+    ticket: Tensor,
 ) -> Tensor:
     balancer = Balancer.of(handle).bind(len(order))
     ledger = ledger_of(balancer)
+    ledger.refuse_used(ticket)
     note = ledger.take_note()
     scale, losses, _, whole_window = note or (None, None, None, False)
-    own = _by_leaf(len(order) - len(segments), z, cotangents, places)
-    device_type = priority.device.type if not z else z[0].device.type
+    own = _by_leaf(len(order) - len(segments), cotangents, places)
+    device_type = (jacobian or linear or z)[0].device.type
     with torch.no_grad(), torch.autocast(device_type, enabled=False):
         # Before anything is squared: the square of a scaled gradient may not fit into float32.
         unscale = None if scale is None or holds(scale == 1) else 1 / scale
-        gramian = _gramian(ledger, view, own, z, linear, tuple(segments), whole_window, unscale)
-        if segments and not linear and view != "parameters":  # none of the fused tasks is present
-            gramian = F.pad(gramian, (len(segments), 0, len(segments), 0))
+        gramian = _gramian(ledger, view, own, z, linear, jacobian, tuple(segments), whole_window, unscale)
         if order == sorted(order):
             return ledger.solve(gramian, losses) * priority.to(gramian)
         forth = index_tensor(tuple(order), gramian.device)
@@ -107,17 +130,18 @@ def _(
     cotangents: list[Tensor],
     places: list[int],
     linear: list[Tensor],
+    jacobian: list[Tensor],
     segments: list[int],
+    ticket: Tensor,
 ) -> Tensor:
-    like = linear[0] if linear else wide(z[0][..., :0])
+    like = (jacobian or linear or [wide(tensor[:0]) for tensor in z])[0]
     return like.new_empty(len(order))
 
 
-def _by_leaf(
-    n_own: int, z: Sequence[Tensor], cotangents: Sequence[Tensor], places: Sequence[int]
-) -> list[list[Tensor | None]]:
+def _by_leaf(n_own: int, cotangents: Sequence[Tensor], places: Sequence[int]) -> list[list[Tensor | None]]:
     """Put the present cotangents back into one row of K entries for each leaf."""
-    counts, tasks = places[: len(z)], places[len(z) :]
+    n_leaves = places[0] if places else 0
+    counts, tasks = places[1 : 1 + n_leaves], places[1 + n_leaves :]
     columns: list[list[Tensor | None]] = []
     start = 0
     for count in counts:
@@ -135,13 +159,14 @@ def _gramian(
     own: list[list[Tensor | None]],
     z: Sequence[Tensor],
     linear: Sequence[Tensor],
+    jacobian: Sequence[Tensor],
     segments: tuple[int, ...],
     whole_window: bool,
     unscale: Tensor | None,
 ) -> Tensor:
     if view == "parameters":
-        jacobian = _average(ledger, linear[0] if unscale is None else linear[0] * unscale)
-        (window,) = ledger.accumulate([jacobian], whole_window)
+        gradients = _average(ledger, jacobian[0] if unscale is None else jacobian[0] * unscale)
+        (window,) = ledger.accumulate([gradients], whole_window)
         return parameters_gramian(window)
     if unscale is not None and linear:
         linear = [linear[0] * unscale, linear[1] * unscale, linear[2]]
@@ -149,9 +174,10 @@ def _gramian(
         return _features(ledger, _scaled(own, unscale), linear, segments, whole_window)
     gradient, _, weight = linear or (None, None, None)
     single = ledger.world_size == 1 and ledger.window == 1
-    if single and gradient is None and len(z) == 1 and z[0].ndim == 2 and z[0].shape[0] < z[0].shape[1]:
+    if single and gradient is None and len(z) == 1 and z[0].shape[0] < z[0].shape[1]:
         return fork_layer_kernel(z[0], _scaled(own, unscale)[0])
-    statistics = [fork_layer_statistic(leaf, column) for leaf, column in zip(z, own, strict=True)]
+    each = len(z) // len(own) if own else 0  # one matrix per leaf, or one per leaf and task
+    statistics = [fork_layer_statistic(z[i * each : (i + 1) * each], column) for i, column in enumerate(own)]
     if unscale is not None:
         statistics = [statistic * unscale for statistic in statistics]
     additive = [_average(ledger, tensor) for tensor in [*statistics, *([] if gradient is None else [gradient])]]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lepton.balance import Balancer
 from lepton.errors import ForkError
-from lepton.gradients._door import open_door
+from lepton.gradients._door import new_ticket, open_door
+from lepton.gradients._ledger import SECOND_VISIT
 from lepton.gradients._views import rows, segment_index, wide
 from lepton.linalg import readable
 
@@ -108,7 +109,9 @@ class _Fork(torch.autograd.Function):
         ctx.visited = False
         if not torch.compiler.is_compiling():
             ctx.balancer = Balancer.of(handle)  # alive until backward, even if the caller keeps no reference
-        ctx.save_for_backward(handle, priority, *tensors)
+        # In a compiled graph the context is no place to remember a visit: the door recognises the ticket.
+        ticket = new_ticket(handle) if torch.compiler.is_compiling() else handle.new_empty(0)
+        ctx.save_for_backward(handle, priority, ticket, *tensors)
         own = len(order) - len(segments)
         leaves = tensors[:-2] if segments else tensors
         fused = (F.linear(leaves[0], tensors[-2], tensors[-1]),) if segments else ()
@@ -121,21 +124,22 @@ class _Fork(torch.autograd.Function):
         view, order, segments, feature_dims, per_task = ctx.plan
         if not torch.compiler.is_compiling():
             _refuse_second_visit(ctx)
-        handle, priority, *tensors = ctx.saved_tensors
+        handle, priority, ticket, *tensors = ctx.saved_tensors
         # The user's autocast region may reach into backward: gradients must not be rounded twice.
         with torch.autocast(tensors[0].device.type, enabled=False):
             plan = ForkPlan(view, order, segments, feature_dims, per_task)
-            found = _backward(plan, handle, priority, tensors, ctx.shared, grads, ctx.needs_input_grad[8:])
+            found = _backward(plan, handle, priority, tensors, ctx.shared, grads, ctx.needs_input_grad[8:], ticket)
         return (None,) * 8 + found
 
 
 def _refuse_second_visit(ctx: Any) -> None:
-    if ctx.visited:
+    if torch.is_grad_enabled():
         raise ForkError(
-            "backward() reached the fork a second time in one step. Balancing needs the gradients of all tasks at "
-            "once: add the losses up and call loss.backward() once (lepton.MultiTaskLoss does). For gradients of "
-            "single tasks, run the forward pass inside `with lepton.no_balancing():`."
+            "the fork cannot be differentiated twice (create_graph=True): the balancer's weights have no derivative. "
+            "For a gradient penalty, run its forward pass inside `with lepton.no_balancing():`."
         )
+    if ctx.visited:
+        raise ForkError(SECOND_VISIT)
     ctx.visited = True
 
 
@@ -147,19 +151,23 @@ def _backward(
     shared: tuple[Tensor, ...],
     grads: Sequence[Tensor | None],
     needs: Sequence[bool],
+    ticket: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of all leaves, and of the fused heads' weight and bias."""
     leaves = list(tensors[:-2]) if plan.segments else list(tensors)
     outputs = grads[0] if plan.segments else None
     cotangents = list(grads[1:] if plan.segments else grads)
-    fused = _FusedHeads(leaves[0], tensors[-2], outputs) if plan.segments and outputs is not None else None
-    if fused is None and all(cotangent is None for cotangent in cotangents):
+    if all(grad is None for grad in grads):
         return (None,) * len(tensors)
-    weights = _weigh(plan, handle, priority, leaves, cotangents, fused, shared)
+    idle = plan.segments and outputs is None
+    if idle:  # zeros, so that the statistics have the same shapes in every micro-batch and process
+        outputs = leaves[0].new_zeros(*leaves[0].shape[:-1], sum(plan.segments))
+    fused = _FusedHeads(leaves[0], tensors[-2], outputs) if outputs is not None else None
+    weights = _weigh(plan, handle, priority, leaves, cotangents, fused, shared, ticket)
     weighted = _combine(plan, leaves, cotangents, fused, weights)
     if not plan.segments:
         return tuple(weighted)
-    if fused is None:
+    if fused is None or idle:
         return (*weighted, None, None)
     return (*weighted, fused.weight_gradient(), fused.bias_gradient() if needs[-1] else None)
 
@@ -184,7 +192,10 @@ class _FusedHeads:
     def trunk_gradient(self, weights: Tensor, segments: tuple[int, ...]) -> Tensor:
         """Return sum over fused tasks of w_k E_k W_k, in one product for all of them."""
         each = weights[segment_index(segments, weights.device)] if max(segments) > 1 else weights
-        return ((self.outputs * each) @ self.weight).reshape(self.shape)
+        # A task of weight zero may have outputs or head weights that are not finite: selected, not multiplied.
+        weight = torch.where((each != 0)[:, None], self.weight, 0)
+        outputs = torch.where(each != 0, self.outputs, 0)
+        return ((outputs * each) @ weight).reshape(self.shape)
 
 
 def _combine(
@@ -230,38 +241,26 @@ def _weigh(
     cotangents: Sequence[Tensor | None],
     fused: _FusedHeads | None,
     shared: tuple[Tensor, ...],
+    ticket: Tensor,
 ) -> Tensor:
     """Return the weights [T] in the fork's order, through the opaque door."""
+    count = len(plan.feature_dims)
+    order, segments = list(plan.order), list(plan.segments)
     if plan.view == "parameters":
         jacobian = _jacobian(plan, leaves, cotangents, fused, shared)
-        return open_door(handle, priority, plan.view, list(plan.order), [], [], [], [jacobian], list(plan.segments))
-    count = len(plan.feature_dims)
+        return open_door(handle, priority, plan.view, order, [], [], [], [], [jacobian], segments, ticket)
     own = [
         [None if c is None else rows(c.detach(), dim) for c in cotangents[leaf::count]]
         for leaf, dim in enumerate(plan.feature_dims if cotangents else ())
     ]
-    if plan.per_task:
-        z = [
-            torch.stack([rows(leaf.detach(), dim) for leaf in leaves[index::count]])
-            for index, dim in enumerate(plan.feature_dims)
-        ]
-    else:
-        z = [rows(leaf.detach(), dim) for leaf, dim in zip(leaves, plan.feature_dims, strict=True)]
+    dims = plan.feature_dims if own else ()
+    z = [rows(leaf.detach(), dim) for index, dim in enumerate(dims) for leaf in leaves[index::count]]
     places = [k for column in own for k, c in enumerate(column) if c is not None]
     present = [c for column in own for c in column if c is not None]
     per_leaf = [sum(c is not None for c in column) for column in own]
     linear = [] if fused is None else [fused.gradient, fused.outputs, fused.weight]
-    return open_door(
-        handle,
-        priority,
-        plan.view,
-        list(plan.order),
-        z if own else [],
-        present,
-        [*per_leaf, *places],
-        linear,
-        list(plan.segments),
-    )
+    where = [len(own), *per_leaf, *places]
+    return open_door(handle, priority, plan.view, order, z, present, where, linear, [], segments, ticket)
 
 
 def _jacobian(

@@ -18,18 +18,27 @@ from lepton.linalg import holds
 
 __all__ = ["Ledger", "ledger_of"]
 
+SECOND_VISIT = (
+    "backward() reached the fork a second time in one step. Balancing needs the gradients of all tasks at once: add "
+    "the losses up and call loss.backward() once (lepton.MultiTaskLoss does). For gradients of single tasks, run the "
+    "forward pass inside `with lepton.no_balancing():`."
+)
+
+_listening = False
 _ledgers: weakref.WeakKeyDictionary[Balancer, Ledger] = weakref.WeakKeyDictionary()
 
 
 def ledger_of(balancer: Balancer) -> Ledger:
     """Return the ledger of a balancer, made on first use; a copy of a balancer gets its own."""
+    global _listening
     ledger = _ledgers.get(balancer)
     if ledger is None:
-        if not _ledgers:
-            register_optimizer_step_post_hook(_after_any_step)
+        if not _listening:
+            _listening = bool(register_optimizer_step_post_hook(_after_any_step))
         ledger = _ledgers[balancer] = Ledger(balancer)
-        if _settle not in balancer._state_dict_pre_hooks.values():
-            balancer.register_state_dict_pre_hook(_settle)  # type: ignore[no-untyped-call]
+        if _save_settled not in balancer._state_dict_hooks.values():
+            balancer.register_state_dict_post_hook(_save_settled)  # type: ignore[no-untyped-call]
+            balancer.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
     return ledger
 
 
@@ -43,10 +52,18 @@ def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             ledger.stepped(optimizer)
 
 
-def _settle(balancer: nn.Module, prefix: str, keep_vars: bool) -> None:
-    """Take a skipped step back before the state is saved."""
+def _save_settled(balancer: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Save the state without what a step learned that was skipped, or that has not been taken yet."""
     assert isinstance(balancer, Balancer)
-    ledger_of(balancer).settle()
+    for name, value in ledger_of(balancer).settled().items():
+        if prefix + name in state:
+            state[prefix + name] = value
+
+
+def _forget(balancer: nn.Module, incompatible: Any) -> None:
+    """After loading, forget the state from before."""
+    assert isinstance(balancer, Balancer)
+    ledger_of(balancer).forget()
 
 
 class Ledger:
@@ -61,6 +78,7 @@ class Ledger:
 
     Attributes:
         window: micro-batches per optimiser step.
+        owner: the fork that the balancer serves, if it is a module.
         max_task_norm: bound on w_k sqrt(G_kk) for each task k, or None.
         weights: [T] weights of the last backward (before `priority`), `None` before the first.
         gramian: [T, T] Gramian of the last backward, in the scale of the user's loss.
@@ -70,6 +88,7 @@ class Ledger:
     def __init__(self, balancer: Balancer) -> None:
         self._balancer = weakref.ref(balancer)
         self.window = 1
+        self.owner: weakref.ref[nn.Module] | None = None
         self.max_task_norm: float | None = None
         self.group: dist.ProcessGroup | None = None
         self.weights: Tensor | None = None
@@ -79,6 +98,7 @@ class Ledger:
         self._overlap: tuple[Tensor, Tensor] | None = None
         self._parameters: Callable[[], Iterable[Tensor]] | None = None
         self._micro = 0
+        self._closed = True
         self._version: tuple[frozenset[int], int] | None = None
         self._moved: bool | Tensor = False
         self._sign_seen = False
@@ -89,6 +109,8 @@ class Ledger:
         self._weight_sum: Tensor | None = None
         self._weight_count: Tensor | None = None
         self._note: tuple[Tensor, Tensor, Tensor, bool] | None = None
+        self._noted_in = -1
+        self._used_ticket = -1
 
     @property
     def balancer(self) -> Balancer:
@@ -133,8 +155,8 @@ class Ledger:
         return before[0] == now[0] and before[1] != now[1]
 
     def stepped(self, optimizer: Optimizer) -> None:
-        """Note that an optimiser has stepped, if it serves the watched parameters."""
-        if not self._saved or self._micro != self.window or self._moved is True:
+        """Note that an optimiser has stepped, if it serves the watched parameters: that ends the window."""
+        if self._micro == 0 or self._moved is True:
             return
         if self._parameters is not None:
             mine = {id(parameter) for parameter in self._parameters()}
@@ -143,16 +165,23 @@ class Ledger:
         # A fused optimiser is always called, and skips the update on the device if the scaler found an overflow.
         found_inf = getattr(optimizer, "found_inf", None)
         self._moved = True if found_inf is None else found_inf == 0
+        self._closed = True
 
-    def skip(self) -> None:
+    def forget(self) -> None:
+        """Forget the window under way, as after loading a state."""
+        self._saved, self._micro, self._closed, self._note = {}, 0, True, None
+
+    def take_back(self) -> None:
         """Take the last window's state back: its step was left out."""
         self._restore()
+        self.forget()
 
     def open(self) -> None:
         """Begin a micro-batch: restore or save the balancer's state as its place in the window demands."""
-        if self._micro in (0, self.window):
-            self.settle()
-            self._micro = 0
+        if self._closed or self._micro >= self.window:
+            self._load(self.settled())
+            self._sign_seen = self._sign_seen or self._moved is not False or self._changed()
+            self._micro, self._closed = 0, False
             self._saved = {name: value.clone() for name, value in self._state()}
             self._version = self._versions() if self._saved else None
             self._moved, self._scaled = False, None
@@ -161,36 +190,41 @@ class Ledger:
             self._restore()
         self._micro += 1
 
-    def settle(self) -> None:
-        """Restore the state from before the last window if its optimiser step did not happen."""
-        if self._micro != self.window or not self._saved:
-            return
+    def settled(self) -> dict[str, Tensor]:
+        """Return the state as it is without a window whose optimiser step did not happen; nothing if it is as it is."""
+        if not self._saved or (isinstance(self._moved, bool) and (self._moved or self._changed())):
+            return {}
         if isinstance(self._moved, Tensor):
-            self._restore_where(~self._moved)
-        elif self._moved or self._changed():
-            self._sign_seen = True
-        elif self._sign_seen:
-            self._restore()
-        elif self._scaled is not None:
-            self._restore_where(self._scaled)
+            return self._where(~self._moved)
+        if self._sign_seen:
+            return self._saved
+        return {} if self._scaled is None else self._where(self._scaled)
+
+    def _where(self, skipped: Tensor) -> dict[str, Tensor]:
+        """Return the saved state where the flag, known to the device only, says so."""
+        return {name: torch.where(skipped.to(value.device), self._saved[name], value) for name, value in self._state()}
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        for name, value in self._state():
+            if name in state:
+                value.copy_(state[name])
 
     def _state(self) -> list[tuple[str, Tensor]]:
         return [(name, value) for name, value in self.balancer.named_buffers() if not name.endswith("_ones")]
 
     def _restore(self) -> None:
-        for name, value in self._state():
-            if name in self._saved:
-                value.copy_(self._saved[name])
-
-    def _restore_where(self, skipped: Tensor) -> None:
-        """Restore the state if the flag, known to the device only, says so."""
-        for name, value in self._state():
-            if name in self._saved:
-                value.copy_(torch.where(skipped.to(value.device), self._saved[name], value))
+        self._load(self._saved)
 
     # -- the criterion's note ---------------------------------------------------------------------------------
     def note(self, scale: Tensor, losses: Tensor, present: Tensor, whole_window: bool) -> None:
         """Take down the factor that came from outside and the losses [T], and let the balancer see them."""
+        current = torch._C._current_graph_task_id()
+        if self._note is not None and self._noted_in == current and self.balancer.uses_gramian:
+            raise ForkError(
+                "two forward passes of one model meet in one backward: the balancer would see each of them as a step. "
+                "Put the rows into one batch, or run one of the passes inside `with lepton.no_balancing():`."
+            )
+        self._noted_in = current
         self.open()
         finite = torch.where(torch.isfinite(losses), losses, 0)
         total = finite if self._loss_sum is None else self._loss_sum + finite
@@ -203,9 +237,18 @@ class Ledger:
     def take_note(self) -> tuple[Tensor, Tensor, Tensor, bool] | None:
         """Return the criterion's note of this micro-batch, once; open the micro-batch if there is none."""
         note, self._note = self._note, None
-        if note is None:
+        if note is None or self._noted_in != torch._C._current_graph_task_id():
             self.open()
+            return None
         return note
+
+    def refuse_used(self, ticket: Tensor) -> None:
+        """Refuse a second backward through one forward pass of a compiled graph."""
+        if ticket.numel():
+            number = int(ticket)
+            if number == self._used_ticket:
+                raise ForkError(SECOND_VISIT)
+            self._used_ticket = number
 
     def behind_scaler(self) -> Tensor | None:
         """Return which tasks [T] have a finite loss behind a loss scaler; None without a criterion's note."""
@@ -256,6 +299,7 @@ class Ledger:
         """Ask the balancer for weights [T], record them, and leave out tasks whose gradient is not finite."""
         finite = torch.isfinite(gramian.diagonal())  # the others are bounded by these
         if not holds(finite):
+            self.count_left_out(~finite)
             gramian = torch.where(finite[:, None] & finite[None], gramian, 0)
         if self.balancer.wants_losses and losses is None:
             raise ForkError(
@@ -273,7 +317,7 @@ class Ledger:
 
     def _average(self, weights: Tensor) -> None:
         if self._micro != self.window:
-            return
+            return  # the estimate of a part of the window
         if self._weight_sum is None or self._weight_count is None:
             self._weight_sum, self._weight_count = torch.zeros_like(weights), torch.zeros_like(weights)
         self._weight_sum = self._weight_sum + weights

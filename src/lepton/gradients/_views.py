@@ -11,7 +11,6 @@ itself a sum over rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -41,16 +40,20 @@ def rows(tensor: Tensor, feature_dim: int) -> Tensor:
     return tensor.movedim(feature_dim, -1).reshape(-1, tensor.shape[feature_dim])
 
 
+_kept_indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+
+
 def index_tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """Return `numbers` as a tensor on the device, without waiting for the device after the first time."""
     if torch.compiler.is_compiling():
-        return torch.tensor(numbers, device=device)  # a constant of the graph; the tracer looks through the cache
-    return _kept_index(numbers, device)
-
-
-@lru_cache(maxsize=256)
-def _kept_index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, device=device)
+        return torch.tensor(numbers, device=device)  # a constant of the graph
+    found = _kept_indices.get((numbers, device))
+    if found is None:
+        with torch.inference_mode(False):
+            found = torch.tensor(numbers, device=device)
+        if type(found) is Tensor and len(_kept_indices) < 256:  # a fake or traced tensor must not outlive its mode
+            _kept_indices[numbers, device] = found
+    return found
 
 
 def segment_index(segments: tuple[int, ...], device: torch.device) -> Tensor:
@@ -77,18 +80,19 @@ def _assemble(linear: Tensor, cross: Tensor, own: Tensor) -> Tensor:
     return torch.cat([torch.cat([linear, cross], 1), torch.cat([cross.T, own], 1)])
 
 
-def fork_layer_statistic(z: Tensor, cotangents: Sequence[Tensor | None]) -> Tensor:
+def fork_layer_statistic(z: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> Tensor:
     """Return the gradients z^T c_k of the imaginary layer at the fork, [K, D, D]; zero for an absent task.
 
     Args:
-        z: features [N, D], or one tensor for each task, [K, N, D].
-        cotangents: K tensors [N, D]; `None` for an absent task.
+        z: features: one matrix [N, D], or one for each task, [N_k, D].
+        cotangents: K matrices of the features' shape; `None` for an absent task.
     """
-    out = z.new_zeros(len(cotangents), z.shape[-1], z.shape[-1], dtype=wide(z[..., :0]).dtype)
-    shared = wide(z).mT
+    size = z[0].shape[1]
+    out = z[0].new_zeros(len(cotangents), size, size, dtype=wide(z[0][:0]).dtype)
+    shared = wide(z[0]).T if len(z) == 1 else None
     for k, cotangent in enumerate(cotangents):
         if cotangent is not None:
-            torch.mm(shared if z.ndim == 2 else shared[k], wide(cotangent), out=out[k])
+            torch.mm(wide(z[k]).T if shared is None else shared, wide(cotangent), out=out[k])
     return out
 
 
@@ -157,15 +161,14 @@ def features_gramian(
 
 
 def _inner_products(leaves: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    total: Tensor | None = None
+    like = next((c for column in leaves for c in column if c is not None), torch.zeros(0))
+    total = wide(like.new_zeros(len(leaves[0]), len(leaves[0])))
     for cotangents in leaves:
-        like = next((c for c in cotangents if c is not None), None)
-        if like is None:
-            continue  # a leaf that no task looks at
-        flat = torch.stack([torch.zeros_like(like) if c is None else c for c in cotangents]).flatten(1)
-        flat = wide(flat)
-        total = flat @ flat.T if total is None else total + flat @ flat.T
-    assert total is not None
+        shape = next((c.shape for c in cotangents if c is not None), None)
+        if shape is not None:  # else a leaf that no task of this batch looks at
+            zero = like.new_zeros(shape)
+            flat = wide(torch.stack([zero if c is None else c for c in cotangents]).flatten(1))
+            total = total + flat @ flat.T
     return total
 
 
@@ -178,13 +181,13 @@ def rows_overlap(
     own: Sequence[Sequence[Tensor | None]], outputs: Tensor | None, segments: tuple[int, ...]
 ) -> tuple[Tensor, int]:
     """Return how many rows carry a gradient of both tasks, [T, T], fused tasks first; and the number of rows."""
+    like = next((c for column in own for c in column if c is not None), outputs)
+    assert like is not None, "backward came without any gradient"
+    empty = torch.zeros(len(like), device=like.device)
     masks: list[Tensor] = []
     if outputs is not None:
         masks.append(by_task((outputs != 0).float(), segments).clamp(max=1.0).T)
     for column in own[:1]:
-        like = next((c for c in column if c is not None), outputs)
-        if like is not None:
-            empty = torch.zeros(len(like), device=like.device)
-            masks.append(torch.stack([empty if c is None else (c != 0).any(1).float() for c in column]))
+        masks.append(torch.stack([empty if c is None else (c != 0).any(1).float() for c in column]))
     mask = torch.cat(masks)
     return mask @ mask.T, mask.shape[1]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 __all__ = ["exchange"]
 
 _PER_VARIABLE = 4  # exchanges; the worst ill-conditioned programs take two
+_IN_PYTHON = 2000  # numbers in the tableaus, up to which lists are faster than tensors
 _RISING = 1e-13  # slopes below it are rounding
 
 
@@ -24,6 +28,46 @@ def _tableau(matrix: Tensor, linear: Tensor, basis: Tensor) -> Tensor:
     return torch.cat([solved, (solved[..., -1:] > 0).double()], -1)
 
 
+def _flips(table: list[list[float]]) -> list[bool]:
+    """Return the variables of one problem that change sides."""
+    flips = [False] * len(table)
+    for _ in range(_PER_VARIABLE * len(table)):
+        rising = ((row[-2] / row[-1], k) for k, row in enumerate(table) if row[-1] > _RISING)
+        at, index = max(rising, default=(0.0, 0))
+        if at <= 0:
+            break
+        pivot = table[index][index]
+        scaled = [value / pivot for value in table[index]]
+        for row in table:
+            factor = row[index]
+            row[:] = [value - factor * other for value, other in zip(row, scaled, strict=True)]
+            row[index] = factor / pivot
+        table[index] = [-value for value in scaled]
+        table[index][index] = 1 / pivot
+        flips[index] = not flips[index]
+    return flips
+
+
+def _flips_together(table: Tensor) -> Tensor:
+    """Return the same as `_flips`, [S, n] bool, for many problems or variables."""
+    size = table.shape[1]
+    height, slope = table[..., size], table[..., size + 1]
+    units = torch.eye(size, size + 2, dtype=table.dtype)
+    rows = torch.arange(len(table)).unsqueeze(-1)
+    flips = torch.zeros_like(height)
+    for _ in range(_PER_VARIABLE * size):
+        at, index = (height / threshold(slope, _RISING, math.inf)).max(-1, keepdim=True)
+        moving = (at > 0).double()
+        if not moving.any():
+            break
+        unit, row = units[index], table[rows, index]
+        column = table[rows, :, index].add_(unit[..., :size])
+        weight = moving / row.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        table.baddbmm_(column.mT, row.sub_(unit).mul_(weight.unsqueeze(-1)), alpha=-1)
+        flips.scatter_add_(-1, index, moving)
+    return flips % 2 > 0
+
+
 def exchange(matrix: Tensor, linear: Tensor, basis: Tensor) -> Tensor:
     """Return the basis [S, n] of the solutions of min x'Mx/2 + q'x over x >= 0, for S problems on the CPU.
 
@@ -35,20 +79,7 @@ def exchange(matrix: Tensor, linear: Tensor, basis: Tensor) -> Tensor:
         linear: q [S, n].
         basis: [S, n] bool, where to begin: the nearer, the fewer exchanges.
     """
-    size = linear.shape[-1]
     table = _tableau(matrix, linear, basis)
-    height, slope = table[..., size], table[..., size + 1]
-    units = torch.eye(size, size + 2, dtype=table.dtype)
-    rows = torch.arange(len(table))
-    flips = torch.zeros_like(linear)
-    for _ in range(_PER_VARIABLE * size):
-        at, index = torch.where(slope > _RISING, height / slope, 0.0).max(-1)
-        moving = at > 0
-        if not bool(moving.any()):
-            break
-        unit, row = units[index], table[rows, index]
-        weight = moving / row.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-        column = (table[rows, :, index] + unit[:, :size]) * weight.unsqueeze(-1)
-        table.baddbmm_(column.unsqueeze(-1), (row - unit).unsqueeze(-2), alpha=-1)
-        flips.addcmul_(unit[:, :size], moving.unsqueeze(-1))
-    return basis ^ (flips % 2 > 0)
+    if table.numel() > _IN_PYTHON:
+        return basis ^ _flips_together(table)
+    return basis ^ torch.tensor([_flips(problem) for problem in table.tolist()])

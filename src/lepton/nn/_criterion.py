@@ -17,9 +17,9 @@ __all__ = ["MultiTaskLoss"]
 class MultiTaskLoss(nn.Module):
     """The criterion: masked mean losses of all tasks, then the balancer's loss side, to one scalar.
 
-    A task's loss is the sum over its labels divided by their number in the global batch (all processes; the whole
-    accumulation window if `label_counts` says so). A task without labels contributes nothing. A task whose loss is
-    not finite is left out of the step.
+    A task's loss is the sum over its labels divided by their number in the global batch (in training, of all
+    processes; of the whole accumulation window if `label_counts` says so). A task without labels contributes nothing.
+    A task whose loss is not finite is left out of the step.
 
     Args:
         model: the model, as it is or wrapped by DistributedDataParallel, FSDP or `torch.compile`.
@@ -80,6 +80,11 @@ class MultiTaskLoss(nn.Module):
             TargetError: an unknown task, or targets that do not fit their task.
         """
         model = self.model
+        if task_weights.shape != (len(model.task_names),):
+            raise TargetError(
+                f"task_weights has the shape {list(task_weights.shape)}, but the model has {len(model.task_names)} "
+                "tasks: pass the model's second result as it is."
+            )
         losses, present = self.task_losses(outputs, targets, label_counts=label_counts)
         if not torch.compiler.is_compiling():
             self._keep(losses, present)
@@ -112,7 +117,9 @@ class MultiTaskLoss(nn.Module):
         bad = ~torch.isfinite(sums.detach())
         world, (all_sums, all_counts, any_bad) = self._global(sums, counts, bad)
         if label_counts is not None:
-            all_counts = sum_over_processes(self.model.balancer.handle, label_counts.to(counts))
+            all_counts = label_counts.to(counts)
+            if world > 1:
+                all_counts = sum_over_processes(self.model.balancer.handle, all_counts)
         present = (all_counts > 0) & (any_bad == 0)
         divisor = torch.where(present, all_counts, 1.0)
         local = torch.where(present, sums, 0.0) / divisor
@@ -137,24 +144,35 @@ class MultiTaskLoss(nn.Module):
 
     def _check_names(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         names = self.model.task_names
+        for given in (type(outputs), type(targets)):
+            if not issubclass(given, Mapping):
+                raise TargetError(
+                    f"outputs and targets must be mappings from task names to tensors, not a {given.__name__}; the "
+                    "model returns two things: outputs, task_weights = model(inputs)."
+                )
         for name in targets.keys() - set(names):
             raise TargetError(
                 f"the targets hold {name!r}, which is no task of this model; its tasks are "
-                f"{list(names)}.{nearest(name, names)}"
+                f"{list(names)}.{nearest(str(name), names)}"
             )
         for name in set(names) - outputs.keys():
             raise TargetError(f"the outputs hold no {name!r}: pass the model's first result as it is.")
+        for name, target in targets.items():
+            kind: type = type(target)
+            if not issubclass(kind, Tensor):
+                raise TargetError(f"the target of {name!r} must be a tensor, but it is a {kind.__name__}.")
 
     def _sums(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return sums of losses and counts of labels, [T] each; tasks of equal kind and shape in one go."""
         self._check_names(outputs, targets)
+        hang = is_distributed() or not targets  # a scalar without a graph could not be differentiated
         zero = self.model.loss_weight.new_zeros(())
         sums: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
         groups: dict[Hashable, list[str]] = {}
         for name in self.model.task_names:
             if name not in targets:
-                sums[name], counts[name] = self._nothing(outputs[name], zero), zero
+                sums[name], counts[name] = self._nothing(outputs[name]) if hang else zero, zero
                 continue
             key = self.model.task(name).group_key
             shapes = outputs[name].shape, targets[name].shape, targets[name].dtype
@@ -188,15 +206,15 @@ class MultiTaskLoss(nn.Module):
         return type(first).group_losses(tasks, output, target)
 
     @staticmethod
-    def _nothing(output: Tensor, zero: Tensor) -> Tensor:
-        """Return a zero; in a data-parallel run one that hangs on the output, so that all graphs are the same."""
-        return torch.where(torch.ones_like(output, dtype=torch.bool), 0.0, output).sum() if is_distributed() else zero
+    def _nothing(output: Tensor) -> Tensor:
+        """Return a zero that hangs on the output: in a data-parallel run all graphs must be the same."""
+        return torch.where(torch.ones_like(output, dtype=torch.bool), 0.0, output).sum()
 
     def _global(self, sums: Tensor, counts: Tensor, bad: Tensor) -> tuple[int, Tensor]:
         """Return the number of processes, and sums, counts and flags over all of them, [3, T]."""
         finite = torch.where(bad, 0.0, sums.detach())
         stacked = torch.stack([finite, counts.detach(), bad.to(finite)])
-        if not is_distributed():
+        if not (is_distributed() and self.model.training):
             return 1, stacked
         return torch.distributed.get_world_size(), sum_over_processes(self.model.balancer.handle, stacked)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lepton.balance import VIEWS, Balancer
-from lepton.errors import ConfigurationError, ForkError, nearest
+from lepton.errors import ConfigurationError, ForkError, nearest, require
 from lepton.gradients import ForkPlan, apply_fork, balancing_enabled, ledger_of
 
 __all__ = ["Fork", "Leaves", "fork", "shared_parameters"]
@@ -81,13 +82,11 @@ def _fork(
     active: bool,
 ) -> dict[str, Any]:
     leaves = Leaves.of(features, names, feature_dim)
+    if balancer.n_tasks is None and leaves is not None and not torch.compiler.is_compiling():
+        balancer.bind(len(names)).to(leaves.tensors[0].device)
     if leaves is None or not active:
         return {name: features[name] if is_per_task(features, names) else features for name in names}
-    if gradients == "features" and leaves.per_task:
-        raise ConfigurationError(
-            'gradients="features" compares the tasks at the same features, but each task has features of its own '
-            'here: choose gradients="fork_layer".'
-        )
+    leaves.check_view(gradients)
     plan = ForkPlan(gradients, tuple(range(len(names))), (), leaves.dims, leaves.per_task)
     ones = torch.ones(len(names), device=leaves.tensors[0].device)
     parameters = shared_parameters(shared, leaves.tensors) if gradients == "parameters" else []
@@ -113,9 +112,11 @@ def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
 
 def check_view(balancer: Balancer, gradients: str) -> None:
     """Refuse a view that does not exist or that the balancer cannot be given."""
+    if not isinstance(balancer, Balancer):
+        raise ConfigurationError(f"balancer must be an instance of a balancer, such as MGDA(), but it is {balancer!r}.")
     if gradients not in VIEWS:
         raise ConfigurationError(
-            f"gradients must be one of {sorted(VIEWS)}, but it is {gradients!r}.{nearest(gradients, VIEWS)}"
+            f"gradients must be one of {sorted(VIEWS)}, but it is {gradients!r}.{nearest(str(gradients), VIEWS)}"
         )
     if balancer.uses_gramian and gradients not in balancer.views:
         raise ConfigurationError(
@@ -156,10 +157,23 @@ class Leaves:
             return None
         dims = tuple(feature_dimension(flat[i], feature_dim) for i in where)
         if per_task:
-            if len(where) % len(names):
-                raise ForkError("with features for each task, all tasks' features must have the same structure.")
-            dims = dims[: len(where) // len(names)]
+            size = len(flat) // len(names)
+            places = [{i % size for i in where if i // size == k} for k in range(len(names))]
+            if len(flat) % len(names) or any(found != places[0] for found in places):
+                raise ForkError(
+                    f"with features for each task, those of all tasks {list(names)} must have the same structure, and "
+                    "the same tensors of it must require gradients."
+                )
+            dims = dims[: len(places[0])]
         return cls(names, flat, spec, where, dims, per_task)
+
+    def check_view(self, gradients: str) -> None:
+        """Refuse the view that compares features with features of their own."""
+        if self.per_task and gradients == "features":
+            raise ConfigurationError(
+                'gradients="features" compares the tasks at the same features, but each task has features of its own '
+                'here: choose gradients="fork_layer".'
+            )
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -226,11 +240,10 @@ def _leaves_upstream(tensors: Sequence[Tensor]) -> list[Tensor]:
             continue
         seen.add(node)
         variable = getattr(node, "variable", None)
-        if variable is not None:
+        if isinstance(variable, nn.Parameter):  # inputs may require gradients too
             found[id(variable)] = variable
         stack.extend(upstream for upstream, _ in node.next_functions)
     _refuse_sharded(found.values())
-    # In the order of the graph walk a rerun may differ; the parameters' own order does not.
     return list(found.values())
 
 
@@ -242,6 +255,21 @@ def _refuse_sharded(parameters: Iterable[Tensor]) -> None:
             'gradients="parameters" needs whole parameters, but these are sharded (FSDP2): choose '
             'gradients="fork_layer" or "features".'
         )
+
+
+def _own(balancer: Balancer) -> Balancer:
+    """Refuse a balancer that already serves a fork: state, windows and results would mix."""
+    if not isinstance(balancer, Balancer):
+        raise ConfigurationError(
+            f"balancer must be an instance of a balancer, such as MGDA(), but it is {balancer!r}; the methods are in "
+            "lepton.balance."
+        )
+    owner = ledger_of(balancer).owner
+    if owner is not None and owner() is not None:
+        raise ConfigurationError(
+            f"this {type(balancer).__name__} already serves another model or fork: create one balancer for each."
+        )
+    return balancer
 
 
 class Fork(nn.Module):
@@ -282,13 +310,14 @@ class Fork(nn.Module):
         super().__init__()
         self.tasks = check_names(tasks)
         check_view(balancer, gradients)
-        self.balancer = balancer.bind(len(self.tasks))
+        self.balancer = _own(balancer).bind(len(self.tasks))
         self.gradients = gradients
         self.feature_dim = feature_dim
         # In a tuple, so that the trunk's modules are not registered a second time here.
-        self._shared = (shared,)
+        self._shared = (shared if shared is None or isinstance(shared, (nn.Module, Tensor)) else tuple(shared),)
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.max_task_grad_norm = max_task_grad_norm
+        ledger_of(self.balancer).owner = weakref.ref(self)
 
     def forward(self, features: Any) -> dict[str, Any]:
         """Return task -> features."""
@@ -321,8 +350,8 @@ class Fork(nn.Module):
 
     @gradient_accumulation_steps.setter
     def gradient_accumulation_steps(self, steps: int) -> None:
-        if steps < 1:
-            raise ConfigurationError(f"gradient_accumulation_steps must be at least 1, but it is {steps}.")
+        whole = isinstance(steps, int) and steps >= 1
+        require(whole, "Fork", "gradient_accumulation_steps", steps, "a whole number of at least 1")
         self._steps = ledger_of(self.balancer).window = steps
 
     @property
@@ -332,8 +361,7 @@ class Fork(nn.Module):
 
     @max_task_grad_norm.setter
     def max_task_grad_norm(self, bound: float | None) -> None:
-        if bound is not None and not bound > 0:
-            raise ConfigurationError(f"max_task_grad_norm must be positive, but it is {bound}.")
+        require(bound is None or 0 < bound < float("inf"), "Fork", "max_task_grad_norm", bound, "positive, or None")
         self._max_norm = ledger_of(self.balancer).max_task_norm = bound
 
     def take_back(self) -> None:
@@ -341,7 +369,7 @@ class Fork(nn.Module):
 
         A step that `GradScaler` or an optimiser's hook leaves out is noticed without it.
         """
-        ledger_of(self.balancer).skip()
+        ledger_of(self.balancer).take_back()
 
     @property
     def active(self) -> bool:

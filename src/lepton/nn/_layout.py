@@ -75,7 +75,7 @@ def is_plain_linear(head: nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class Run:
+class FusedGroup:
     """Neighbouring fused tasks of equal kind and width."""
 
     names: tuple[str, ...]
@@ -93,8 +93,8 @@ class Layout:
         order: for each of these tasks, fused ones first, its place among the model's tasks.
         segments: number of outputs of each fused head.
         heads: the fused heads.
-        pieces: the modules whose weights, one below the other, are those of the fused heads.
-        runs: the fused tasks in groups that are finished together.
+        sources: the modules whose weights, one below the other, are those of the fused heads.
+        groups: the fused tasks in groups that are finished together.
     """
 
     fused: tuple[str, ...]
@@ -102,8 +102,8 @@ class Layout:
     order: tuple[int, ...]
     segments: tuple[int, ...]
     heads: tuple[nn.Linear | StackedHead, ...]
-    pieces: tuple[nn.Linear | StackedHead | StackedHeads, ...]
-    runs: tuple[Run, ...]
+    sources: tuple[nn.Linear | StackedHead | StackedHeads, ...]
+    groups: tuple[FusedGroup, ...]
 
     @classmethod
     def of(cls, tasks: Mapping[str, Task], heads: Mapping[str, nn.Module], fuse: Sequence[bool]) -> Layout:
@@ -115,35 +115,35 @@ class Layout:
         place = {name: number for number, name in enumerate(names)}
         order = tuple(place[name] for name in [*fused, *own])
         segments = tuple(head.out_features for head in linear)
-        return cls(fused, own, order, segments, linear, _pieces(linear), _runs(tasks, fused, segments))
+        return cls(fused, own, order, segments, linear, _sources(linear), _groups(tasks, fused, segments))
 
     def weight_and_bias(self) -> tuple[Tensor, Tensor]:
         """Return weight [C, D] and bias [C] of the fused heads together."""
-        if len(self.pieces) == 1 and self.pieces[0].bias is not None:
-            return self.pieces[0].weight, self.pieces[0].bias
-        weights: list[Tensor] = [piece.weight for piece in self.pieces]
+        if len(self.sources) == 1 and self.sources[0].bias is not None:
+            return self.sources[0].weight, self.sources[0].bias
+        weights: list[Tensor] = [source.weight for source in self.sources]
         biases: list[Tensor] = [
-            weight.new_zeros(len(weight)) if piece.bias is None else piece.bias
-            for piece, weight in zip(self.pieces, weights, strict=True)
+            weight.new_zeros(len(weight)) if source.bias is None else source.bias
+            for source, weight in zip(self.sources, weights, strict=True)
         ]
         return torch.cat(weights), torch.cat(biases)
 
     def finish(self, found: dict[str, Tensor], together: Tensor) -> None:
         """Cut the fused outputs [.., C] into finished outputs by task, written into `found`."""
         start = 0
-        for run in self.runs:
-            size = run.width * len(run.names)
+        for group in self.groups:
+            size = group.width * len(group.names)
             raw = together[..., start : start + size]
             start += size
-            if len(run.names) == 1:
-                found[run.names[0]] = run.tasks[0].finish(raw)
+            if len(group.names) == 1:
+                found[group.names[0]] = group.tasks[0].finish(raw)
                 continue
-            stacked = raw.reshape(*raw.shape[:-1], len(run.names), run.width).movedim(-2, 0)
-            finished = type(run.tasks[0]).group_finish(run.tasks, stacked)
-            found.update(zip(run.names, finished.unbind(0), strict=True))
+            stacked = raw.reshape(*raw.shape[:-1], len(group.names), group.width).movedim(-2, 0)
+            finished = type(group.tasks[0]).group_finish(group.tasks, stacked)
+            found.update(zip(group.names, finished.unbind(0), strict=True))
 
 
-def _pieces(
+def _sources(
     heads: Sequence[nn.Linear | StackedHead],
 ) -> tuple[nn.Linear | StackedHead | StackedHeads, ...]:
     """Return the heads, with a stack in the place of its heads if all of them stand there in its order."""
@@ -161,7 +161,7 @@ def _pieces(
     return tuple(found)
 
 
-def _runs(tasks: Mapping[str, Task], fused: Sequence[str], segments: Sequence[int]) -> tuple[Run, ...]:
+def _groups(tasks: Mapping[str, Task], fused: Sequence[str], segments: Sequence[int]) -> tuple[FusedGroup, ...]:
     runs: list[tuple[list[str], int]] = []
     last: Hashable = None
     for name, width in zip(fused, segments, strict=True):
@@ -172,4 +172,4 @@ def _runs(tasks: Mapping[str, Task], fused: Sequence[str], segments: Sequence[in
         else:
             runs.append(([name], width))
         last = kind
-    return tuple(Run(tuple(names), tuple(tasks[name] for name in names), width) for names, width in runs)
+    return tuple(FusedGroup(tuple(names), tuple(tasks[name] for name in names), width) for names, width in runs)

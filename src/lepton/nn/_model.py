@@ -101,13 +101,13 @@ class LeptonModel(nn.Module):
         self._stack_heads({task.name for task in tasks if task.own_head is None})
         self.register_buffer("loss_weight", torch.tensor([t.loss_weight for t in tasks]), persistent=False)
         self.register_buffer("priority", torch.tensor([t.priority for t in tasks]), persistent=False)
-        self._layouts: dict[tuple[bool, ...], Layout] = {}
+        self._kept_layout: tuple[tuple[int, ...], Layout] | None = None
         self._check_chains()
         self._watch()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._layouts = {}
+        self._kept_layout = None
         self._watch()
 
     def _stack_heads(self, made: set[str]) -> None:
@@ -201,23 +201,21 @@ class LeptonModel(nn.Module):
         heads = self.heads._modules
         fusable = isinstance(features, Tensor) and _features_last(features, self.fork.feature_dim)
         fuse = tuple([fusable and is_plain_linear(head) for head in heads.values() if head is not None])
-        layout = None if torch.compiler.is_compiling() else self._layouts.get(fuse)
-        if layout is None:
+        # By identity: a head that was replaced must not be served by the old one.
+        key = fuse if torch.compiler.is_compiling() else (*fuse, *map(id, heads.values()))
+        layout = self._kept_layout[1] if self._kept_layout is not None and self._kept_layout[0] == key else None
+        if layout is None or torch.compiler.is_compiling():
             named = {name: head for name, head in heads.items() if head is not None}
             layout = Layout.of({name: self.task(name) for name in self.task_names}, named, fuse)
             if not torch.compiler.is_compiling():
-                self._layouts = {fuse: layout}
+                self._kept_layout = key, layout
         if any(head.in_features != features.shape[-1] for head in layout.heads[:1]):
             _refuse_size(features, layout)
         return layout
 
     def _balanced(self, leaves: Leaves, layout: Layout) -> dict[str, Tensor]:
         gradients = self.fork.gradients
-        if leaves.per_task and gradients == "features":
-            raise ConfigurationError(
-                'gradients="features" compares the tasks at the same features, but this trunk gives each task its '
-                'own: choose gradients="fork_layer".'
-            )
+        leaves.check_view(gradients)
         plan = ForkPlan(gradients, layout.order, layout.segments, leaves.dims, leaves.per_task)
         shared = shared_parameters(self.fork.shared, leaves.tensors) if gradients == "parameters" else ()
         linear = layout.weight_and_bias() if layout.fused else None
