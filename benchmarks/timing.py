@@ -27,7 +27,7 @@ class Ratio:
 
 
 def measure(steps: dict[str, Step], base: str, rounds: int = 15, slow: float = 0.5) -> dict[str, Ratio]:
-    """Time every step in turns, on one thread; a step that takes longer than `slow` seconds gets 5 rounds.
+    """Time every step in turns, on one thread; a step that takes longer than `slow` seconds gets 3 rounds.
 
     Args:
         steps: name -> a function that takes one training step.
@@ -38,15 +38,15 @@ def measure(steps: dict[str, Step], base: str, rounds: int = 15, slow: float = 0
     torch.set_num_threads(1)
     for step in steps.values():
         step()
-        step()
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds):
+    for turn in range(rounds + 1):  # the first turn warms up
         for name, step in steps.items():
-            if turn >= 5 and statistics.median(times[name][:5]) > slow:
+            if turn > 3 and statistics.median(times[name]) > slow:
                 continue
             start = time.process_time()
             step()
             times[name].append(time.process_time() - start)
+    times = {name: found[1:] for name, found in times.items()}
     return {name: _ratio(found, times[base]) for name, found in times.items()}
 
 

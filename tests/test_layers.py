@@ -84,7 +84,7 @@ def test_across_packages_only_public_names_are_imported(path: Path) -> None:
         there = module.split(".")[1] if "." in module else ""
         if there and there != here and name and here != "__init__":
             allowed = importlib.import_module(module).__all__
-            assert name in allowed or (here, there, name) in {("train", "evaluate", "to_device")}, f"{path}: {name}"
+            assert name in allowed, f"{path}: {name}"
 
 
 def test_the_table_names_every_room() -> None:

@@ -60,6 +60,10 @@ class MissingExtraError(LeptonError, ImportError):
     """An optional dependency that is not installed."""
 
 
+_PACKAGES = {"sklearn": "scikit-learn"}
+"""Modules whose distribution has another name."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the spelling in `allowed` nearest to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(allowed), n=1)
@@ -83,10 +87,11 @@ def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
     Raises:
         MissingExtraError: with the line that installs it.
     """
+    top = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{purpose} needs {module.partition('.')[0]!r}, which is not installed. "
+            f"{purpose} needs {_PACKAGES.get(top, top)!r}, which is not installed. "
             f'Install it with:  pip install "lepton-mtl[{extra}]"'
         ) from error

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from lepton.errors import ConfigurationError, TargetError
 from lepton.nn import LeptonModel
 
-__all__ = ["TaskResult", "evaluate"]
+__all__ = ["TaskResult", "evaluate", "to_device"]
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,18 @@ class TaskResult:
 
 
 @torch.no_grad()
-def evaluate(
-    model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tensor]]], *, device: torch.device | str | None = None
-) -> dict[str, TaskResult]:
+def evaluate(model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tensor]]]) -> dict[str, TaskResult]:
     """Return the results of every task on held-out batches.
 
-    The model is put into eval mode meanwhile, where the fork is an identity.
+    The model is put into eval mode meanwhile, where the fork is an identity; every module then gets back the mode it
+    had, so that a BatchNorm you froze stays frozen.
 
     Args:
         model: the model.
-        batches: pairs (inputs, targets), each run once.
-        device: where to compute; by default where the model is.
+        batches: pairs (inputs, targets), each run once where the model is.
+
+    Raises:
+        TargetError: targets of a task that the model does not have, or that do not fit.
 
     Example:
         >>> import torch, lepton
@@ -51,13 +53,15 @@ def evaluate(
         >>> sorted(found["size"].metrics), found["size"].n_labels
         (['mae', 'r2', 'rmse'], 2.0)
     """
-    target_device = torch.device(device) if device is not None else model.device
-    training = model.training
+    if not isinstance(model, LeptonModel):
+        raise ConfigurationError(f"evaluate needs a LeptonModel, but got {type(model).__name__}.")
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        return _collect(model, batches, target_device)
+        return _collect(model, batches, model.device)
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _collect(
@@ -71,6 +75,8 @@ def _collect(
     for inputs, targets in batches:
         inputs, targets = to_device(inputs, device), to_device(dict(targets), device)
         outputs, _ = model(inputs)
+        for name in targets.keys() - set(model.task_names):
+            raise TargetError(f"the targets hold {name!r}, which is no task of this model: {list(model.task_names)}.")
         for place, name in enumerate(model.task_names):
             if name in targets:
                 task = model.task(name)

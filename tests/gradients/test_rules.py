@@ -369,6 +369,116 @@ def test_accumulation_of_means_balances_their_mean(view: str) -> None:
     torch.testing.assert_close(micro.fork.gramian, whole.fork.gramian, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_window_ends_with_the_optimisers_step_even_if_it_is_short(view: str) -> None:
+    """The rest of an epoch, as Lightning and Hugging Face step on it, must not shift all later windows."""
+    model = make_model(Lagging(), gradients=view, gradient_accumulation_steps=4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    x, targets = make_batch()
+    parts = [(x[i : i + 3], {k: v[i : i + 3] for k, v in targets.items()}) for i in range(0, 12, 3)]
+    for steps, size in enumerate((4, 2, 4), start=1):
+        for part in parts[:size]:
+            (loss_of(model, *part) / size).backward()
+        optimizer.step()
+        fresh = make_model(Inverse(), gradients=view)
+        rows = slice(0, 3 * size)
+        backward(fresh, x[rows], {k: v[rows] for k, v in targets.items()})
+        torch.testing.assert_close(model.fork.gramian, fresh.fork.gramian, rtol=1e-4, atol=1e-6)
+        assert model.state_dict()["fork.balancer.steps"] == steps
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("heads", ["linear", "mixed"])
+def test_one_data_set_per_micro_batch(heads: str, view: str) -> None:
+    """Micro-batches of different tasks: the statistics must have the same shapes in all of them."""
+    x, targets = make_batch()
+    kinds = [{"digit": targets["digit"][:6]}, {name: targets[name][6:] for name in ("slant", "width")}]
+    model = make_model(Inverse(), heads, gradients=view, gradient_accumulation_steps=2)
+    for rows, part in zip((x[:6], x[6:]), kinds, strict=True):
+        (loss_of(model, rows, part) / 2).backward()
+    assert (model.fork.weights > 0).all()
+    if view != "features":
+        whole = make_model(Inverse(), heads, gradients=view)
+        nan = torch.full((6, 2), NAN)
+        joint = {
+            "digit": torch.cat([kinds[0]["digit"], torch.full((6,), -100)]),
+            "slant": torch.cat([nan[:, 0], kinds[1]["slant"]]),
+            "width": torch.cat([nan, kinds[1]["width"]]),
+        }
+        (loss_of(whole, x, joint) / 2).backward()
+        # The mean over a micro-batch's labels is the mean over the joint batch's; accumulation halves it.
+        torch.testing.assert_close(model.fork.gramian, whole.fork.gramian / 4, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("heads", ["linear", "own", "mixed"])
+@pytest.mark.parametrize("name", ["digit", "slant", "width"])
+def test_a_batch_with_one_task_alone(name: str, heads: str, view: str) -> None:
+    x, targets = make_batch()
+    model = backward(make_model(MGDA(), heads, gradients=view), x, {name: targets[name]})
+    place = model.task_names.index(name)
+    assert model.fork.weights.tolist() == [float(k == place) for k in range(3)]
+    plain = backward(make_model(Equal(), heads), x, {name: targets[name]})
+    torch.testing.assert_close(gradients(model.trunk), gradients(plain.trunk))
+
+
+def test_targets_without_any_task_can_be_differentiated() -> None:
+    model = make_model(MGDA())
+    loss_of(model, make_batch()[0], {}).backward()
+    assert gradients(model).abs().max() == 0
+
+
+def test_two_forward_passes_in_one_backward_are_refused() -> None:
+    model = make_model(MGDA())
+    with pytest.raises(ForkError, match="two forward passes of one model"):
+        (loss_of(model, *make_batch()) + loss_of(model, *make_batch(seed=1))).backward()
+
+
+def test_double_backward_is_refused_with_the_way_out() -> None:
+    model = make_model(MGDA())
+    loss = loss_of(model, *make_batch())
+    with pytest.raises(ForkError, match=r"create_graph=True.*no_balancing"):
+        torch.autograd.grad(loss, list(model.trunk.parameters()), create_graph=True)
+
+
+def test_a_balancer_serves_one_model_at_a_time() -> None:
+    balancer = MGDA()
+    model = make_model(balancer)
+    with pytest.raises(ConfigurationError, match="already serves another model"):
+        make_model(balancer)
+    del model
+    import gc
+
+    gc.collect()
+    make_model(balancer)
+    with pytest.raises(ConfigurationError, match=r"instance of a balancer, such as MGDA\(\)"):
+        make_model(MGDA)
+
+
+def test_loading_a_state_is_not_undone_by_the_window_before_it() -> None:
+    model = make_model(Lagging())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    x, targets = make_batch()
+    backward(model, x, targets)
+    optimizer.step()
+    state = copy.deepcopy(model.state_dict())
+    state["fork.balancer.steps"].fill_(100)
+    backward(model, x, targets)
+    model.load_state_dict(state)
+    backward(model, x, targets)
+    assert model.balancer.steps == 101
+
+
+def test_saving_between_backward_and_step_loses_nothing() -> None:
+    model = make_model(Lagging())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for turn in range(3):
+        backward(model, *make_batch(seed=turn))
+        assert model.state_dict()["fork.balancer.steps"] == turn + (turn == 0)  # the first has no step to compare with
+        optimizer.step()
+    assert model.state_dict()["fork.balancer.steps"] == 3
+
+
 # -- values that are not finite -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("heads", ["linear", "own", "mixed"])

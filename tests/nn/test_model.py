@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lepton
+import lepton.errors
 from lepton.balance import IMTLG, MGDA, Equal
 from lepton.errors import ConfigurationError, TargetError
 from lepton.nn import _model as model_module
@@ -158,6 +159,32 @@ def test_hooks_and_subclasses_of_a_linear_head_are_not_bypassed() -> None:
     outputs, _ = model(make_batch()[0])
     assert outputs["slant"].abs().max() == 0
     assert outputs["digit"].abs().max() > 0
+
+
+def test_a_replaced_head_is_used_at_once() -> None:
+    model = make_model(MGDA())
+    x, targets = make_batch()
+    loss_of(model, x, targets).backward()
+    model.heads["slant"] = nn.Linear(8, 1)
+    loss_of(model, x, targets).backward()
+    assert model.heads["slant"].weight.grad is not None
+    torch.testing.assert_close(model(x)[0]["slant"], model.heads["slant"](model.trunk(x))[:, 0])
+
+
+@pytest.mark.parametrize("name", ["type", "items", "train", "forward", "training", "a b", "é", "_modules"])
+def test_any_name_but_a_dotted_one_can_name_a_task(name: str) -> None:
+    model = lepton.LeptonModel(trunk(), [Regression(name), Regression("other")], balancer=MGDA())
+    loss_of(model, torch.randn(4, 6), {name: torch.randn(4), "other": torch.randn(4)}).backward()
+    again = lepton.LeptonModel(trunk(), [Regression(name), Regression("other")], balancer=MGDA())
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(parameters(model), parameters(again))
+
+
+@pytest.mark.parametrize("balancer", [Equal, MGDA])
+def test_a_trunk_that_returns_no_single_tensor_is_explained(balancer) -> None:
+    model = lepton.LeptonModel(nn.LSTM(4, 8), [Regression("a")], balancer=balancer())
+    with pytest.raises(lepton.errors.ForkError, match=r"head of 'a' needs one tensor.*output="):
+        model(torch.randn(3, 5, 4))
 
 
 def test_a_named_output_of_the_trunk() -> None:

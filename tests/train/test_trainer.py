@@ -170,7 +170,6 @@ def test_a_gradient_that_is_not_finite_skips_the_step() -> None:
 def test_each_task_can_be_clipped(balancer: type[Balancer]) -> None:
     model = make_model(balancer(), "mixed")
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    model.fork.max_task_grad_norm = 1e-3
     step = TrainStep(model, optimizer, max_grad_norm=None, max_task_grad_norm=1e-3)
     step([make_batch()])
     for head in model.heads.values():
@@ -236,12 +235,19 @@ def test_events_come_in_order() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"max_epochs": 0}, "max_epochs must be at least 1"),
+        ({"max_epochs": 0}, "max_epochs must be a whole number of at least 1"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"precision": "fp8"}, "precision must be one of"),
         ({"mode": "best"}, "mode must be"),
         ({"max_task_grad_norm": 0.0}, "max_task_grad_norm must be positive"),
         ({"gradient_accumulation_steps": 0}, "at least 1"),
+        ({"gradient_accumulation_steps": 2.5}, "whole number"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be positive"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm must be positive"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive and finite"),
+        ({"patience": 0}, "patience must be a whole number"),
+        ({"max_steps": 2.5}, "max_steps must be a whole number"),
+        ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)}, "holds no parameter of this model"),
     ],
 )
 def test_hyperparameters_out_of_range(options, match: str) -> None:
@@ -281,3 +287,70 @@ def test_bfloat16_training_learns() -> None:
     state = Trainer(model, max_epochs=10, learning_rate=1e-2, precision="bf16-mixed").fit(loader(), loader(48, seed=1))
     assert state.best_value < 0.9
     assert next(model.parameters()).dtype == torch.float32
+
+
+def test_a_validation_value_that_is_not_a_number_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(make_model(), max_epochs=3)
+    values = iter([math.nan, 1.0, 0.5])
+    monkeypatch.setattr(trainer, "_validation", lambda results: {"val/relative_loss": next(values)})
+    assert trainer.fit(loader(), loader()).best_value == 0.5
+
+
+def test_what_can_be_iterated_only_once_is_refused() -> None:
+    for train, val in ((iter(loader()), None), (loader(), iter(loader()))):
+        with pytest.raises(DataError, match="empty after one pass"):
+            Trainer(make_model(), max_epochs=1, max_steps=3).fit(train, val)
+    with pytest.raises(DataError, match="hold no label"):
+        Trainer(make_model(), max_epochs=1).fit(loader(), [])
+
+
+def test_every_batch_unusable() -> None:
+    data = rows(32)
+    data.inputs.fill_(math.nan)
+    with pytest.raises(DataError, match="gave no step"):
+        Trainer(make_model(), max_epochs=1).fit(TensorLoader(data, 16))
+
+
+def test_statistics_do_not_disturb_the_order_of_the_batches() -> None:
+    batches = loader(shuffle=True)
+    Trainer(make_model(), max_epochs=1).fit(batches)
+    assert batches.epoch == 1
+
+
+def test_a_frozen_norm_stays_frozen() -> None:
+    torch.manual_seed(0)
+    own = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8))
+    model = lepton.LeptonModel(own, tasks(), features=8)
+    own[1].eval()
+    evaluate(model, loader())
+    assert not own[1].training
+    assert own[0].training
+
+
+def test_fit_twice_trains_twice() -> None:
+    trainer = Trainer(make_model(), max_epochs=1)
+    assert trainer.fit(loader(32)).step == 2
+    assert trainer.fit(loader(32)).step == 2
+
+
+def test_a_task_left_out_is_named_in_the_log_and_its_head_stays(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 1)
+
+        def forward(self, z: Tensor) -> Tensor:
+            raw = self.layer(z)
+            return raw + raw.sub(raw.detach()).abs().sqrt()  # finite, with a derivative that is not
+
+    torch.manual_seed(0)
+    own = [Classification("digit", 3), Regression("slant", head=Broken())]
+    model = lepton.LeptonModel(trunk(), own, balancer=MGDA())
+    before = parameters(model.heads["slant"]), parameters(model.heads["digit"])
+    data = rows(32)
+    state = Trainer(model, max_epochs=1, max_steps=2).fit(TensorLoader(data.only("digit", "slant"), 16))
+    assert state.skipped_steps == 0
+    assert "task 'slant' was left out of 2 steps" in caplog.text
+    assert state.history[0]["train/slant/left_out"] >= 2
+    assert torch.equal(before[0], parameters(model.heads["slant"]))
+    assert not torch.equal(before[1], parameters(model.heads["digit"]))

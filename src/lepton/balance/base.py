@@ -64,6 +64,7 @@ class Balancer(nn.Module):
         number = next(_numbers)
         # A CPU tensor and not an int: torch.compile would guard on the int and recompile for every model.
         self.handle = torch.tensor(number, dtype=torch.int64)
+        self.passes = torch.zeros((), dtype=torch.int64)  # compiled forward passes through the fork
         _live[number] = self
 
     @staticmethod

@@ -8,7 +8,6 @@ tensor.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -29,25 +28,7 @@ from lepton.gradients._views import (
 )
 from lepton.linalg import holds
 
-__all__ = ["new_ticket", "open_door"]
-
-_tickets = itertools.count(1)
-
-
-@torch.library.custom_op("lepton::ticket", mutates_args=())
-def _ticket_op(handle: Tensor) -> Tensor:
-    return torch.full_like(handle, next(_tickets))
-
-
-@_ticket_op.register_fake
-def _(handle: Tensor) -> Tensor:
-    return torch.empty_like(handle)
-
-
-def new_ticket(handle: Tensor) -> Tensor:
-    """Return a number that no other forward pass has, on the CPU, as the handle is."""
-    ticket: Tensor = _ticket_op(handle)
-    return ticket
+__all__ = ["open_door"]
 
 
 def open_door(
@@ -61,7 +42,6 @@ def open_door(
     linear: list[Tensor],
     jacobian: list[Tensor],
     segments: list[int],
-    ticket: Tensor,
 ) -> Tensor:
     """Return the balancer's weights times the priorities, [T] in the fork's order.
 
@@ -76,12 +56,11 @@ def open_door(
         linear: weight gradient [C, D], output cotangents [N, C] and weight [C, D] of the fused heads, if any;
             zeros where none of their tasks is present, so that every micro-batch and process has the same shapes.
         jacobian: in the view `parameters` the gradients [T, P], and no other matrices; otherwise nothing.
-        ticket: the forward pass this belongs to, empty in eager mode.
         segments: number of outputs of each fused head.
     """
     # The operator costs some ten microseconds of dispatch that only a compiled graph needs.
     door = _weigh_op if torch.compiler.is_compiling() else _weigh_behind_door
-    weights: Tensor = door(handle, priority, view, order, z, cotangents, places, linear, jacobian, segments, ticket)
+    weights: Tensor = door(handle, priority, view, order, z, cotangents, places, linear, jacobian, segments)
     return weights
 
 
@@ -96,11 +75,9 @@ def _weigh_behind_door(
     linear: list[Tensor],
     jacobian: list[Tensor],
     segments: list[int],
-    ticket: Tensor,
 ) -> Tensor:
     balancer = Balancer.of(handle).bind(len(order))
     ledger = ledger_of(balancer)
-    ledger.refuse_used(ticket)
     note = ledger.take_note()
     scale, losses, _, whole_window = note or (None, None, None, False)
     own = _by_leaf(len(order) - len(segments), cotangents, places)
@@ -117,7 +94,24 @@ def _weigh_behind_door(
         return weights[forth]
 
 
-_weigh_op = torch.library.custom_op("lepton::weigh", _weigh_behind_door, mutates_args=())
+def _weigh_compiled(
+    handle: Tensor,
+    priority: Tensor,
+    view: str,
+    order: list[int],
+    z: list[Tensor],
+    cotangents: list[Tensor],
+    places: list[int],
+    linear: list[Tensor],
+    jacobian: list[Tensor],
+    segments: list[int],
+) -> Tensor:
+    balancer = Balancer.of(handle)
+    ledger_of(balancer).count_backward(balancer.passes)
+    return _weigh_behind_door(handle, priority, view, order, z, cotangents, places, linear, jacobian, segments)
+
+
+_weigh_op = torch.library.custom_op("lepton::weigh", _weigh_compiled, mutates_args=())
 
 
 @_weigh_op.register_fake
@@ -132,7 +126,6 @@ def _(
     linear: list[Tensor],
     jacobian: list[Tensor],
     segments: list[int],
-    ticket: Tensor,
 ) -> Tensor:
     like = (jacobian or linear or [wide(tensor[:0]) for tensor in z])[0]
     return like.new_empty(len(order))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lepton.balance import Balancer
 from lepton.errors import ForkError
-from lepton.gradients._door import new_ticket, open_door
+from lepton.gradients._door import open_door
 from lepton.gradients._ledger import SECOND_VISIT
 from lepton.gradients._views import rows, segment_index, wide
 from lepton.linalg import readable
@@ -46,7 +46,7 @@ class ForkPlan:
 
 def apply_fork(
     plan: ForkPlan,
-    handle: Tensor,
+    balancer: Balancer,
     priority: Tensor,
     leaves: Sequence[Tensor],
     linear: tuple[Tensor, Tensor] | None = None,
@@ -56,7 +56,7 @@ def apply_fork(
 
     Args:
         plan: what the fork does.
-        handle: the balancer's handle.
+        balancer: the method.
         priority: [T], multiplies the balancer's weights.
         leaves: the features' L tensors; K * L tensors if the plan is `per_task`.
         linear: weight [C, D] and bias [C] of the fused linear heads; needs exactly one leaf.
@@ -71,10 +71,12 @@ def apply_fork(
             'gradients="parameters" differentiates the trunk inside backward, which a graph of the whole model cannot '
             'hold: compile the trunk only, or choose gradients="fork_layer".'
         )
+    if torch.compiler.is_compiling():
+        balancer.passes.add_(1)  # a graph's context cannot remember a visit; the door counts backward passes instead
     tensors = (*leaves, *(linear or ()))
     apply: Any = _Fork.apply
     outputs: tuple[Tensor, ...] = apply(
-        handle,
+        balancer.handle,
         priority,
         plan.view,
         plan.order,
@@ -109,9 +111,7 @@ class _Fork(torch.autograd.Function):
         ctx.visited = False
         if not torch.compiler.is_compiling():
             ctx.balancer = Balancer.of(handle)  # alive until backward, even if the caller keeps no reference
-        # In a compiled graph the context is no place to remember a visit: the door recognises the ticket.
-        ticket = new_ticket(handle) if torch.compiler.is_compiling() else handle.new_empty(0)
-        ctx.save_for_backward(handle, priority, ticket, *tensors)
+        ctx.save_for_backward(handle, priority, *tensors)
         own = len(order) - len(segments)
         leaves = tensors[:-2] if segments else tensors
         fused = (F.linear(leaves[0], tensors[-2], tensors[-1]),) if segments else ()
@@ -124,11 +124,11 @@ class _Fork(torch.autograd.Function):
         view, order, segments, feature_dims, per_task = ctx.plan
         if not torch.compiler.is_compiling():
             _refuse_second_visit(ctx)
-        handle, priority, ticket, *tensors = ctx.saved_tensors
+        handle, priority, *tensors = ctx.saved_tensors
         # The user's autocast region may reach into backward: gradients must not be rounded twice.
         with torch.autocast(tensors[0].device.type, enabled=False):
             plan = ForkPlan(view, order, segments, feature_dims, per_task)
-            found = _backward(plan, handle, priority, tensors, ctx.shared, grads, ctx.needs_input_grad[8:], ticket)
+            found = _backward(plan, handle, priority, tensors, ctx.shared, grads, ctx.needs_input_grad[8:])
         return (None,) * 8 + found
 
 
@@ -151,7 +151,6 @@ def _backward(
     shared: tuple[Tensor, ...],
     grads: Sequence[Tensor | None],
     needs: Sequence[bool],
-    ticket: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of all leaves, and of the fused heads' weight and bias."""
     leaves = list(tensors[:-2]) if plan.segments else list(tensors)
@@ -163,7 +162,7 @@ def _backward(
     if idle:  # zeros, so that the statistics have the same shapes in every micro-batch and process
         outputs = leaves[0].new_zeros(*leaves[0].shape[:-1], sum(plan.segments))
     fused = _FusedHeads(leaves[0], tensors[-2], outputs) if outputs is not None else None
-    weights = _weigh(plan, handle, priority, leaves, cotangents, fused, shared, ticket)
+    weights = _weigh(plan, handle, priority, leaves, cotangents, fused, shared)
     weighted = _combine(plan, leaves, cotangents, fused, weights)
     if not plan.segments:
         return tuple(weighted)
@@ -241,14 +240,13 @@ def _weigh(
     cotangents: Sequence[Tensor | None],
     fused: _FusedHeads | None,
     shared: tuple[Tensor, ...],
-    ticket: Tensor,
 ) -> Tensor:
     """Return the weights [T] in the fork's order, through the opaque door."""
     count = len(plan.feature_dims)
     order, segments = list(plan.order), list(plan.segments)
     if plan.view == "parameters":
         jacobian = _jacobian(plan, leaves, cotangents, fused, shared)
-        return open_door(handle, priority, plan.view, order, [], [], [], [], [jacobian], segments, ticket)
+        return open_door(handle, priority, plan.view, order, [], [], [], [], [jacobian], segments)
     own = [
         [None if c is None else rows(c.detach(), dim) for c in cotangents[leaf::count]]
         for leaf, dim in enumerate(plan.feature_dims if cotangents else ())
@@ -260,7 +258,7 @@ def _weigh(
     per_leaf = [sum(c is not None for c in column) for column in own]
     linear = [] if fused is None else [fused.gradient, fused.outputs, fused.weight]
     where = [len(own), *per_leaf, *places]
-    return open_door(handle, priority, plan.view, order, z, present, where, linear, [], segments, ticket)
+    return open_door(handle, priority, plan.view, order, z, present, where, linear, [], segments)
 
 
 def _jacobian(

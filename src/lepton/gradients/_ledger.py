@@ -109,8 +109,8 @@ class Ledger:
         self._weight_sum: Tensor | None = None
         self._weight_count: Tensor | None = None
         self._note: tuple[Tensor, Tensor, Tensor, bool] | None = None
-        self._noted_in = -1
-        self._used_ticket = -1
+        self._noted_in = self._opened_in = -1
+        self._backwards = 0
 
     @property
     def balancer(self) -> Balancer:
@@ -178,6 +178,13 @@ class Ledger:
 
     def open(self) -> None:
         """Begin a micro-batch: restore or save the balancer's state as its place in the window demands."""
+        current = torch._C._current_graph_task_id()
+        if current == self._opened_in != -1 and self.balancer.uses_gramian:
+            raise ForkError(
+                "two forward passes of one model meet in one backward: the balancer would see each of them as a step. "
+                "Put the rows into one batch, or run one of the passes inside `with lepton.no_balancing():`."
+            )
+        self._opened_in = current
         if self._closed or self._micro >= self.window:
             self._load(self.settled())
             self._sign_seen = self._sign_seen or self._moved is not False or self._changed()
@@ -219,11 +226,6 @@ class Ledger:
     def note(self, scale: Tensor, losses: Tensor, present: Tensor, whole_window: bool) -> None:
         """Take down the factor that came from outside and the losses [T], and let the balancer see them."""
         current = torch._C._current_graph_task_id()
-        if self._note is not None and self._noted_in == current and self.balancer.uses_gramian:
-            raise ForkError(
-                "two forward passes of one model meet in one backward: the balancer would see each of them as a step. "
-                "Put the rows into one batch, or run one of the passes inside `with lepton.no_balancing():`."
-            )
         self._noted_in = current
         self.open()
         finite = torch.where(torch.isfinite(losses), losses, 0)
@@ -242,20 +244,22 @@ class Ledger:
             return None
         return note
 
-    def refuse_used(self, ticket: Tensor) -> None:
-        """Refuse a second backward through one forward pass of a compiled graph."""
-        if ticket.numel():
-            number = int(ticket)
-            if number == self._used_ticket:
-                raise ForkError(SECOND_VISIT)
-            self._used_ticket = number
-
     def behind_scaler(self) -> Tensor | None:
         """Return which tasks [T] have a finite loss behind a loss scaler; None without a criterion's note."""
         if self._note is None:
             return None
         scale, _, present, _ = self._note
         return present & (scale.to(present.device) > 1)
+
+    def count_backward(self, passes: Tensor) -> None:
+        """Refuse more backward than forward passes through compiled graphs.
+
+        Args:
+            passes: number of forward passes, on the CPU.
+        """
+        self._backwards += 1
+        if self._backwards > int(passes):
+            raise ForkError(SECOND_VISIT)
 
     # -- statistics -------------------------------------------------------------------------------------------
     def accumulate(self, statistics: Sequence[Tensor], whole_window: bool, power: int = 1) -> list[Tensor]:

@@ -55,7 +55,7 @@ def _pivot(matrix: Tensor, linear: Tensor, exists: Tensor, start: Tensor | None)
         wrong = _wrong_signs(matrix, linear, x, basis, exists)
         number = int(wrong.sum())
         if number == 0:
-            return x.clamp_min(0)
+            return x.clamp_min(0) + 0.0  # no negative zero
         slow = number > _FALLING * before
         basis = _exchanged(matrix, linear, basis, wrong.any(-1)) if slow else basis ^ wrong
         before = number

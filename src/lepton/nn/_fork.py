@@ -90,7 +90,7 @@ def _fork(
     plan = ForkPlan(gradients, tuple(range(len(names))), (), leaves.dims, leaves.per_task)
     ones = torch.ones(len(names), device=leaves.tensors[0].device)
     parameters = shared_parameters(shared, leaves.tensors) if gradients == "parameters" else []
-    outputs = apply_fork(plan, balancer.handle, ones, leaves.tensors, shared=parameters)
+    outputs = apply_fork(plan, balancer, ones, leaves.tensors, shared=parameters)
     return leaves.rebuild(outputs)
 
 

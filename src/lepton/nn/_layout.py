@@ -11,11 +11,18 @@ from torch import Tensor, nn
 
 from lepton.tasks import Task
 
-__all__ = ["STACK_SIZE", "Layout", "StackedHead", "StackedHeads", "is_plain_linear"]
+__all__ = ["STACK_SIZE", "ByTask", "Layout", "StackedHead", "StackedHeads", "is_plain_linear"]
 
 STACK_SIZE = 64
 """From so many linear heads on, their weights are one parameter: a thousand small ones cost an optimiser more than
 the whole balancing."""
+
+
+class ByTask(nn.ModuleDict):
+    """A module for each task. Unlike its base it takes any name, also one that modules use themselves, like `type`."""
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        self._modules[key] = module
 
 
 class StackedHeads(nn.Module):

@@ -15,7 +15,7 @@ from lepton.errors import ConfigurationError, ForkError, nearest
 from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
 from lepton.nn._chain import Chain
 from lepton.nn._fork import Fork, Leaves, Shared, is_per_task, shared_parameters
-from lepton.nn._layout import STACK_SIZE, Layout, StackedHead, StackedHeads, is_plain_linear
+from lepton.nn._layout import STACK_SIZE, ByTask, Layout, StackedHead, StackedHeads, is_plain_linear
 from lepton.tasks import Task
 
 __all__ = ["LeptonModel"]
@@ -83,6 +83,12 @@ class LeptonModel(nn.Module):
         gradient_accumulation_steps: int = 1,
     ) -> None:
         super().__init__()
+        strangers = [task for task in tasks if not isinstance(task, Task)]
+        if strangers or not isinstance(trunk, nn.Module):
+            wrong = strangers[0] if strangers else trunk
+            raise ConfigurationError(
+                f"LeptonModel takes a module and a list of tasks, such as [Regression('price')], but got {wrong!r}."
+            )
         self.trunk = trunk
         self.output = output
         names = [task.name for task in tasks]
@@ -96,8 +102,8 @@ class LeptonModel(nn.Module):
         )
         needs_size = features is None and any(task.own_head is None for task in tasks)
         size = trunk_features(trunk) if needs_size else features or 0
-        self.tasks = nn.ModuleDict({task.name: task for task in tasks})
-        self.heads = nn.ModuleDict({task.name: task.make_head(size) for task in tasks})
+        self.tasks = ByTask({task.name: task for task in tasks})
+        self.heads = ByTask({task.name: task.make_head(size) for task in tasks})
         self._stack_heads({task.name for task in tasks if task.own_head is None})
         self.register_buffer("loss_weight", torch.tensor([t.loss_weight for t in tasks]), persistent=False)
         self.register_buffer("priority", torch.tensor([t.priority for t in tasks]), persistent=False)
@@ -219,7 +225,7 @@ class LeptonModel(nn.Module):
         plan = ForkPlan(gradients, layout.order, layout.segments, leaves.dims, leaves.per_task)
         shared = shared_parameters(self.fork.shared, leaves.tensors) if gradients == "parameters" else ()
         linear = layout.weight_and_bias() if layout.fused else None
-        forked = apply_fork(plan, self.balancer.handle, self.priority, leaves.tensors, linear, shared)
+        forked = apply_fork(plan, self.balancer, self.priority, leaves.tensors, linear, shared)
         branches = leaves.rebuild(forked[1:] if layout.fused else forked) if layout.own else {}
         return self._outputs(branches, layout, forked[0] if layout.fused else None)
 
@@ -275,6 +281,11 @@ class LeptonModel(nn.Module):
             dim = 1 if self.fork.feature_dim is None else self.fork.feature_dim
             if dim % features.ndim != features.ndim - 1:
                 features = features.movedim(dim, 1).flatten(2).mean(-1)
+        if isinstance(head, (nn.Linear, StackedHead)) and not isinstance(features, Tensor):
+            raise ForkError(
+                f"the linear head of {name!r} needs one tensor of features, but the trunk gave a "
+                f"{type(features).__name__}: name the entry with output=... in LeptonModel, or give the task a head."
+            )
         result: Tensor = head(features)
         return result
 

@@ -1,6 +1,6 @@
 """Training: one step, the loop around it, and the events that everything else listens to."""
 
-from lepton.train._checkpoint import load_weights, save_checkpoint
+from lepton.train._checkpoint import load_weights, save_checkpoint, write_atomically
 from lepton.train._events import Callback, JsonLines, Progress
 from lepton.train._loop import Trainer
 from lepton.train._schedule import warmup_cosine
@@ -17,4 +17,5 @@ __all__ = [
     "load_weights",
     "save_checkpoint",
     "warmup_cosine",
+    "write_atomically",
 ]

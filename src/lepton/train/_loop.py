@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lepton.data import drop_rows_not_finite
+from lepton.data import TensorLoader, drop_rows_not_finite
 from lepton.errors import ConfigurationError, DataError, nearest, require
 from lepton.evaluate import TaskResult, evaluate
 from lepton.nn import LeptonModel
@@ -27,6 +28,25 @@ from lepton.train._step import Batch, TrainStep
 __all__ = ["Trainer"]
 
 PRECISIONS = ("32", "bf16-mixed")
+
+log = logging.getLogger("lepton")
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and number >= 1
+
+
+def _adamw(model: LeptonModel, learning_rate: float, weight_decay: float) -> Optimizer:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ConfigurationError("the model has no trainable parameter.")
+    return torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def _check_parameters(model: LeptonModel, optimizer: Optimizer) -> None:
+    mine = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+        raise ConfigurationError("the optimizer holds no parameter of this model: it would train nothing.")
 
 
 class Trainer:
@@ -86,9 +106,16 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         optimizer: Optimizer | None = None,
     ) -> None:
-        require(max_epochs >= 1, "Trainer", "max_epochs", max_epochs, "at least 1")
-        require(max_steps is None or max_steps >= 1, "Trainer", "max_steps", max_steps, "at least 1")
-        require(learning_rate > 0, "Trainer", "learning_rate", learning_rate, "positive")
+        if not isinstance(cast(object, model), LeptonModel):
+            raise ConfigurationError(f"Trainer needs a LeptonModel, but got {type(model).__name__}.")
+        whole = "a whole number of at least 1"
+        require(_is_count(max_epochs), "Trainer", "max_epochs", max_epochs, whole)
+        require(max_steps is None or _is_count(max_steps), "Trainer", "max_steps", max_steps, f"{whole}, or None")
+        require(patience is None or _is_count(patience), "Trainer", "patience", patience, f"{whole}, or None")
+        require(0 < learning_rate < math.inf, "Trainer", "learning_rate", learning_rate, "positive and finite")
+        require(0 <= weight_decay < math.inf, "Trainer", "weight_decay", weight_decay, "at least 0 and finite")
+        bounded = max_grad_norm is None or 0 < max_grad_norm < math.inf
+        require(bounded, "Trainer", "max_grad_norm", max_grad_norm, "positive and finite, or None")
         require(0 <= warmup <= 1, "Trainer", "warmup", warmup, "between 0 and 1")
         require(precision in PRECISIONS, "Trainer", "precision", precision, f"one of {PRECISIONS}")
         require(mode in ("min", "max"), "Trainer", "mode", mode, "'min' or 'max'")
@@ -102,10 +129,8 @@ class Trainer:
         self.folder = None if folder is None else Path(folder)
         self.window = gradient_accumulation_steps
         model.fork.gradient_accumulation_steps = gradient_accumulation_steps
-        model.fork.max_task_grad_norm = max_task_grad_norm
-        self.optimizer = optimizer or torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=weight_decay, fused=True
-        )
+        self.optimizer = optimizer or _adamw(model, learning_rate, weight_decay)
+        _check_parameters(model, self.optimizer)
         self.step = TrainStep(
             model,
             self.optimizer,
@@ -116,6 +141,7 @@ class Trainer:
         self.state = TrainState()
         self.callbacks = list(callbacks)
         if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self.callbacks.append(JsonLines(self.folder / "metrics.jsonl"))
         self._best: dict[str, Tensor] | None = None
         self._initial: dict[str, float] = {}
@@ -134,12 +160,15 @@ class Trainer:
             DataError: there is no batch, or a task has no label in a whole epoch.
             ConfigurationError: `monitor` is no column of the metrics.
         """
-        state = self.state
+        self._check_batches(train, val)
+        state = self.state = TrainState()
+        self._best = None
         state.max_steps = self.max_steps or self.max_epochs * self._steps_per_epoch(train)
         schedule = warmup_cosine(self.optimizer, max(1, round(self.warmup * state.max_steps)), state.max_steps)
         self._fit_statistics(train)
         if val is not None:
-            self._initial = {name: found.loss for name, found in evaluate(self.model, val).items()}
+            self._initial = self._first_losses(val)
+        self.model.train()
         announce(self.callbacks, "on_train_begin", state)
         try:
             while state.step < state.max_steps and not state.stopped:
@@ -152,7 +181,6 @@ class Trainer:
 
     # -- one epoch --------------------------------------------------------------------------------------------
     def _epoch(self, train: Iterable[Batch], val: Iterable[Batch] | None, schedule: Any) -> None:
-        self.model.train()
         record = EpochRecord(self.model)
         start = time.perf_counter()
         for window in self._windows(train):
@@ -164,6 +192,8 @@ class Trainer:
             announce(self.callbacks, "on_step_end", self.state, result)
             if self.state.step >= self.state.max_steps:
                 break
+        if not record.steps:
+            raise DataError("an epoch gave no step: there were no batches, or no row of them could be used.")
         row = record.row()
         self.state.seconds += time.perf_counter() - start
         self.state.epoch += 1
@@ -196,14 +226,42 @@ class Trainer:
             raise DataError(f"there are {len(train)} batches, fewer than one accumulation window of {self.window}.")
         return len(train) // self.window
 
+    def _check_batches(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> None:
+        """Refuse what cannot be iterated twice, and a monitor that no evaluation will give."""
+        for name, batches in (("train", train), ("val", val)):
+            if isinstance(batches, Iterator):
+                raise DataError(f"{name} is an iterator, which is empty after one pass: give a loader or a list.")
+        columns = {"val/relative_loss"}
+        for name in self.model.task_names:
+            metrics = ["loss", *self.model.task(name).higher_is_better]
+            columns |= {f"val/{name}/{metric}" for metric in metrics}
+        if val is not None and self.monitor not in columns:
+            raise ConfigurationError(
+                f"monitor is {self.monitor!r}, which is no column of the metrics.{nearest(self.monitor, columns)}"
+            )
+
+    def _first_losses(self, val: Iterable[Batch]) -> dict[str, float]:
+        """Return what the validation losses are divided by: their values before training, or 1 where those are 0."""
+        found = evaluate(self.model, val)
+        if not any(result.n_labels for result in found.values()):
+            raise DataError("the validation batches hold no label of any task.")
+        return {name: result.loss if result.loss > 0 else 1.0 for name, result in found.items()}
+
     def _fit_statistics(self, train: Iterable[Batch]) -> None:
         """Give the tasks that want them the statistics of the training targets."""
         every = [self.model.task(name) for name in self.model.task_names]
         wanting = [task for task in every if isinstance(task, Regression) and not task.fitted]
         if not wanting:
             return
+        if not isinstance(train, Sized):
+            raise ConfigurationError(
+                f"a stream cannot be read for the statistics of {[task.name for task in wanting]} first: pass mean= "
+                "and std= to these tasks, or call fit_statistics."
+            )
+        # A TensorLoader's own rows, so that its epochs, and with them the order of the batches, are left alone.
+        rows = [(None, train.data.targets)] if isinstance(train, TensorLoader) else train
         targets: dict[str, list[Tensor]] = {task.name: [] for task in wanting}
-        for _, batch in train:
+        for _, batch in rows:
             for name, found in targets.items():
                 if name in batch:
                     found.append(batch[name])
@@ -213,10 +271,15 @@ class Trainer:
 
     def _refuse_unlabelled(self, row: Mapping[str, float]) -> None:
         never = [name for name in self.model.task_names if math.isnan(row[f"train/{name}/loss"])]
+        broken = [name for name in self.model.task_names if row[f"train/{name}/left_out"] > 0]
+        for name in broken:
+            log.warning(
+                "task %r was left out of %d steps: its gradient was not finite", name, row[f"train/{name}/left_out"]
+            )
         if never:
             raise DataError(
-                f"the tasks {never} had no usable label in a whole epoch: check the names and the missing values of "
-                "their targets, or leave these tasks out."
+                f"the tasks {never} had no usable label or no finite loss in a whole epoch: check the names and the "
+                "missing values of their targets and the learning rate, or leave these tasks out."
             )
 
     # -- selection --------------------------------------------------------------------------------------------
@@ -231,12 +294,9 @@ class Trainer:
         return row
 
     def _select(self, row: Mapping[str, float]) -> None:
-        if self.monitor not in row:
-            raise ConfigurationError(
-                f"monitor is {self.monitor!r}, which is no column of the metrics.{nearest(self.monitor, row)}"
-            )
         state, value = self.state, row[self.monitor]
-        if state.best_value is None or self.sign * value < self.sign * state.best_value:
+        better = state.best_value is None or self.sign * value < self.sign * state.best_value
+        if math.isfinite(value) and better:
             state.best_value, state.best_step, state.stale = value, state.step, 0
             self._best = {key: tensor.detach().clone() for key, tensor in self.model.state_dict().items()}
             if self.folder is not None:

@@ -24,9 +24,12 @@ class EpochRecord:
         self.model = model
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
+        self._left_out = model.fork.left_out
+        self.steps = 0
 
     def add(self, result: StepResult) -> None:
         """Add one step."""
+        self.steps += 1
         present = result.present.to(result.losses)
         self._add("loss", result.losses * present, present)
         fork = self.model.fork
@@ -44,16 +47,19 @@ class EpochRecord:
         self._counts[key] = self._counts[key] + count if key in self._counts else count
 
     def row(self) -> dict[str, float]:
-        """Return the means: `train/<task>/loss`, `train/<task>/weight`, `train/grad_norm`, `conflict/<a>/<b>`.
+        """Return the means: `train/<task>/loss`, `train/<task>/weight`, `train/grad_norm`, `conflict/<a>/<b>`;
+        and the number of steps that a task was left out of, `train/<task>/left_out`.
 
         The weight is the factor on the task's gradient in the trunk: the loss side's times the fork's.
         """
         means: dict[str, Any] = {key: (total / self._counts[key]).tolist() for key, total in self._sums.items()}
         names = self.model.task_names
+        left_out = self.model.fork.left_out
         row: dict[str, float] = {"train/grad_norm": means["grad_norm"]}
         for place, name in enumerate(names):
             row[f"train/{name}/loss"] = means["loss"][place]
             row[f"train/{name}/weight"] = means["weight"][place]
+            row[f"train/{name}/left_out"] = left_out[name] - self._left_out[name]
         for a, cosines in enumerate(means.get("conflict", [])):
             for b in range(a + 1, len(names)):
                 row[f"conflict/{names[a]}/{names[b]}"] = cosines[b]

@@ -63,30 +63,33 @@ class TrainStep:
         self.criterion = MultiTaskLoss(model)
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
-        self.max_task_grad_norm = max_task_grad_norm
+        self.max_task_grad_norm = model.fork.max_task_grad_norm = max_task_grad_norm
         self.precision = precision
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = model.device
 
     def __call__(self, window: Sequence[Batch]) -> StepResult:
         """Take one optimiser step on the micro-batches of a window."""
-        labelled = self._labelled(window)
         batches = [to_device((inputs, dict(targets)), self.device) for inputs, targets in window]
         counts = self._counts(batches)
         self.optimizer.zero_grad(set_to_none=True)
-        generator_state = torch.get_rng_state() if self.model.balancer.reevaluates else None
+        generator_state = self._generators() if self.model.balancer.reevaluates else None
         results = [self._micro_batch(batch, counts) for batch in batches]
-        idle = self._release_idle_heads(labelled)
+        losses = torch.stack([losses for losses, _, _ in results]).sum(0)
+        present = torch.stack([present for _, present, _ in results]).any(0)
+        idle = self._release_idle_heads(self._idle(window, present))
         grad_norm = self._clip()
         with _rows_kept(idle, self.optimizer):
             taken = self._update(grad_norm)
         if generator_state is not None and taken is not False:
             self._reevaluate(batches, counts, generator_state)
-        losses = torch.stack([losses for losses, _, _ in results]).sum(0)
-        present = torch.stack([present for _, present, _ in results]).any(0)
         return StepResult(losses, present, results[-1][2], grad_norm, taken)
 
     # -- parts of a step --------------------------------------------------------------------------------------
+    def _generators(self) -> list[Tensor]:
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return [torch.get_rng_state(), *cuda]
+
     def _autocast(self) -> Any:
         if self.precision == "32":
             return nullcontext()
@@ -108,27 +111,33 @@ class TrainStep:
         assert losses is not None and present is not None and factors is not None
         return losses, present, factors
 
-    def _labelled(self, window: Sequence[Batch]) -> set[str]:
-        """Return the tasks that have a label in the window; on a device, all that have a target."""
-        found = set()
-        for _, targets in window:
-            for name, target in targets.items():
-                if name in self.model.task_names and (
-                    target.device.type != "cpu" or bool(self.model.task(name).mask(target).any())
-                ):
-                    found.add(name)
-        return found
+    def _idle(self, window: Sequence[Batch], present: Tensor) -> set[str]:
+        """Return the tasks that take no part in this step; on an accelerator, those without a target at all."""
+        names = self.model.task_names
+        if present.device.type != "cpu":
+            return set(names) - {name for _, targets in window for name in targets}
+        idle = {name for name, there in zip(names, present.tolist(), strict=True) if not there}
+        return idle | {name for name in set(names) - idle if self._is_broken(name)}
 
-    def _release_idle_heads(self, labelled: set[str]) -> list[tuple[nn.Parameter, slice]]:
+    def _is_broken(self, name: str) -> bool:
+        """Return whether a head's gradient is not finite, or was left out of this step by the guard."""
+        norms = [
+            parameter.grad[rows].norm() for parameter, rows in self.model.head_state(name) if parameter.grad is not None
+        ]
+        return bool(norms) and not 0 < float(torch.stack(norms).norm()) < float("inf")
+
+    def _release_idle_heads(self, idle: set[str]) -> list[tuple[nn.Parameter, slice]]:
         """Take the gradients of idle heads away; return rows of shared parameters, which cannot be without one."""
         # With zero gradients an optimiser with momentum or weight decay would still move an idle head.
         rows = []
         for name in self.model.task_names:
-            if name not in labelled:
+            if name in idle:
                 for parameter, own in self.model.head_state(name):
                     if own == slice(None):
                         parameter.grad = None
                     else:
+                        if parameter.grad is not None:
+                            parameter.grad[own] = 0
                         rows.append((parameter, own))
         return rows
 
@@ -141,16 +150,13 @@ class TrainStep:
 
     def _update(self, grad_norm: Tensor) -> bool | None:
         """Take the optimiser's step unless the gradient is not finite."""
-        if grad_norm.device.type == "cpu":
-            finite = bool(torch.isfinite(grad_norm))
+        if grad_norm.device.type == "cpu" or not self.optimizer.defaults.get("fused"):
+            finite = bool(torch.isfinite(grad_norm))  # waits for the device: only a fused optimiser can be told there
             if finite:
                 self.optimizer.step()
             else:
                 self.model.fork.take_back()
             return finite
-        if not self.optimizer.defaults.get("fused"):
-            self.optimizer.step()
-            return None
         # What GradScaler tells a fused optimiser: the kernel skips the update without asking the host.
         self.optimizer.found_inf = (~torch.isfinite(grad_norm)).float()  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
@@ -160,11 +166,13 @@ class TrainStep:
             del self.optimizer.found_inf, self.optimizer.grad_scale  # type: ignore[attr-defined]
         return None
 
-    def _reevaluate(self, batches: Sequence[Batch], counts: Tensor | None, generator_state: Tensor) -> None:
+    def _reevaluate(self, batches: Sequence[Batch], counts: Tensor | None, generators: list[Tensor]) -> None:
         """Show the balancer the losses of the same batches after the step, and leave no other trace."""
         found = []
         with torch.no_grad(), torch.random.fork_rng(), _buffers_kept(self.model.trunk, self.model.heads):
-            torch.set_rng_state(generator_state)  # the same dropout masks as before the step
+            torch.set_rng_state(generators[0])  # the same dropout masks as before the step
+            if len(generators) > 1:
+                torch.cuda.set_rng_state(generators[1], self.device)
             for inputs, targets in batches:
                 with self._autocast():
                     outputs, _ = self.model(inputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -41,7 +40,7 @@ from lepton.nn import LeptonModel
 from lepton.recipes.digits.config import DigitsConfig
 from lepton.recipes.digits.data import PIXEL_CLASSES, Scenes, make_scenes
 from lepton.recipes.digits.model import make_model, make_tasks
-from lepton.train import Callback, Progress, Trainer
+from lepton.train import Callback, Progress, Trainer, write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -258,10 +257,7 @@ def save_results(results: DemoResults, folder: Path) -> None:
         "baselines": [asdict(run) for run in results.baselines],
         "methods": [asdict(run) for run in results.methods],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / ".results.json.part"
-    part.write_text(json.dumps(content, indent=1))
-    os.replace(part, folder / "results.json")
+    write_atomically(folder / "results.json", json.dumps(content, indent=1).encode())
 
 
 # -- what a person sees -------------------------------------------------------------------------------------------
@@ -276,7 +272,9 @@ def show_demo(config: DigitsConfig) -> int:
     from rich.progress import Progress as Display
 
     console = Console()
-    import_extra("matplotlib", "demo", "the report of the demonstration")
+    for module in ("matplotlib", "sklearn.datasets"):
+        import_extra(module, "demo", "the demonstration")
+    balancer_class(config.balancer)
     folder = new_folder(config.folder)
     console.print(f"Four tasks on scenes of two real handwritten digits, {config.seeds} seed(s). Results: {folder}/")
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -297,7 +295,10 @@ def show_demo(config: DigitsConfig) -> int:
     _present(console, results, folder)
     if interrupted:
         kept = len(results.baselines) + len(results.methods)
-        console.print(f"Interrupted. The {kept} finished trainings are in {folder}/results.json")
+        words = f"The {kept} finished trainings are in {folder}/results.json" if kept else "No training was finished."
+        console.print(f"Interrupted. {words}")
+        if not kept:
+            folder.rmdir()
         return 130
     console.print(f"{time.perf_counter() - start:.0f} seconds. Open {folder}/report.html in a browser.")
     return 0
@@ -311,6 +312,8 @@ def new_folder(wanted: Path) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise ConfigurationError(f"folder {str(folder)!r} cannot be made: {error.strerror}.") from error
         return folder
     raise AssertionError("unreachable")
 
