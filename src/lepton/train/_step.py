@@ -67,6 +67,7 @@ class TrainStep:
         self.precision = precision
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = model.device
+        self._left_out = model.fork.left_out
 
     def __call__(self, window: Sequence[Batch]) -> StepResult:
         """Take one optimiser step on the micro-batches of a window."""
@@ -78,7 +79,14 @@ class TrainStep:
         losses = torch.stack([losses for losses, _, _ in results]).sum(0)
         present = torch.stack([present for _, present, _ in results]).any(0)
         idle = self._release_idle_heads(self._idle(window, present))
-        grad_norm = self._clip()
+        grad_norm = self._grad_norm()
+        if self.device.type == "cpu" and not bool(torch.isfinite(grad_norm)):
+            # A head may be broken inside, behind the guard on its output: then it alone is left out.
+            broken = {name for name in self.model.task_names if not self._has_finite_gradient(name)}
+            idle += self._release_idle_heads(broken)
+            grad_norm = self._grad_norm()
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, grad_norm)
         with _rows_kept(idle, self.optimizer):
             taken = self._update(grad_norm)
         if generator_state is not None and taken is not False:
@@ -117,14 +125,12 @@ class TrainStep:
         if present.device.type != "cpu":
             return set(names) - {name for _, targets in window for name in targets}
         idle = {name for name, there in zip(names, present.tolist(), strict=True) if not there}
-        return idle | {name for name in set(names) - idle if self._is_broken(name)}
+        before, self._left_out = self._left_out, self.model.fork.left_out
+        return idle | {name for name in names if self._left_out[name] > before[name]}
 
-    def _is_broken(self, name: str) -> bool:
-        """Return whether a head's gradient is not finite, or was left out of this step by the guard."""
-        norms = [
-            parameter.grad[rows].norm() for parameter, rows in self.model.head_state(name) if parameter.grad is not None
-        ]
-        return bool(norms) and not 0 < float(torch.stack(norms).norm()) < float("inf")
+    def _has_finite_gradient(self, name: str) -> bool:
+        state = self.model.head_state(name)
+        return all(bool(torch.isfinite(p.grad[rows]).all()) for p, rows in state if p.grad is not None)
 
     def _release_idle_heads(self, idle: set[str]) -> list[tuple[nn.Parameter, slice]]:
         """Take the gradients of idle heads away; return rows of shared parameters, which cannot be without one."""
@@ -141,12 +147,12 @@ class TrainStep:
                         rows.append((parameter, own))
         return rows
 
-    def _clip(self) -> Tensor:
+    def _grad_norm(self) -> Tensor:
+        """Clip each task's head if that is wanted; return the norm of all gradients."""
         if self.max_task_grad_norm is not None:
             for name in self.model.task_names:
                 _clip_rows(self.model.head_state(name), self.max_task_grad_norm)
-        bound = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        return nn.utils.clip_grad_norm_(self.parameters, bound)
+        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def _update(self, grad_norm: Tensor) -> bool | None:
         """Take the optimiser's step unless the gradient is not finite."""
