@@ -141,7 +141,7 @@ def test_a_trunk_whose_features_are_not_known() -> None:
     with pytest.raises(ConfigurationError, match=r"pass features="):
         lepton.LeptonModel(nn.ReLU(), [Regression("a")])
     wrong = lepton.LeptonModel(nn.Sequential(nn.Linear(4, 6), nn.Flatten(0)), [Regression("a")], features=5)
-    with pytest.raises(Exception, match=r"shape|size"):
+    with pytest.raises(lepton.errors.ForkError, match=r"features with a batch"):
         wrong(torch.randn(3, 4))
     wrong = lepton.LeptonModel(nn.Linear(4, 6), [Regression("a")], features=5)
     with pytest.raises(ConfigurationError, match=r"head of 'a' was built for 5: pass features=6"):
@@ -159,6 +159,20 @@ def test_hooks_and_subclasses_of_a_linear_head_are_not_bypassed() -> None:
     outputs, _ = model(make_batch()[0])
     assert outputs["slant"].abs().max() == 0
     assert outputs["digit"].abs().max() > 0
+
+
+@pytest.mark.parametrize("balancer", [Equal, MGDA])
+@pytest.mark.parametrize(
+    "features", [None, 3, "text", torch.ones(2, 3, dtype=torch.int64), torch.ones(2).requires_grad_()]
+)
+def test_features_that_no_head_can_read(features, balancer) -> None:
+    class Trunk(nn.Module):
+        def forward(self, x: Tensor):
+            return features
+
+    model = lepton.LeptonModel(Trunk(), [Regression("a")], balancer=balancer(), features=3)
+    with pytest.raises(lepton.errors.ForkError, match=r"floating dtype|unsqueeze|one tensor"):
+        model(torch.ones(2, 3))
 
 
 def test_a_replaced_head_is_used_at_once() -> None:

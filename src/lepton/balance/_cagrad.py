@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -157,7 +158,7 @@ class CAGrad(GradientBalancer):
 
     def __init__(self, c: float = 0.4) -> None:
         super().__init__()
-        require(c >= 0, "CAGrad", "c", c, "at least 0")
+        require(0 <= c < math.inf, "CAGrad", "c", c, "at least 0 and finite")
         self.c = c
 
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -53,7 +54,9 @@ class DynamicWeightAverage(LossBalancer):
 
     def __init__(self, temperature: float = 2.0, *, window: int | None = 100) -> None:
         super().__init__()
-        require(temperature > 0, "DynamicWeightAverage", "temperature", temperature, "greater than 0")
+        require(
+            0 < temperature < math.inf, "DynamicWeightAverage", "temperature", temperature, "greater than 0 and finite"
+        )
         allowed = window is None or window >= 1
         require(allowed, "DynamicWeightAverage", "window", window, "at least 1, or None")
         self.temperature = temperature

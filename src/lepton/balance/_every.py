@@ -47,7 +47,7 @@ class Every(GradientComposition):
 
     def __init__(self, balancer: Balancer, n: int = 10) -> None:
         super().__init__(balancer)
-        require(n >= 1, "Every", "n", n, "at least 1")
+        require(isinstance(n, int) and n >= 1, "Every", "n", n, "a whole number, at least 1")
         self.n = n
         self.register_buffer("_step", torch.zeros((), dtype=torch.int64))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -72,8 +73,8 @@ class FAMO(LossBalancer):
 
     def __init__(self, *, learning_rate: float = 0.025, decay: float = 1e-3) -> None:
         super().__init__()
-        require(learning_rate > 0, "FAMO", "learning_rate", learning_rate, "greater than 0")
-        require(decay >= 0, "FAMO", "decay", decay, "at least 0")
+        require(0 < learning_rate < math.inf, "FAMO", "learning_rate", learning_rate, "greater than 0 and finite")
+        require(0 <= decay < math.inf, "FAMO", "decay", decay, "at least 0 and finite")
         self.learning_rate = learning_rate
         self.decay = decay
 

@@ -66,7 +66,8 @@ class MGDA(GradientBalancer):
         super().__init__()
         allowed = get_args(Normalization)
         require(normalization in allowed, "MGDA", "normalization", normalization, f"one of {allowed}")
-        require(iterations >= 1, "MGDA", "iterations", iterations, "at least 1")
+        whole = isinstance(iterations, int) and iterations >= 1
+        require(whole, "MGDA", "iterations", iterations, "a whole number, at least 1")
         self.normalization = normalization
         self.iterations = iterations
         self.wants_losses = normalization in ("loss", "loss+")

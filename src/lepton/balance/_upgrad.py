@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -56,7 +57,7 @@ class UPGrad(GradientBalancer):
 
     def __init__(self, *, regularization: float = 1e-4) -> None:
         super().__init__()
-        require(regularization > 0, "UPGrad", "regularization", regularization, "greater than 0")
+        require(0 < regularization < math.inf, "UPGrad", "regularization", regularization, "greater than 0 and finite")
         self.regularization = regularization
 
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:

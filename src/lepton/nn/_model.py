@@ -196,9 +196,9 @@ class LeptonModel(nn.Module):
     def predict_from(self, features: Any) -> dict[str, Tensor]:
         """Return the outputs of all tasks from the shared features."""
         layout = self._layout(features)
-        if self.fork.active:
+        if self.training:  # also where nothing is balanced: a wrong trunk is wrong with every balancer
             leaves = Leaves.of(features, layout.own or self.task_names, self.fork.feature_dim)
-            if leaves is not None:
+            if leaves is not None and self.fork.active:
                 return self._balanced(leaves, layout)
         return self._unbalanced(features, layout)
 
