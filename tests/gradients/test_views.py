@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import lepton
 from lepton.balance import Equal
-from lepton.errors import ConfigurationError
+from lepton.errors import ConfigurationError, ForkError
 from tests.conftest import Inverse, loss_of, make_batch, make_model, own_head
 
 VIEWS = ["features", "fork_layer", "parameters"]
@@ -194,6 +194,12 @@ def test_the_parameters_view_may_be_restricted_to_a_part_of_the_trunk() -> None:
     torch.testing.assert_close(
         restricted.fork.gramian, jacobian[:, -tail:] @ jacobian[:, -tail:].T, rtol=1e-4, atol=1e-6
     )
+
+
+def test_shared_parameters_outside_the_graph_are_refused() -> None:
+    model = make_model(Inverse(), gradients="parameters", shared=nn.Linear(2, 2))
+    with pytest.raises(ForkError, match="no parameter named by shared="):
+        loss_of(model, *make_batch()).backward()
 
 
 def test_the_parameters_view_finds_the_parameters_of_a_plain_fork_by_itself() -> None:

@@ -285,19 +285,26 @@ def _jacobian(
                 if cotangent is not None and leaf.requires_grad:
                     at.append((leaf, cotangent))
         gradients.append(_task_gradient(at, shared))
-    return torch.stack(gradients)
-
-
-def _task_gradient(at: list[tuple[Tensor, Tensor]], shared: tuple[Tensor, ...]) -> Tensor:
-    if not at:
-        found: Sequence[Tensor | None] = [None] * len(shared)
-    else:
-        found = torch.autograd.grad(
-            [leaf for leaf, _ in at],
-            shared,
-            [cotangent.to(leaf.dtype) for leaf, cotangent in at],
-            retain_graph=True,
-            allow_unused=True,
+    if all(part is None for gradient in gradients for part in gradient):
+        raise ForkError(
+            'no parameter named by shared= has a gradient from any task: in the view "parameters" it must name a part '
+            "of the trunk that the features depend on."
         )
-    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(shared, found, strict=True)]
+    return torch.stack([_flat(gradient, shared) for gradient in gradients])
+
+
+def _task_gradient(at: list[tuple[Tensor, Tensor]], shared: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    if not at:
+        return [None] * len(shared)
+    return torch.autograd.grad(
+        [leaf for leaf, _ in at],
+        shared,
+        [cotangent.to(leaf.dtype) for leaf, cotangent in at],
+        retain_graph=True,
+        allow_unused=True,
+    )
+
+
+def _flat(gradient: Sequence[Tensor | None], shared: tuple[Tensor, ...]) -> Tensor:
+    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(shared, gradient, strict=True)]
     return torch.cat([wide(part).flatten() for part in parts])
