@@ -4,5 +4,6 @@ from lepton.nn._chain import Chain
 from lepton.nn._criterion import MultiTaskLoss
 from lepton.nn._fork import Fork, fork
 from lepton.nn._model import LeptonModel
+from lepton.nn.trunks import TabularTrunk
 
-__all__ = ["Chain", "Fork", "LeptonModel", "MultiTaskLoss", "fork"]
+__all__ = ["Chain", "Fork", "LeptonModel", "MultiTaskLoss", "TabularTrunk", "fork"]

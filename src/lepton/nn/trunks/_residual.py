@@ -1,0 +1,54 @@
+"""What the trunks of tables end in: a residual network on vectors."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lepton.errors import require
+
+__all__ = ["ResidualMLP", "check_mlp"]
+
+
+def check_mlp(owner: str, width: int, depth: int, dropout: float) -> None:
+    """Refuse a size or a dropout that no network can have."""
+    require(isinstance(width, int) and width >= 1, owner, "width", width, "an integer >= 1")
+    require(isinstance(depth, int) and depth >= 0, owner, "depth", depth, "an integer >= 0")
+    require(0 <= dropout < 1, owner, "dropout", dropout, "in [0, 1)")
+
+
+class ResidualBlock(nn.Module):
+    """x + W2 dropout(relu(W1 norm(x))): the identity path keeps its scale, whatever the depth."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, width)
+        self.narrow = nn.Linear(width, width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.widen(self.norm(x)))
+        narrowed: Tensor = self.narrow(F.dropout(hidden, self.dropout, self.training))
+        return x + narrowed
+
+
+class ResidualMLP(nn.Module):
+    """Vectors [B, inputs] to normalised features [B, width].
+
+    Args:
+        inputs: size of the vectors.
+        width: number of features.
+        depth: number of residual blocks.
+        dropout: share of a block's hidden features that training sets to zero.
+    """
+
+    def __init__(self, inputs: int, width: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.enter = nn.Linear(inputs, width)
+        self.blocks = nn.Sequential(*(ResidualBlock(width, dropout) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features [B, width]."""
+        return self.norm(self.blocks(self.enter(x)))  # type: ignore[no-any-return]
