@@ -28,8 +28,10 @@ LAYERS: dict[str, int] = {
     "evaluate": 5,
     "train": 6,
     "insight": 7,
-    "recipes": 9,
-    "cli": 10,
+    "config": 8,
+    "run": 9,
+    "recipes": 10,
+    "cli": 11,
 }
 ONLY: dict[str, set[str]] = {"balance": {"errors", "linalg"}, "data": {"errors", "tasks"}}
 """Packages that may import less than everything below them."""

@@ -13,6 +13,7 @@ from lepton.errors import nearest
 if TYPE_CHECKING:
     from lepton.gradients import no_balancing
     from lepton.nn import Chain, Fork, LeptonModel, MultiTaskLoss, fork
+    from lepton.run import Run, fit, load
     from lepton.train import Trainer
 
 __version__ = "0.1.0"
@@ -22,12 +23,15 @@ _HOMES = {
     "Fork": "lepton.nn",
     "LeptonModel": "lepton.nn",
     "MultiTaskLoss": "lepton.nn",
+    "Run": "lepton.run",
     "Trainer": "lepton.train",
+    "fit": "lepton.run",
     "fork": "lepton.nn",
+    "load": "lepton.run",
     "no_balancing": "lepton.gradients",
 }
 
-__all__ = ["Chain", "Fork", "LeptonModel", "MultiTaskLoss", "Trainer", "fork", "no_balancing"]
+__all__ = ["Chain", "Fork", "LeptonModel", "MultiTaskLoss", "Run", "Trainer", "fit", "fork", "load", "no_balancing"]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,8 @@ class ClipWeights(GradientComposition):
         tensor([0.7500, 0.3000])
     """
 
+    nesting = 2
+
     def __init__(self, balancer: Balancer, min: float = 0.0, max: float = float("inf")) -> None:
         super().__init__(balancer)
         require(min <= max, "ClipWeights", "min", min, f"at most max, which is {max}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from lepton.balance.base import Balancer
@@ -17,7 +19,12 @@ class Composition(Balancer):
 
     Args:
         balancer: the balancer that is taken.
+
+    Attributes:
+        nesting: where compositions are named without an order, as in a configuration, the smaller stands inside.
     """
+
+    nesting: ClassVar[int] = 0
 
     def __init__(self, balancer: Balancer) -> None:
         super().__init__()

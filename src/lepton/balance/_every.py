@@ -41,6 +41,8 @@ class Every(GradientComposition):
         tensor([0.7500, 0.2500])
     """
 
+    nesting = 3
+
     _held: Tensor
     _known: Tensor
     _step: Tensor

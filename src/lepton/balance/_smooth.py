@@ -42,6 +42,8 @@ class Smooth(GradientComposition):
         tensor([0.7500, 0.2500])
     """
 
+    nesting = 1
+
     _average: Tensor
     _steps: Tensor
 

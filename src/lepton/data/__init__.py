@@ -1,8 +1,33 @@
-"""Rows to batches: tables of tensors, deterministic loaders, splits, and rows that cannot be used."""
+"""Rows to batches: sources, what columns hold, inputs and labels, splits, deterministic loaders, unusable rows."""
 
 from lepton.data._finite import drop_rows_not_finite
+from lepton.data._inputs import TEXT_BUCKETS, InputEncoder
+from lepton.data._kinds import Column, Kind, describe_columns, find_column
 from lepton.data._labels import hide_labels
+from lepton.data._parts import PARTS, Split, SplitRule
+from lepton.data._source import read_table
 from lepton.data._split import split_rows
+from lepton.data._targets import LabelRule, TaskKind, class_names, infer_task
 from lepton.data._tensors import TensorData, TensorLoader
 
-__all__ = ["TensorData", "TensorLoader", "drop_rows_not_finite", "hide_labels", "split_rows"]
+__all__ = [
+    "PARTS",
+    "TEXT_BUCKETS",
+    "Column",
+    "InputEncoder",
+    "Kind",
+    "LabelRule",
+    "Split",
+    "SplitRule",
+    "TaskKind",
+    "TensorData",
+    "TensorLoader",
+    "class_names",
+    "describe_columns",
+    "drop_rows_not_finite",
+    "find_column",
+    "hide_labels",
+    "infer_task",
+    "read_table",
+    "split_rows",
+]

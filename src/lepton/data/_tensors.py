@@ -18,7 +18,7 @@ class TensorData:
     """Inputs and targets of N rows in memory.
 
     Args:
-        inputs: [N, ...].
+        inputs: [N, ...], or a mapping from names to such tensors, for a trunk that takes several.
         targets: name -> tensor [N, ...].
 
     Example:
@@ -28,20 +28,30 @@ class TensorData:
         (4, [1, 3])
     """
 
-    inputs: Tensor
+    inputs: Tensor | Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
+        if isinstance(self.inputs, Mapping):
+            if not self.inputs:
+                raise DataError("there are no inputs.")
+            sizes = {name: len(tensor) for name, tensor in self.inputs.items()}
+            if len(set(sizes.values())) > 1:
+                raise DataError(f"the inputs have different numbers of rows: {sizes}.")
         for name, target in self.targets.items():
-            if len(target) != len(self.inputs):
-                raise DataError(f"the inputs have {len(self.inputs)} rows, but the target {name!r} has {len(target)}.")
+            if len(target) != len(self):
+                raise DataError(f"the inputs have {len(self)} rows, but the target {name!r} has {len(target)}.")
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(next(iter(self.inputs.values())) if isinstance(self.inputs, Mapping) else self.inputs)
 
     def rows(self, index: Tensor) -> TensorData:
         """Return the rows named by `index` [M]."""
-        return TensorData(self.inputs[index], {name: target[index] for name, target in self.targets.items()})
+        if isinstance(self.inputs, Mapping):
+            inputs: Tensor | Mapping[str, Tensor] = {name: tensor[index] for name, tensor in self.inputs.items()}
+        else:
+            inputs = self.inputs[index]
+        return TensorData(inputs, {name: target[index] for name, target in self.targets.items()})
 
     def only(self, *names: str) -> TensorData:
         """Return the same rows with the targets of the named tasks."""
@@ -84,7 +94,7 @@ class TensorLoader:
         whole, rest = divmod(len(self.data), self.batch_size)
         return whole if self.drop_last or not rest else whole + 1
 
-    def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def __iter__(self) -> Iterator[tuple[Tensor | Mapping[str, Tensor], dict[str, Tensor]]]:
         order = self._order()
         self.epoch += 1
         for start in range(0, len(self) * self.batch_size, self.batch_size):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from lepton.tasks._categorical import Categorical
+from lepton.tasks.base import at_least_float32
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -74,7 +76,7 @@ class Classification(Categorical):
             auxiliary=auxiliary,
         )
         self.primary_metric = "accuracy"
-        self.higher_is_better = {"accuracy": True, "f1_macro": True}
+        self.higher_is_better = {"accuracy": True, "f1_macro": True} | ({"auroc": True} if self.classes == 2 else {})
 
     @property
     def group_key(self) -> Hashable | None:
@@ -86,12 +88,25 @@ class Classification(Categorical):
         return {"label": output.argmax(-1), "probability": output.float().softmax(-1)}
 
     def metrics(self) -> dict[str, Metric]:
-        """Return `accuracy`, over labels, and `f1_macro`, over the classes that occur."""
+        """Return `accuracy`, over labels, `f1_macro`, over the classes that occur, and with two classes `auroc`.
+
+        `auroc` is the area under the ROC of the second class.
+        """
         from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-        from lepton.tasks._metrics import Counted
+        from lepton.tasks._metrics import Counted, RankingMetric
 
-        return {
+        found = {
             "accuracy": Counted(MulticlassAccuracy(self.classes, average="micro", validate_args=False)),
             "f1_macro": Counted(MulticlassF1Score(self.classes, average="macro", validate_args=False)),
         }
+        return found | ({"auroc": RankingMetric("auroc", 1)} if self.classes == 2 else {})
+
+    @torch.no_grad()
+    def update_metrics(self, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:
+        """Add a batch of logits and classes to `metrics`; missing labels do not count."""
+        super().update_metrics({name: metric for name, metric in metrics.items() if name != "auroc"}, output, target)
+        if "auroc" in metrics:
+            margin = (at_least_float32(output[..., 1]) - at_least_float32(output[..., 0])).reshape(-1, 1)
+            target = self.check_target(output, target).reshape(-1, 1)
+            metrics["auroc"].update(margin, target.to(margin.dtype).where(self.mask(target), torch.nan))

@@ -40,6 +40,7 @@ from lepton.nn import LeptonModel
 from lepton.recipes.digits.config import DigitsConfig
 from lepton.recipes.digits.data import PIXEL_CLASSES, Scenes, make_scenes
 from lepton.recipes.digits.model import make_model, make_tasks
+from lepton.run import new_folder
 from lepton.train import Callback, Progress, Trainer, write_atomically
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ def predict_pictures(model: LeptonModel, test: TensorData, count: int) -> dict[s
     """Return the first test scenes with targets and predictions, by name."""
     rows = test.rows(torch.arange(count))
     model.eval()
+    assert isinstance(rows.inputs, Tensor)
     outputs, _ = model(rows.inputs)
     found = {"inputs": rows.inputs, **rows.targets}
     for name, output in outputs.items():
@@ -302,20 +304,6 @@ def show_demo(config: DigitsConfig) -> int:
         return 130
     console.print(f"{time.perf_counter() - start:.0f} seconds. Open {folder}/report.html in a browser.")
     return 0
-
-
-def new_folder(wanted: Path) -> Path:
-    """Make a folder that was not there: `wanted`, or `wanted-2`, `wanted-3`, ... so that no result is overwritten."""
-    for number in itertools.count(1):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise ConfigurationError(f"folder {str(folder)!r} cannot be made: {error.strerror}.") from error
-        return folder
-    raise AssertionError("unreachable")
 
 
 def _present(console: Console, results: DemoResults, folder: Path) -> None:

@@ -1,0 +1,38 @@
+"""Configurations: YAML checked against models that are made from the constructors owning the options."""
+
+from __future__ import annotations
+
+from lepton.config._read import (
+    check_config,
+    config_yaml,
+    json_schema,
+    load_class,
+    make_balancer,
+    make_task,
+    read_config,
+)
+from lepton.config._schema import Section, argument_texts, snake_case
+from lepton.config._sections import Config, Custom, DataSection, InputSection, compositions, methods, task_kinds, trunks
+from lepton.config._yaml import dump_yaml
+
+__all__ = [
+    "Config",
+    "Custom",
+    "DataSection",
+    "InputSection",
+    "Section",
+    "argument_texts",
+    "check_config",
+    "compositions",
+    "config_yaml",
+    "dump_yaml",
+    "json_schema",
+    "load_class",
+    "make_balancer",
+    "make_task",
+    "methods",
+    "read_config",
+    "snake_case",
+    "task_kinds",
+    "trunks",
+]

@@ -1,0 +1,189 @@
+"""Reading, checking and writing a configuration, and making the balancer and the tasks that it describes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from lepton.balance import Balancer
+from lepton.config._schema import Section
+from lepton.config._sections import Config, Custom, compositions, methods, task_kinds
+from lepton.config._yaml import Source, dump_yaml, parse_yaml
+from lepton.errors import ConfigurationError, nearest
+from lepton.tasks import Task
+
+__all__ = ["check_config", "config_yaml", "json_schema", "load_class", "make_balancer", "make_task", "read_config"]
+
+_SKIPPED_LOCATIONS = ("function-before", "function-after", "function-wrap")
+
+
+def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file.
+
+    Args:
+        path: the file.
+        overrides: `section.key=value`, the later ones win.
+
+    Raises:
+        ConfigurationError: with file and line, the wrong key or value, and the nearest right one.
+    """
+    source = parse_yaml(Path(path))
+    for assignment in overrides:
+        source.override(assignment)
+    return check_config(source.content, source)
+
+
+def check_config(content: Mapping[str, Any], source: Source | None = None) -> Config:
+    """Return the checked configuration.
+
+    Args:
+        content: nested mappings, as in YAML.
+        source: where they were read, for messages.
+
+    Raises:
+        ConfigurationError: every fault, each with its place.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        faults = [_fault(dict(fault), source) for fault in error.errors(include_url=False)]
+        raise ConfigurationError("\n".join(dict.fromkeys(faults))) from None
+
+
+def _fault(fault: dict[str, Any], source: Source | None) -> str:
+    path = [part for part in fault["loc"] if not str(part).startswith(_SKIPPED_LOCATIONS)]
+    context = fault.get("ctx") or {}
+    if fault["type"] == "unknown_key":
+        path.append(context["key"])
+        words = context["words"]
+    elif fault["type"] == "union_tag_invalid":
+        tag, allowed = context["tag"], context["expected_tags"].replace("'", "").split(", ")
+        words = f"{tag!r} is not known.{nearest(str(tag), allowed)} Allowed: {', '.join(sorted(allowed))}"
+        path.append(context["discriminator"].strip("'"))
+    else:
+        words = f"{fault['msg']}, but it is {fault['input']!r}" if fault["type"] != "missing" else "is missing"
+    place = "the configuration" if source is None else source.where(path)
+    return f"{place}: {'.'.join(str(part) for part in _written(path, source))}: {words}."
+
+
+def _written(path: list[Any], source: Source | None) -> list[Any]:
+    """Return the path without the names of union members, which nobody wrote."""
+    if source is None:
+        return path
+    found, at = [], source.content
+    for place, part in enumerate(path):
+        if isinstance(at, Mapping) and part in at:
+            at = at[part]
+        elif place < len(path) - 1:
+            continue
+        found.append(part)
+    return found
+
+
+def config_yaml(config: Config) -> str:
+    """Return a configuration as YAML that `read_config` reads back; what stands at its default is written, too."""
+    return dump_yaml(config.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def json_schema() -> str:
+    """Return the JSON schema of a configuration, for editors that complete and check YAML."""
+    schema = Config.model_json_schema(by_alias=True)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=1)
+
+
+# -- objects ------------------------------------------------------------------------------------------------------
+def make_balancer(section: Any) -> Balancer:
+    """Return the balancer of a `balance` section; compositions wrap it in the order of their `nesting`.
+
+    Raises:
+        ConfigurationError: an option that the method or composition does not take.
+
+    Example:
+        >>> config = check_config({"data": {}, "tasks": ["a"], "balance": {"method": "mgda", "log": True, "every": 4}})
+        >>> make_balancer(config.balance)
+        Every(
+          n=4
+          (balancer): Log(
+            (balancer): MGDA(normalization='none', iterations=200)
+          )
+        )
+    """
+    kind = methods()[section.method]
+    balancer = kind(**_options(kind, section))
+    for name, wrapper in sorted(compositions().items(), key=lambda item: item[1].nesting):
+        told = getattr(section, name)
+        if told not in (None, False):
+            balancer = _wrap(name, wrapper, balancer, told)
+    return balancer
+
+
+def _wrap(name: str, kind: Any, balancer: Balancer, told: Any) -> Balancer:
+    allowed = list(inspect.signature(kind).parameters)[1:]
+    if isinstance(told, Mapping):
+        for key in told:
+            if key not in allowed:
+                raise ConfigurationError(
+                    f"balance.{name}: unknown option {key!r}.{nearest(str(key), allowed)} Allowed: {allowed}."
+                )
+        return kind(balancer, **told)  # type: ignore[no-any-return]
+    values = [] if told is True else list(told) if isinstance(told, (list, tuple)) else [told]
+    if len(values) > len(allowed):
+        raise ConfigurationError(f"balance.{name} takes at most {len(allowed)} values, {allowed}, but got {told!r}.")
+    return kind(balancer, *values)  # type: ignore[no-any-return]
+
+
+def make_task(name: str, section: Any, classes: Sequence[str] = (), *, trust: bool = False) -> Task:
+    """Return the task of one entry of the section `tasks`.
+
+    Args:
+        name: the task's name.
+        section: its entry; the kind is known.
+        classes: names of the classes or labels, found in the data.
+        trust: whether a head may be imported.
+    """
+    kind = task_kinds()[section.type]
+    options = _options(kind, section)
+    for parameter in ("classes", "labels"):
+        if parameter in inspect.signature(kind).parameters:
+            options[parameter] = list(classes)
+    if section.head is not None:
+        options["head"] = load_class(section.head, trust=trust)
+    return kind(name=name, **options)
+
+
+def _options(kind: type, section: Section) -> dict[str, Any]:
+    parameters = inspect.signature(kind).parameters
+    given = {name: getattr(section, name) for name in type(section).model_fields if name in parameters}
+    return {name: value for name, value in given.items() if value is not None and name != "head"}
+
+
+def load_class(section: Custom, *, trust: bool) -> nn.Module:
+    """Import a module class of the user's and build it.
+
+    Raises:
+        ConfigurationError: without the trust flag, or if there is no such class.
+    """
+    if not trust:
+        raise ConfigurationError(
+            f"the configuration wants to import {section.class_!r}, which runs code: pass --trust (trust=True) if you "
+            "know where it comes from."
+        )
+    module, colon, name = section.class_.partition(":")
+    if not colon:
+        raise ConfigurationError(f"class is {section.class_!r}, but must be written package.module:Class.")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"class {section.class_!r} cannot be imported: {error}.") from error
+    built = found(**section.arguments)
+    if not isinstance(built, nn.Module):
+        raise ConfigurationError(f"class {section.class_!r} made a {type(built).__name__}, not a torch module.")
+    return built

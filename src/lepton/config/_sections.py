@@ -1,0 +1,267 @@
+"""The sections of a configuration, made from the classes that own their options."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
+
+from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
+
+import lepton.balance
+import lepton.nn
+import lepton.tasks
+from lepton.balance import VIEWS, Balancer
+from lepton.config._schema import Section, section_of, snake_case
+from lepton.data import Kind, SplitRule
+from lepton.errors import ConfigurationError
+from lepton.tasks import Task
+from lepton.train import Trainer
+
+__all__ = [
+    "Config",
+    "Custom",
+    "DataSection",
+    "InputSection",
+    "compositions",
+    "methods",
+    "task_kinds",
+    "trunks",
+]
+
+
+AUTO: dict[str, Any] = {"type": (Literal["auto"], "auto")}
+
+
+def _tagged(models: Sequence[type[Section]], tag: str) -> Any:
+    return Annotated[functools.reduce(operator.or_, models), Field(discriminator=tag)]
+
+
+# -- balancing ----------------------------------------------------------------------------------------------------
+@functools.cache
+def methods() -> dict[str, type[Balancer]]:
+    """Return the methods that weigh, by their names in YAML."""
+    return {snake_case(kind.__name__): kind for kind in _balancers() if not _is_composition(kind)}
+
+
+@functools.cache
+def compositions() -> dict[str, Any]:
+    """Return the balancers that wrap another one, by their names in YAML."""
+    return {snake_case(kind.__name__): kind for kind in _balancers() if _is_composition(kind)}
+
+
+def _balancers() -> list[Any]:
+    found = [getattr(lepton.balance, name) for name in lepton.balance.__all__]
+    return [kind for kind in found if getattr(kind, "__final__", False)]
+
+
+def _is_composition(kind: type[Balancer]) -> bool:
+    return next(iter(inspect.signature(kind).parameters), "") == "balancer"
+
+
+def _balance_union() -> Any:
+    wrappers = {
+        name: (Any, Field(None, description=f"{_summary(kind)} true, one number, a list or a mapping of its options."))
+        for name, kind in compositions().items()
+    }
+    view = (
+        Literal[tuple(sorted(VIEWS))],
+        Field("fork_layer", description="Which view of a task's gradient is compared."),
+    )
+    models = [
+        section_of(kind, extra={"method": (Literal[name], name), "gradients": view, **wrappers})
+        for name, kind in methods().items()
+    ]
+    return _tagged(models, "method")
+
+
+def _summary(kind: type) -> str:
+    return (inspect.getdoc(kind) or "").split("\n")[0]
+
+
+# -- tasks --------------------------------------------------------------------------------------------------------
+@functools.cache
+def task_kinds() -> dict[str, type[Task]]:
+    """Return the kinds of task, by their names in YAML."""
+    found = {snake_case(name): getattr(lepton.tasks, name) for name in lepton.tasks.__all__}
+    return {name: kind for name, kind in found.items() if kind is not Task}
+
+
+class Custom(Section):
+    """A class of your own, by its import path; needs the trust flag."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    type: Literal["custom"] = "custom"
+    class_: str = Field(alias="class", description="`package.module:Class`.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Its keyword arguments.")
+
+
+def _task_union() -> Any:
+    extra: dict[str, Any] = {
+        "column": (str | None, Field(None, description="The column of the labels; the task's name by default.")),
+        "columns": (list[str] | None, Field(None, description="Several columns, one for each label or output.")),
+        "head": (Custom | None, Field(None, description="A head of your own.")),
+    }
+    models = []
+    for name, kind in task_kinds().items():
+        told = dict(extra)
+        for parameter in ("classes", "labels"):
+            if parameter in inspect.signature(kind).parameters:
+                text = "Their names, or their number; by default found in the data."
+                told[parameter] = (list[str] | int | None, Field(None, description=text))
+        models.append(section_of(kind, skip=("name",), extra={"type": (Literal[name], name), **told}))
+    fields: dict[str, Any] = {**AUTO, **extra}
+    auto = create_model("AutoTask", __base__=Section, __doc__="Inferred.", **fields)
+    return _tagged([*models, auto], "type")
+
+
+# -- trunk --------------------------------------------------------------------------------------------------------
+FROM_DATA = ("knots", "categories", "texts", "text_buckets", "table", "image", "images", "channels")
+"""Arguments of trunks that the data decides."""
+
+
+@functools.cache
+def trunks() -> dict[str, type]:
+    """Return the trunks, by their names in YAML."""
+    names = [name for name in lepton.nn.__all__ if name.endswith(("Trunk", "Net"))]
+    return {snake_case(name).removesuffix("_trunk"): getattr(lepton.nn, name) for name in names}
+
+
+def _trunk_type(kind: type, parameter: str) -> type | None:
+    hint = get_type_hints(kind.__init__)[parameter]  # type: ignore[misc]
+    return next((part for part in (hint, *get_args(hint)) if part in trunks().values()), None)
+
+
+def _trunk_union() -> Any:
+    sections = {
+        name: section_of(kind, skip=FROM_DATA, extra={"type": (Literal[name], name)}) for name, kind in trunks().items()
+    }
+    for name, kind in trunks().items():
+        # A trunk made of other trunks takes their options as sections.
+        parts = {
+            parameter.name: section_of(part, name=f"{kind.__name__}{part.__name__}", skip=FROM_DATA)
+            for parameter in inspect.signature(kind).parameters.values()
+            if (part := _trunk_type(kind, parameter.name)) is not None
+        }
+        nested = {key: (part, Field(part(), description=part.__doc__)) for key, part in parts.items()}
+        if nested:
+            sections[name] = section_of(kind, skip=FROM_DATA, extra={"type": (Literal[name], name), **nested})
+    auto = create_model("AutoTrunk", __base__=Section, __doc__="By the inputs.", **AUTO)
+    return _tagged([*sections.values(), Custom, auto], "type")
+
+
+# -- training -----------------------------------------------------------------------------------------------------
+def _training_section() -> type[Section]:
+    by_rows = "by default by the number of rows"
+    return section_of(
+        Trainer,
+        name="Training",
+        skip=("folder", "callbacks", "model", "resume_from_checkpoint", "baselines"),
+        extra={
+            "batch_size": (int | None, Field(None, ge=1, description=f"Rows per micro-batch; {by_rows}.")),
+            "max_epochs": (int | None, Field(None, ge=1, description=f"Passes over the training rows; {by_rows}.")),
+            "patience": (int | None, Field(None, ge=1, description=f"Epochs without a better value; {by_rows}.")),
+            "num_workers": (int, Field(2, ge=0, description="Processes that decode pictures; tables need none.")),
+        },
+    )
+
+
+if TYPE_CHECKING:  # made at run time: a checker cannot know their fields
+    BALANCE: TypeAlias = Any
+    SPLIT: TypeAlias = Any
+    TASK: TypeAlias = Any
+    TRAINING: TypeAlias = Any
+    TRUNK: TypeAlias = Any
+else:
+    SPLIT = section_of(SplitRule, name="SplitSection", skip=("targets",))
+    BALANCE, TASK, TRUNK, TRAINING = _balance_union(), _task_union(), _trunk_union(), _training_section()
+
+
+# -- data ---------------------------------------------------------------------------------------------------------
+class InputSection(Section):
+    """One input column, and what it holds."""
+
+    kind: Kind = Field(description="What the column holds.")
+
+
+class DataSection(Section):
+    """Where the rows are, which columns are read, and how the rows are divided."""
+
+    source: str | None = Field(None, description="A table or a folder; see `lepton.data.read_table`.")
+    val: str | None = Field(None, description="Another source for validation, instead of a share of the rows.")
+    test: str | None = Field(None, description="Another source for the test, instead of a share of the rows.")
+    inputs: dict[str, InputSection] | None = Field(None, description="Column -> kind; by default all but the targets.")
+    ignore: list[str] = Field(default_factory=list, description="Columns that are not read.")
+    kinds: dict[str, Kind] = Field(default_factory=dict, description="Column -> kind where inference is wrong.")
+    split: SPLIT = Field(default={}, validate_default=True, description="How the rows are divided.")
+    image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")
+    augment: bool | dict[str, Any] = Field(True, description="Augmentation of pictures in training; or its options.")
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _short_inputs(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            return {name: {"kind": value} if isinstance(value, str) else value for name, value in given.items()}
+        return given
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _default_split(cls, given: Any) -> Any:
+        return {} if given is None else given
+
+
+class Config(Section):
+    """Everything about a run.
+
+    Example:
+        >>> config = Config.model_validate({"data": {"source": "a.csv"}, "tasks": ["price"]})
+        >>> config.tasks["price"].type, config.balance.method, config.training.max_grad_norm
+        ('auto', 'equal', 1.0)
+    """
+
+    data: DataSection = Field(description="Rows, columns and split.")
+    tasks: dict[str, TASK] = Field(description="Name -> kind and options; a list of columns is enough.")
+    trunk: TRUNK = Field(default={"type": "auto"}, validate_default=True, description="The shared part.")
+    balance: BALANCE = Field(default={"method": "equal"}, validate_default=True, description="How tasks are weighed.")
+    training: TRAINING = Field(default={}, validate_default=True, description="The training loop.")
+    seed: int = Field(0, description="Fixes initial weights, order and draws.")
+    output: Path | None = Field(None, description="The run's folder; by default runs/ and the source's name.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        found = dict(given)
+        tasks = found.get("tasks")
+        if isinstance(tasks, (list, tuple)):
+            found["tasks"] = {str(name): {"type": "auto"} for name in tasks}
+        elif isinstance(tasks, Mapping):
+            found["tasks"] = {name: _long_task(value) for name, value in tasks.items()}
+        for section, key, default in (("trunk", "type", "auto"), ("balance", "method", "equal")):
+            value = found.get(section)
+            if isinstance(value, str):
+                found[section] = {key: value}
+            elif isinstance(value, Mapping) and key not in value:
+                found[section] = {key: "custom" if "class" in value else default, **value}
+        return found
+
+    def require_source(self) -> str:
+        """Return the source, or say that there is none."""
+        if self.data.source is None:
+            raise ConfigurationError("data.source is not set: this run was trained on rows in memory; give a file.")
+        return self.data.source
+
+
+def _long_task(value: Any) -> Any:
+    if value is None:
+        return {"type": "auto"}
+    if isinstance(value, str):
+        return {"type": value}
+    if isinstance(value, Mapping) and "type" not in value:
+        return {"type": "auto", **value}
+    return value

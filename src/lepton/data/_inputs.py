@@ -1,0 +1,312 @@
+"""Columns of a table to the tensors that a trunk reads, by rules that are fitted once and kept as JSON."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lepton.data._arrays import as_dates, as_numbers, as_words
+from lepton.data._kinds import Column, find_column
+from lepton.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["TEXT_BUCKETS", "TEXT_LENGTH", "InputEncoder"]
+
+Floats = npt.NDArray[np.float64]
+
+KNOTS = 32
+"""Intervals of equal numbers of training rows, whose ends a number is compared with."""
+
+LIMIT = 10.0
+"""Standard deviations beyond which a number counts as that far: one absurd value must not drown its row."""
+
+TEXT_BUCKETS = 1 << 14
+TEXT_LENGTH = 64
+
+_DAY, _WEEK, _YEAR = 86400.0, 7 * 86400.0, 365.2425 * 86400.0
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A number, standardised: (x - mean) / std, with the quantiles of the training rows as knots."""
+
+    mean: float
+    std: float
+    knots: list[float]
+
+    @classmethod
+    def fit(cls, numbers: Floats) -> Self:
+        present = numbers[~np.isnan(numbers)]
+        if not len(present):
+            return cls(0.0, 1.0, [0.0, 1.0])
+        mean, std = float(present.mean()), float(present.std())
+        std = std if std > 1e-12 * max(1.0, abs(mean)) else 1.0
+        scaled = np.clip((present - mean) / std, -LIMIT, LIMIT)
+        knots = np.unique(np.quantile(scaled, np.linspace(0, 1, KNOTS + 1)).astype(np.float32))
+        return cls(mean, std, knots.tolist() if len(knots) > 1 else [float(knots[0]), float(knots[0]) + 1.0])
+
+    def encode(self, numbers: Floats) -> Floats:
+        return np.clip((numbers - self.mean) / self.std, -LIMIT, LIMIT)
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A column of numbers: one input."""
+
+    name: str
+    scale: Scaled
+    kind = "number"
+
+    @classmethod
+    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
+        return cls(name, Scaled.fit(as_numbers(column)))
+
+    @property
+    def inputs(self) -> list[tuple[str, list[float]]]:
+        return [(self.name, self.scale.knots)]
+
+    def encode(self, column: pa.ChunkedArray) -> Floats:
+        return self.scale.encode(as_numbers(column))[:, None]
+
+
+@dataclass(frozen=True)
+class DateColumn:
+    """A column of dates: how late it is, and where in the year, the week and the day, as points of circles."""
+
+    name: str
+    scale: Scaled
+    clock: bool
+    kind = "date"
+
+    @classmethod
+    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
+        seconds = as_dates(column)
+        present = seconds[~np.isnan(seconds)]
+        return cls(name, Scaled.fit(seconds), bool((present % _DAY != 0).any()))
+
+    @property
+    def inputs(self) -> list[tuple[str, list[float]]]:
+        circles = ("year", "week", *(["day"] if self.clock else []))
+        parts = [(f"{self.name}: {wave} of the {circle}", [-1.0, 1.0]) for circle in circles for wave in ("sin", "cos")]
+        return [(self.name, self.scale.knots), *parts]
+
+    def encode(self, column: pa.ChunkedArray) -> Floats:
+        seconds = as_dates(column)
+        found = [self.scale.encode(seconds)]
+        for period in (_YEAR, _WEEK, *([_DAY] if self.clock else [])):
+            angle = 2 * np.pi * (seconds % period) / period
+            found += [np.sin(angle), np.cos(angle)]
+        return np.stack(found, 1)
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """A column of categories: their numbers from 1, the most frequent first; 0 is missing or was not seen."""
+
+    name: str
+    values: list[str]
+    kind = "category"
+
+    @classmethod
+    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
+        import pyarrow.compute as pc
+
+        counts = pc.value_counts(as_words(column).drop_null())
+        pairs = zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
+        return cls(name, [value for value, _ in sorted(pairs, key=lambda pair: (-pair[1], pair[0]))])
+
+    def encode(self, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        index = pc.index_in(as_words(column), value_set=pa.array(self.values, pa.string()), skip_nulls=True)
+        numbers = pc.cast(pc.fill_null(index, -1), pa.int64()).to_numpy(zero_copy_only=False)
+        return np.asarray(numbers, dtype=np.int64) + 1
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """A column of text: its words and pairs of words, hashed to numbers below `TEXT_BUCKETS`, 0 where it ends."""
+
+    name: str
+    kind = "text"
+
+    @classmethod
+    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
+        del column
+        return cls(name)
+
+    def encode(self, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        texts = as_words(column).to_pylist()
+        found = np.zeros((len(texts), TEXT_LENGTH), dtype=np.int64)
+        for row, text in enumerate(texts):
+            numbers = [1 + zlib.crc32(gram.encode()) % (TEXT_BUCKETS - 1) for gram in _grams(text or "")]
+            found[row, : len(numbers)] = numbers
+        return found
+
+
+def _grams(text: str) -> list[str]:
+    words = "".join(letter if letter.isalnum() else " " for letter in text.lower()).split()
+    pairs = (" ".join(pair) for pair in itertools.pairwise(words))
+    return [*words[: TEXT_LENGTH // 2], *pairs][:TEXT_LENGTH]
+
+
+@dataclass(frozen=True)
+class ImageColumn:
+    """A column of paths of pictures."""
+
+    name: str
+    kind = "image"
+
+    @classmethod
+    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
+        del column
+        return cls(name)
+
+    def encode(self, column: pa.ChunkedArray) -> list[str | None]:
+        return as_words(column).to_pylist()  # type: ignore[no-any-return]
+
+
+_KINDS: dict[str, Any] = {
+    "number": NumberColumn,
+    "date": DateColumn,
+    "category": CategoryColumn,
+    "boolean": CategoryColumn,
+    "text": TextColumn,
+    "image": ImageColumn,
+}
+
+
+class InputEncoder:
+    """The rules that turn the columns of a table into inputs, fitted on training rows only.
+
+    Numbers and dates are standardised, and 0 with a mark where missing. Categories become numbers, 0 where missing
+    or never seen. Text becomes hashed words and pairs of words.
+
+    Args:
+        columns: fitted columns, as `fit` and `from_dict` make them.
+
+    Example:
+        >>> from lepton.data import describe_columns, read_table
+        >>> table = read_table({"age": [20, 40, None], "city": ["Ulm", "Bonn", "Ulm"]})
+        >>> encoder = InputEncoder.fit(table, describe_columns(table))
+        >>> inputs = encoder.encode(read_table({"age": [30, None], "city": ["Rom", "Ulm"]}))
+        >>> inputs["numbers"].tolist(), inputs["missing"].tolist(), inputs["categories"].tolist()
+        ([[0.0], [0.0]], [[0.0], [1.0]], [[0], [1]])
+    """
+
+    def __init__(self, columns: Sequence[Any]) -> None:
+        self.columns = list(columns)
+
+    @classmethod
+    def fit(cls, table: pa.Table, columns: Iterable[Column]) -> Self:
+        """Fit the rules on the training rows.
+
+        Args:
+            table: the training rows.
+            columns: what the columns hold; those of the kinds `ignore` and `labels` are left out.
+
+        Raises:
+            DataError: no column is left, or one is not in the table.
+        """
+        usable = [column for column in columns if column.kind in _KINDS]
+        if not usable:
+            raise DataError("there is no column to predict from: all are targets or ignored.")
+        return cls([_KINDS[c.kind].fit(c.name, find_column(table, c.name)) for c in usable])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns that are read."""
+        return [column.name for column in self.columns]
+
+    def _of(self, *kinds: str) -> list[Any]:
+        return [column for column in self.columns if column.kind in kinds]
+
+    @property
+    def knots(self) -> list[list[float]]:
+        """The knots of each number, in standard deviations."""
+        return [knots for column in self._of("number", "date") for _, knots in column.inputs]
+
+    @property
+    def number_names(self) -> list[str]:
+        """What each number is; a date gives several."""
+        return [name for column in self._of("number", "date") for name, _ in column.inputs]
+
+    @property
+    def categories(self) -> list[int]:
+        """How many numbers each category column uses, 0 for the unknown included."""
+        return [1 + len(column.values) for column in self._of("category")]
+
+    @property
+    def texts(self) -> int:
+        """How many columns of text there are."""
+        return len(self._of("text"))
+
+    @property
+    def images(self) -> list[str]:
+        """Names of the columns of pictures."""
+        return [column.name for column in self._of("image")]
+
+    def encode(self, table: pa.Table) -> dict[str, Tensor]:
+        """Return the inputs of all columns but pictures.
+
+        Args:
+            table: N rows; more columns than needed, and any order of them, are fine.
+
+        Returns:
+            Of these, those that there are columns for: `numbers` and `missing` [N, F] float32, `categories` [N, G]
+            int64, `text` [N, H, L] int64.
+
+        Raises:
+            DataError: a column is missing.
+        """
+        for name in self.names:
+            find_column(table, name)
+        found: dict[str, Tensor] = {}
+        if numbers := [c.encode(table.column(c.name)) for c in self._of("number", "date")]:
+            joined = np.concatenate(numbers, 1)
+            found["numbers"] = torch.from_numpy(np.nan_to_num(joined)).float()
+            found["missing"] = torch.from_numpy(np.isnan(joined)).float()
+        if categories := [c.encode(table.column(c.name)) for c in self._of("category")]:
+            found["categories"] = torch.from_numpy(np.stack(categories, 1))
+        if texts := [c.encode(table.column(c.name)) for c in self._of("text")]:
+            found["text"] = torch.from_numpy(np.stack(texts, 1))
+        return found
+
+    def image_paths(self, table: pa.Table) -> dict[str, list[str | None]]:
+        """Return for each column of pictures the paths [N]; None where missing."""
+        return {c.name: c.encode(find_column(table, c.name)) for c in self._of("image")}
+
+    def unseen(self, table: pa.Table) -> dict[str, int]:
+        """Return for each category column how many rows hold a word that no training row had."""
+        found = {}
+        for column in self._of("category"):
+            values = table.column(column.name)
+            found[column.name] = int((column.encode(values) == 0).sum()) - values.null_count
+        return {name: number for name, number in found.items() if number > 0}
+
+    # -- JSON -------------------------------------------------------------------------------------------------
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return the rules as what JSON can hold."""
+        return [{"kind": column.kind, **asdict(column)} for column in self.columns]
+
+    @classmethod
+    def from_dict(cls, described: Iterable[dict[str, Any]]) -> Self:
+        """Return the encoder that `to_dict` described."""
+        columns = []
+        for item in described:
+            fields = {key: value for key, value in item.items() if key != "kind"}
+            if "scale" in fields:
+                fields["scale"] = Scaled(**fields["scale"])
+            columns.append(_KINDS[item["kind"]](**fields))
+        return cls(columns)

@@ -1,0 +1,197 @@
+"""Columns of a table to the labels of tasks: what kind of task a column asks for, and how its values become labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lepton.data._arrays import as_numbers, as_words
+from lepton.data._kinds import FEW, Column, find_column
+from lepton.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["LabelRule", "TaskKind", "class_names", "infer_task"]
+
+TaskKind = Literal["classification", "regression", "multi_label", "segmentation"]
+
+MAX_CLASSES = 1000
+"""More different words than that in a target are taken for a mistake unless the kind is given."""
+
+
+def infer_task(table: pa.Table, column: Column) -> TaskKind:
+    """Return what kind of task predicts a column.
+
+    Words, booleans, and whole numbers of at most 20 different values are classes; other numbers are regressions;
+    lists are several labels; pictures are masks.
+
+    Raises:
+        DataError: nothing can be learned from the column.
+    """
+    name = column.name
+    if column.missing == 1:
+        raise DataError(f"target {name!r}: every value is missing.")
+    if column.kind != "labels" and column.distinct < 2:
+        raise DataError(f"target {name!r} has one value only, {column.example!r}: there is nothing to learn.")
+    if column.kind == "labels":
+        return "multi_label"
+    if column.kind == "image":
+        return "segmentation"
+    if column.kind == "number" or (column.kind == "ignore" and _is_numeric(table, name)):
+        numbers = as_numbers(table.column(name))
+        present = numbers[~np.isnan(numbers)]
+        few_whole = column.distinct <= FEW and bool((present == np.floor(present)).all())
+        return "classification" if few_whole else "regression"
+    if column.kind == "date":
+        raise DataError(
+            f"target {name!r} is a date: predict a number instead, such as the days since a reference date."
+        )
+    if column.distinct > MAX_CLASSES or column.distinct > 0.5 * (1 - column.missing) * len(table.column(name)) > 10:
+        raise DataError(
+            f"target {name!r} has {column.distinct} different values in {len(table.column(name))} rows, too many for "
+            'classes. If they are meant, say so: targets={"' + name + '": "classification"}.'
+        )
+    return "classification"
+
+
+def _is_numeric(table: pa.Table, name: str) -> bool:
+    import pyarrow as pa
+
+    kind = table.column(name).type
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def class_names(table: pa.Table, column: str) -> list[str]:
+    """Return the different values of a column as words: numbers in their order, words in that of the alphabet.
+
+    Lists give the different words in them.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = find_column(table, column)
+    if pa.types.is_nested(values.type):
+        values = pc.list_flatten(values)
+    words = [word for word in as_words(values).unique().to_pylist() if word is not None]
+    try:
+        return sorted(words, key=float)
+    except ValueError:
+        return sorted(words)
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """How the labels of one task follow from columns.
+
+    Attributes:
+        task: the task's name.
+        kind: what kind of task it is.
+        columns: the columns that are read: one, or for several labels one for each, of zeros and ones.
+        classes: the words that are classes or labels, in the order of their numbers; none for numbers.
+        missing: for masks, the pixel value without a label.
+    """
+
+    task: str
+    kind: TaskKind
+    columns: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    missing: int = 255
+
+    def encode(self, table: pa.Table, *, strict: bool = False) -> tuple[Tensor, int]:
+        """Return the labels [N] or [N, L], and how many values were no class and now count as missing.
+
+        Args:
+            table: N rows; a column that is not there raises.
+            strict: refuse values that are no class.
+
+        Raises:
+            DataError: a column is missing, or a value is no class and `strict`.
+        """
+        columns = [find_column(table, name) for name in self.columns]
+        if self.kind == "regression":
+            numbers = np.stack([as_numbers(column) for column in columns], 1)
+            labels = torch.from_numpy(numbers).float()
+            return (labels[:, 0] if len(columns) == 1 else labels), 0
+        if self.kind == "multi_label":
+            return self._several(columns, strict)
+        index = self._index(columns[0], strict)
+        unknown = int(((index < 0) & ~_nulls(columns[0])).sum())
+        return torch.from_numpy(np.where(index < 0, -100, index)), unknown
+
+    def _index(self, column: pa.ChunkedArray, strict: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        words = as_words(column)
+        index = pc.index_in(words, value_set=pa.array(self.classes, pa.string()), skip_nulls=True)
+        numbers = np.asarray(pc.cast(pc.fill_null(index, -1), pa.int64()).to_numpy(zero_copy_only=False), np.int64)
+        if strict:
+            wrong = (numbers < 0) & ~_nulls(column)
+            if wrong.any():
+                word = words[int(wrong.argmax())].as_py()
+                shown = list(self.classes[:10])
+                raise DataError(
+                    f"target {self.columns[0]!r}, row {int(wrong.argmax())}: {word!r} is no class of {self.task!r}; "
+                    f"its classes are {shown}{'...' if len(self.classes) > 10 else ''}.{nearest(word, self.classes)}"
+                )
+        return numbers
+
+    def _several(self, columns: Sequence[pa.ChunkedArray], strict: bool) -> tuple[Tensor, int]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if len(columns) > 1 or not pa.types.is_nested(columns[0].type):
+            numbers = np.stack([as_numbers(column) for column in columns], 1)
+            return torch.from_numpy(numbers).float(), 0
+        lists = columns[0].combine_chunks()
+        parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+        index = self._index(pa.chunked_array([pc.list_flatten(lists)]), strict)
+        labels = np.where(_nulls(columns[0])[:, None], np.nan, np.zeros((1, len(self.classes))))
+        known = index >= 0
+        labels[parents[known], index[known]] = 1.0
+        return torch.from_numpy(labels).float(), int((~known).sum())
+
+    def decode(self, predicted: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return what a task's `predict` gave as columns: names of classes, and a column for each probability.
+
+        Args:
+            predicted: `label`, `probability` or `value` of N rows.
+
+        Returns:
+            Column name -> list or array of N values.
+        """
+        found: dict[str, Any] = {}
+        if self.kind == "regression":
+            values = predicted["value"].double().numpy()
+            names = [self.task] if values.ndim == 1 else [f"{self.task}_{column}" for column in self.columns]
+            return dict(zip(names, values[None] if values.ndim == 1 else values.T, strict=True))
+        names_of = np.array(self.classes, dtype=object)
+        if self.kind == "classification":
+            found[self.task] = names_of[predicted["label"].numpy()]
+        else:
+            chosen = predicted["label"].bool().numpy()
+            found[self.task] = [names_of[row].tolist() for row in chosen]
+        probability = predicted["probability"].double().numpy()
+        for place, name in enumerate(self.classes):
+            found[f"{self.task}_probability_{name}"] = probability[:, place]
+        return found
+
+
+def _nulls(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    return (
+        np.asarray(as_words(column).is_null().to_numpy(), dtype=bool)
+        if not _nested(column)
+        else np.asarray(column.is_null().to_numpy(), dtype=bool)
+    )
+
+
+def _nested(column: pa.ChunkedArray) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_nested(column.type))

@@ -1,0 +1,120 @@
+"""A run's folder: what is written where."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lepton.config import Config, config_yaml, read_config
+from lepton.data import InputEncoder, LabelRule, Split
+from lepton.errors import CheckpointError, ConfigurationError
+from lepton.train import write_atomically
+
+__all__ = ["FORMAT", "new_folder", "read_rules", "read_run_config", "read_split", "write_rules", "write_run"]
+
+FORMAT = 1
+"""Version of the folder's layout; a larger one than this was written by a newer Lepton."""
+
+
+def new_folder(wanted: Path) -> Path:
+    """Make a folder that was not there: `wanted`, or `wanted-2`, `wanted-3`, ... so that no result is overwritten."""
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigurationError(f"folder {str(folder)!r} cannot be made: {error.strerror}.") from error
+        return folder
+    raise AssertionError("unreachable")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, default=str).encode())
+
+
+def write_run(folder: Path, config: Config, version: str) -> None:
+    """Write `config.yaml` and `run.json`: what the run is and where it came from."""
+    write_atomically(folder / "config.yaml", config_yaml(config).encode())
+    about = {
+        "format": FORMAT,
+        "lepton": version,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "threads": torch.get_num_threads(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+    write_json(folder / "run.json", about)
+
+
+def read_run_config(folder: Path) -> Config:
+    """Read the configuration of a run.
+
+    Raises:
+        CheckpointError: the folder is no run, or of a newer Lepton.
+    """
+    try:
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{str(folder)!r} is no run: it holds no run.json.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'run.json'} is damaged: {error}.") from error
+    if about.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{str(folder)!r} has the layout {about.get('format')}, written by lepton {about.get('lepton')}; this "
+            f"version reads the layout {FORMAT}."
+        )
+    return read_config(folder / "config.yaml")
+
+
+def write_rules(folder: Path, encoder: InputEncoder, rules: Sequence[LabelRule]) -> None:
+    """Write `rules.json`: how columns become inputs and labels."""
+    write_json(folder / "rules.json", {"inputs": encoder.to_dict(), "labels": [asdict(rule) for rule in rules]})
+
+
+def read_rules(folder: Path) -> tuple[InputEncoder, list[LabelRule]]:
+    """Read what `write_rules` wrote."""
+    try:
+        found: Mapping[str, Any] = json.loads((folder / "rules.json").read_text(encoding="utf-8"))
+        rules = [
+            LabelRule(**{**r, "columns": tuple(r["columns"]), "classes": tuple(r["classes"])}) for r in found["labels"]
+        ]
+        return InputEncoder.from_dict(found["inputs"]), rules
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'rules.json'} cannot be read: {error}.") from error
+
+
+def _tuples(rule: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: tuple(rule[name]) for name in names}
+
+
+def write_split(folder: Path, split: Split) -> None:
+    """Write `split.safetensors`: the row numbers of each part."""
+    from safetensors.torch import save
+
+    about = {"fingerprint": split.fingerprint, "how": split.how}
+    write_atomically(folder / "split.safetensors", save(dict(split.parts), metadata=about))
+
+
+def read_split(folder: Path) -> Split:
+    """Read what `write_split` wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / "split.safetensors", framework="pt") as file:
+            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            about = file.metadata()
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / 'split.safetensors'} cannot be read: {error}.") from error
+    return Split(parts, about["fingerprint"], about["how"])

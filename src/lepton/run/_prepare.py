@@ -1,0 +1,221 @@
+"""From a configuration and a source to rows ready for training, with everything that was decided on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lepton.config import Config, check_config, task_kinds
+from lepton.data import (
+    Column,
+    InputEncoder,
+    LabelRule,
+    Split,
+    SplitRule,
+    TensorData,
+    class_names,
+    describe_columns,
+    find_column,
+    infer_task,
+    read_table,
+)
+from lepton.errors import ConfigurationError, DataError, nearest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Prepared", "encode_rows", "prepare", "split_tables"]
+
+BATCH = 256
+STEPS = 6000
+"""Optimiser steps that are planned where the number of epochs is not given; early stopping mostly ends before."""
+
+
+@dataclass
+class Prepared:
+    """What is known before training.
+
+    Attributes:
+        config: the configuration with every decision written out.
+        columns: what each column of the source was taken for.
+        encoder: rules of the inputs, fitted on the training rows.
+        rules: rules of the labels, task by task.
+        split: row numbers of the parts that come from the source.
+        data: part -> encoded rows.
+        tables: part -> rows as they were read.
+        notes: sentences about what was decided or looks odd.
+    """
+
+    config: Config
+    columns: list[Column]
+    encoder: InputEncoder
+    rules: list[LabelRule]
+    split: Split
+    data: dict[str, TensorData]
+    tables: dict[str, pa.Table]
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare(config: Config, source: Any = None) -> Prepared:
+    """Read, understand, split and encode.
+
+    Args:
+        config: the configuration.
+        source: rows in memory, instead of `config.data.source`.
+
+    Raises:
+        DataError: nothing can be learned from these rows.
+        ConfigurationError: the configuration does not fit them.
+    """
+    table = read_table(config.require_source() if source is None else source)
+    notes: list[str] = []
+    columns = describe_columns(table, config.data.kinds)
+    kinds = {column.name: column for column in columns}
+    rules = [_label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
+    inputs = _inputs(config, columns, rules, notes)
+    split = _split(config, table, rules, kinds)
+    tables = split_tables(config, table, split)
+    encoder = InputEncoder.fit(tables["train"], inputs)
+    data = {part: encode_rows(encoder, rules, rows, notes, part) for part, rows in tables.items()}
+    _check_labels(rules, data, notes)
+    resolved = _resolve(config, inputs, rules, encoder, len(data["train"]))
+    return Prepared(resolved, columns, encoder, rules, split, data, tables, notes)
+
+
+# -- targets ------------------------------------------------------------------------------------------------------
+def _label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, Column]) -> LabelRule:
+    names = tuple(section.columns or [section.column or name])
+    for column in names:
+        find_column(table, column)
+    kind = section.type
+    if kind == "auto":
+        kind = "multi_label" if len(names) > 1 else infer_task(table, columns[names[0]])
+    elif kind not in task_kinds():
+        raise ConfigurationError(f"task {name!r}: {kind!r} is no kind of task.{nearest(kind, task_kinds())}")
+    if columns[names[0]].missing == 1:
+        raise DataError(f"target {names[0]!r}: every value is missing.")
+    return LabelRule(name, kind, names, _classes(kind, section, table, names))
+
+
+def _classes(kind: str, section: Any, table: pa.Table, names: Sequence[str]) -> tuple[str, ...]:
+    if kind == "regression":
+        return ()
+    told = getattr(section, "classes", None) or getattr(section, "labels", None)
+    if isinstance(told, list):
+        return tuple(told)
+    if len(names) > 1:
+        return tuple(names)
+    found = class_names(table, names[0])
+    if len(found) < 2:
+        raise DataError(f"target {names[0]!r} has one value only, {found!r}: there is nothing to learn.")
+    if isinstance(told, int) and len(found) > told:
+        raise DataError(f"target {names[0]!r} has {len(found)} classes, but the configuration says {told}.")
+    return tuple(found)
+
+
+def _check_labels(rules: Sequence[LabelRule], data: Mapping[str, TensorData], notes: list[str]) -> None:
+    for rule in rules:
+        for part, rows in data.items():
+            target = rows.targets[rule.task]
+            present = ~target.isnan() if target.is_floating_point() else target != -100
+            if not present.any():
+                if part == "train":
+                    raise DataError(f"target {rule.task!r} has no label among the {len(rows)} training rows.")
+                notes.append(f"{rule.task!r} has no label in the part {part!r}.")
+
+
+# -- inputs -------------------------------------------------------------------------------------------------------
+def _inputs(config: Config, columns: Sequence[Column], rules: Sequence[LabelRule], notes: list[str]) -> list[Column]:
+    taken = {name for rule in rules for name in rule.columns}
+    by_name = {column.name: column for column in columns}
+    data = config.data
+    for name in [*data.ignore, *(data.inputs or {})]:
+        if name not in by_name:
+            raise DataError(f"there is no column {name!r}.{nearest(name, by_name)}")
+    if data.inputs is not None:
+        both = sorted(taken & set(data.inputs))
+        if both:
+            raise ConfigurationError(f"column {both[0]!r} is an input and a target: it would be given away.")
+        chosen = {name: Column(**{**vars(by_name[name]), "kind": told.kind}) for name, told in data.inputs.items()}
+        return list(chosen.values())
+    left_out = taken | set(data.ignore) | {data.split.column}
+    found = [column for column in columns if column.name not in left_out]
+    for column in found:
+        if column.kind in ("ignore", "labels"):
+            notes.append(f"column {column.name!r} is not used: {column.why}.")
+        elif "rest counts as missing" in column.why:
+            notes.append(f"column {column.name!r}: {column.why}.")
+    return [column for column in found if column.kind not in ("ignore", "labels")]
+
+
+# -- rows ---------------------------------------------------------------------------------------------------------
+def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns: Mapping[str, Column]) -> Split:
+    told = config.data.split.model_dump()
+    if config.data.val is not None:
+        told["val"] = 0.0
+    if config.data.test is not None:
+        told["test"] = 0.0
+    flat = [name for rule in rules for name in rule.columns if columns[name].kind not in ("labels", "image")]
+    return SplitRule(**told, targets=flat[:8]).apply(table)
+
+
+def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:
+    """Return the rows of each part, those of other sources included."""
+    tables = {part: table.take(rows.numpy()) for part, rows in split.parts.items()}
+    for part, source in (("val", config.data.val), ("test", config.data.test)):
+        if source is not None:
+            tables[part] = read_table(source)
+    return tables
+
+
+def encode_rows(
+    encoder: InputEncoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str], part: str
+) -> TensorData:
+    """Return the inputs and labels of a table; what was not seen in training is noted."""
+    inputs = encoder.encode(table)
+    targets = {}
+    for rule in rules:
+        targets[rule.task], unknown = rule.encode(table, strict=part == "train")
+        if unknown:
+            notes.append(
+                f"{rule.task!r}: {unknown} of {table.num_rows} {part} rows hold a class that training has not."
+            )
+    for name, number in encoder.unseen(table).items():
+        if number > 0.05 * table.num_rows:
+            notes.append(
+                f"column {name!r}: {number} of {table.num_rows} {part} rows hold a value that training has not."
+            )
+    return TensorData(inputs, targets)
+
+
+# -- decisions ----------------------------------------------------------------------------------------------------
+def _resolve(
+    config: Config, inputs: Sequence[Column], rules: Sequence[LabelRule], encoder: InputEncoder, n_rows: int
+) -> Config:
+    """Return the configuration with the decisions of the data written out."""
+    content = config.model_dump(by_alias=True, exclude_none=True)
+    content["data"]["inputs"] = {
+        column.name: {"kind": column.kind} for column in inputs if column.name in encoder.names
+    }
+    content["tasks"] = {rule.task: _resolved_task(content["tasks"][rule.task], rule) for rule in rules}
+    if config.trunk.type == "auto":
+        content["trunk"] = {"type": "tabular" if not encoder.images else "mixed"}
+    training = content["training"]
+    batch = training.setdefault("batch_size", min(BATCH, max(8, 2 ** round(math.log2(max(1, n_rows / 40))))))
+    if training.get("max_steps") is None:
+        training.setdefault("max_epochs", max(5, min(100, math.ceil(STEPS * batch / n_rows))))
+    training.setdefault("patience", 10)
+    return check_config(content)
+
+
+def _resolved_task(section: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
+    found = {**section, "type": rule.kind}
+    if rule.kind == "classification" or rule.kind == "segmentation":
+        found["classes"] = list(rule.classes)
+    elif rule.kind == "multi_label":
+        found["labels"] = list(rule.classes)
+    if rule.kind == "regression" and len(rule.columns) > 1:
+        found["outputs"] = len(rule.columns)
+    return found

@@ -1,0 +1,212 @@
+"""A trained run: predict, evaluate, look at it; and load it again from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from lepton.config import Config
+from lepton.data import InputEncoder, LabelRule, Split, TensorData, TensorLoader, find_column, read_table
+from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
+from lepton.evaluate import TaskResult, evaluate
+from lepton.nn import LeptonModel
+from lepton.run._build import build_model
+from lepton.run._folder import read_rules, read_run_config, read_split
+from lepton.run._frames import frame_of
+from lepton.run._plot import RunPlots
+from lepton.run._prepare import encode_rows, split_tables
+from lepton.train import load_weights
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Run", "load"]
+
+EVALUATION_BATCH = 1024
+
+
+class Run:
+    """One training: its folder, its model and the rules that turn rows into inputs and outputs into names.
+
+    Made by `lepton.fit` and `lepton.load`.
+
+    Attributes:
+        folder: where it lies.
+        config: the resolved configuration.
+        model: the trained model, in eval mode.
+        encoder: rules of the inputs.
+        rules: rules of the labels, one for each task.
+        split: which rows of the source trained, validated and tested.
+        notes: what was decided or looked odd while the rows were prepared; empty for a loaded run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        encoder: InputEncoder,
+        rules: Sequence[LabelRule],
+        split: Split,
+        model: LeptonModel,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.encoder = encoder
+        self.rules = list(rules)
+        self.split = split
+        self.model = model.eval()
+        self.notes = list(notes)
+
+    # -- results ----------------------------------------------------------------------------------------------
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks' names."""
+        return [rule.task for rule in self.rules]
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row of metrics for each epoch, as in `metrics.jsonl`; NaN where the file says null."""
+        try:
+            lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        rows = [json.loads(line) for line in lines if line.strip()]
+        return [{key: float("nan") if value is None else value for key, value in row.items()} for row in rows]
+
+    @property
+    def results(self) -> dict[str, dict[str, TaskResult]]:
+        """Part -> task -> result of the selected weights, as found when training ended."""
+        try:
+            content = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return {part: {task: _result(found) for task, found in tasks.items()} for part, tasks in content.items()}
+
+    @property
+    def plot(self) -> RunPlots:
+        """Figures of the training: `run.plot.weights()`, `.curves()`, `.conflict()`; each returns matplotlib axes."""
+        return RunPlots(self.history, self.tasks)
+
+    # -- use --------------------------------------------------------------------------------------------------
+    def predict(self, source: Any, *, tasks: Iterable[str] | None = None, batch_size: int = EVALUATION_BATCH) -> Any:
+        """Predict all tasks for rows.
+
+        Args:
+            source: rows as for `lepton.fit`; targets need not be there, further columns and any order are fine.
+            tasks: names of the tasks to predict, by default all that are not auxiliary.
+            batch_size: rows at a time.
+
+        Returns:
+            A DataFrame (a pyarrow Table if one was given) with one row for each row of the source: for each task its
+            label or number, and for classes one column `<task>_probability_<class>` each.
+
+        Raises:
+            DataError: a column that the run reads is missing.
+            ConfigurationError: an unknown task.
+        """
+        table = read_table(source)
+        rules = self._chosen(tasks)
+        outputs = self._outputs(TensorData(self.encoder.encode(table), {}), batch_size)
+        found: dict[str, Any] = {}
+        for rule in rules:
+            found |= rule.decode(self.model.task(rule.task).predict(outputs[rule.task]))
+        return frame_of(found, source)
+
+    def _chosen(self, tasks: Iterable[str] | None) -> list[LabelRule]:
+        if tasks is None:
+            main = [rule for rule in self.rules if not self.model.task(rule.task).auxiliary]
+            return main or self.rules
+        wanted = [tasks] if isinstance(tasks, str) else list(tasks)
+        for name in wanted:
+            if name not in self.tasks:
+                raise ConfigurationError(f"there is no task {name!r}; tasks: {self.tasks}.{nearest(name, self.tasks)}")
+        return [rule for rule in self.rules if rule.task in wanted]
+
+    @torch.no_grad()
+    def _outputs(self, rows: TensorData, batch_size: int) -> dict[str, Tensor]:
+        self.model.eval()
+        parts = [self.model(inputs)[0] for inputs, _ in TensorLoader(rows, batch_size)]
+        return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+    def evaluate(
+        self, source: Any = None, *, part: Literal["train", "val", "test"] | None = None
+    ) -> dict[str, TaskResult]:
+        """Return every task's loss and metrics on rows with labels.
+
+        Args:
+            source: rows; by default those of the training source that `part` names.
+            part: which part of the training source; by default the test, or the validation if there is no test.
+
+        Raises:
+            DataError: the source is not the one that the run was trained on, or a column is missing.
+        """
+        table = self._part(part) if source is None else read_table(source)
+        for rule in self.rules:
+            for column in rule.columns:
+                find_column(table, column)
+        rows = encode_rows(self.encoder, self.rules, table, self.notes, "evaluated")
+        return evaluate(self.model, TensorLoader(rows, EVALUATION_BATCH))
+
+    def tables(self) -> dict[str, pa.Table]:
+        """Return the rows of every part, read from the training source again.
+
+        Raises:
+            DataError: the source has changed since.
+        """
+        source = self.config.require_source()
+        table = read_table(source)
+        self.split.check(table, source)
+        return split_tables(self.config, table, self.split)
+
+    def _part(self, part: str | None) -> pa.Table:
+        tables = self.tables()
+        wanted = part or ("test" if "test" in tables else "val")
+        if wanted not in tables:
+            raise DataError(f"this run has no part {wanted!r}; it has {sorted(tables)}.")
+        return tables[wanted]
+
+    # -- showing ----------------------------------------------------------------------------------------------
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, tasks={self.tasks}, balance={self.config.balance.method!r})"
+
+    def _repr_html_(self) -> str:
+        from lepton.run._summary import results_rows
+
+        header, *rows = results_rows(self)
+        head = "".join(f"<th>{cell}</th>" for cell in header)
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<b>{self.folder}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _result(found: dict[str, Any]) -> TaskResult:
+    nan = float("nan")
+    metrics = {name: nan if value is None else value for name, value in found["metrics"].items()}
+    return TaskResult(nan if found["loss"] is None else found["loss"], metrics, found["n_labels"])
+
+
+def load(folder: Path | str, *, checkpoint: str = "best", trust: bool = False) -> Run:
+    """Load a run from its folder.
+
+    Args:
+        folder: the run's folder.
+        checkpoint: which weights: `best`, `last`, or `best-<task>` where those were kept.
+        trust: whether classes that the configuration names may be imported.
+
+    Raises:
+        CheckpointError: the folder is no run, is damaged, or was written by a newer Lepton.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        beside = [item.name for item in place.parent.iterdir()] if place.parent.is_dir() else []
+        raise CheckpointError(f"there is no run {str(place)!r}.{nearest(place.name, beside)}")
+    config = read_run_config(place)
+    encoder, rules = read_rules(place)
+    model = build_model(config, encoder, rules, trust=trust)
+    load_weights(place / "checkpoints" / checkpoint, model)
+    return Run(place, config, encoder, rules, read_split(place), model)

@@ -1,0 +1,91 @@
+"""What a person sees of a run in a terminal: columns, plan, results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lepton.evaluate import TaskResult
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lepton.run._prepare import Prepared
+    from lepton.run._run import Run
+
+__all__ = ["columns_table", "plan_table", "results_rows", "results_table"]
+
+
+def columns_table(prepared: Prepared) -> Table:
+    """Return a table of what each column was taken for."""
+    from rich.table import Table
+
+    taken = {name: rule.kind for rule in prepared.rules for name in rule.columns}
+    table = Table(title="columns", title_justify="left")
+    for header in ("column", "read as", "why", "missing", "example"):
+        table.add_column(header, justify="right" if header == "missing" else "left", overflow="ellipsis", no_wrap=True)
+    for column in prepared.columns:
+        read = f"target: {taken[column.name]}" if column.name in taken else column.kind
+        if column.name not in taken and column.name not in prepared.encoder.names:
+            read = "not used"
+        missing = f"{column.missing:.1%}" if column.missing else ""
+        table.add_row(column.name, read, column.why, missing, column.example)
+    return table
+
+
+def plan_table(prepared: Prepared, parameters: Mapping[str, int]) -> Table:
+    """Return a table of what will be trained."""
+    from rich.table import Table
+
+    config = prepared.config
+    table = Table(title="plan", title_justify="left", show_header=False)
+    sizes = ", ".join(f"{len(rows)} {part}" for part, rows in prepared.data.items())
+    tasks = ", ".join(f"{rule.task} ({_kind(rule.kind, len(rule.classes))})" for rule in prepared.rules)
+    training = config.training
+    length = f"{training.max_steps} steps" if training.max_steps else f"at most {training.max_epochs} epochs"
+    for name, value in (
+        ("rows", f"{sizes}; split: {prepared.split.how}"),
+        ("tasks", tasks),
+        ("trunk", f"{config.trunk.type}, {parameters['shared']:,} shared parameters, {parameters['heads']:,} in heads"),
+        ("balance", f"{config.balance.method}, view {config.balance.gradients}"),
+        ("training", f"{length}, batches of {training.batch_size}, learning rate {training.learning_rate:g}"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _kind(kind: str, classes: int) -> str:
+    return f"{kind.replace('_', '-')}, {classes} classes" if classes else kind
+
+
+def results_rows(run: Run) -> list[list[str]]:
+    """Return a header and one row for each task and metric, with a column for each part."""
+    results = run.results
+    rows = [["task", "metric", *results]]
+    for task in run.tasks:
+        better = run.model.task(task).higher_is_better
+        for metric in better:
+            cells = [_cell(found[task], metric) for found in results.values()]
+            rows.append([task, f"{metric} {'↑' if better[metric] else '↓'}", *cells])
+    return rows
+
+
+def _cell(result: TaskResult, metric: str) -> str:
+    value = result.metrics.get(metric, result.loss)
+    return "" if math.isnan(value) else f"{value:.4g}"
+
+
+def results_table(run: Run) -> Table:
+    """Return a table of every task's metrics on every part."""
+    from rich.table import Table
+
+    header, *rows = results_rows(run)
+    table = Table(title=f"results of {run.folder}", title_justify="left")
+    for place, name in enumerate(header):
+        table.add_column(name, justify="left" if place < 2 else "right")
+    last = ""
+    for row in rows:
+        table.add_row(row[0] if row[0] != last else "", *row[1:])
+        last = row[0]
+    return table
