@@ -13,7 +13,7 @@ from lepton.errors import nearest
 if TYPE_CHECKING:
     from lepton.gradients import no_balancing
     from lepton.nn import Chain, Fork, LeptonModel, MultiTaskLoss, fork
-    from lepton.run import Run, fit, load
+    from lepton.run import LeptonEstimator, Run, fit, load
     from lepton.train import Trainer
 
 __version__ = "0.1.0"
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Chain": "lepton.nn",
     "Fork": "lepton.nn",
+    "LeptonEstimator": "lepton.run",
     "LeptonModel": "lepton.nn",
     "MultiTaskLoss": "lepton.nn",
     "Run": "lepton.run",
@@ -31,7 +32,19 @@ _HOMES = {
     "no_balancing": "lepton.gradients",
 }
 
-__all__ = ["Chain", "Fork", "LeptonModel", "MultiTaskLoss", "Run", "Trainer", "fit", "fork", "load", "no_balancing"]
+__all__ = [
+    "Chain",
+    "Fork",
+    "LeptonEstimator",
+    "LeptonModel",
+    "MultiTaskLoss",
+    "Run",
+    "Trainer",
+    "fit",
+    "fork",
+    "load",
+    "no_balancing",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated
+import functools
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 import lepton
 from lepton.cli._demo import demo
+from lepton.cli._doctor import doctor
+from lepton.cli._train import fit, init, train
+from lepton.cli._use import evaluate, predict
 from lepton.errors import LeptonError
 
 __all__ = ["main"]
@@ -19,7 +24,28 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(demo)
+
+
+def guarded(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return the verb with its exit status: 2 for an error that Lepton foresaw, one paragraph on stderr; 130 for
+    Ctrl-C, one line."""
+
+    @functools.wraps(verb)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            verb(*arguments, **options)
+        except LeptonError as error:
+            typer.echo(f"lepton: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("lepton: interrupted; what was finished is kept.", err=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+for verb in (fit, init, train, evaluate, predict, demo, doctor):
+    app.command()(guarded(verb))
 
 
 def _show_version(wanted: bool) -> None:
@@ -38,9 +64,6 @@ def _options(
 
 
 def main() -> None:
-    """Run the program; an error that Lepton foresaw is one paragraph on stderr and exit status 2."""
-    try:
-        app()
-    except LeptonError as error:
-        typer.echo(f"lepton: {error}", err=True)
-        sys.exit(2)
+    """Run the program."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    app()

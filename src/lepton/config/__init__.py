@@ -13,7 +13,7 @@ from lepton.config._read import (
 )
 from lepton.config._schema import Section, argument_texts, snake_case
 from lepton.config._sections import Config, Custom, DataSection, InputSection, compositions, methods, task_kinds, trunks
-from lepton.config._yaml import dump_yaml
+from lepton.config._yaml import Source, dump_yaml
 
 __all__ = [
     "Config",
@@ -21,6 +21,7 @@ __all__ = [
     "DataSection",
     "InputSection",
     "Section",
+    "Source",
     "argument_texts",
     "check_config",
     "compositions",

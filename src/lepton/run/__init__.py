@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from lepton.run._build import build_model
-from lepton.run._fit import fit, make_config, make_trainer, train_run
+from lepton.run._doctor import Diagnosis, diagnose
+from lepton.run._fit import default_folder, fit, make_config, make_trainer, override_config, train_run
 from lepton.run._folder import new_folder
+from lepton.run._frames import write_table
+from lepton.run._init import commented_config
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._run import Run, load
+from lepton.run._summary import metrics_table
+
+if TYPE_CHECKING:
+    from lepton.run._estimator import LeptonEstimator
 
 __all__ = [
+    "Diagnosis",
+    "LeptonEstimator",
     "Prepared",
     "Run",
     "build_model",
+    "commented_config",
+    "default_folder",
+    "diagnose",
     "fit",
     "load",
     "make_config",
     "make_trainer",
+    "metrics_table",
     "new_folder",
+    "override_config",
     "prepare",
     "train_run",
+    "write_table",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LeptonEstimator":  # its base class is scikit-learn's, which is optional
+        from lepton.run._estimator import LeptonEstimator
+
+        return LeptonEstimator
+    raise AttributeError(f"module 'lepton.run' has no attribute {name!r}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lepton
-from lepton.config import Config, check_config
+from lepton.config import Config, Source, check_config
 from lepton.data import TensorData, TensorLoader
 from lepton.errors import ConfigurationError
 from lepton.evaluate import TaskResult, evaluate
@@ -20,12 +20,13 @@ from lepton.run._build import build_model
 from lepton.run._folder import new_folder, write_json, write_rules, write_run, write_split
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._run import EVALUATION_BATCH, Run
+from lepton.run._summary import columns_table, metrics_table, plan_table
 from lepton.train import Callback, Progress, Trainer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["fit", "make_config", "make_trainer", "train_run"]
+__all__ = ["default_folder", "fit", "make_config", "make_trainer", "override_config", "train_run"]
 
 log = logging.getLogger("lepton")
 
@@ -121,6 +122,16 @@ def make_config(
     return check_config({"data": given, "tasks": targets, **rest})
 
 
+def override_config(config: Config, assignments: Sequence[str]) -> Config:
+    """Return the configuration with `section.key=value` assignments applied, the later ones winning."""
+    if not assignments:
+        return config
+    source = Source("the configuration", config.model_dump(mode="json", by_alias=True, exclude_none=True), None)
+    for assignment in assignments:
+        source.override(assignment)
+    return check_config(source.content, source)
+
+
 def default_folder(config: Config) -> Path:
     """Return `runs/` and the name of the source."""
     source = config.data.source
@@ -134,6 +145,7 @@ def train_run(
     source: Any = None,
     trust: bool = False,
     quiet: bool = False,
+    plain: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train what a configuration describes, and write its run.
@@ -144,6 +156,7 @@ def train_run(
         source: rows in memory, instead of `config.data.source`.
         trust: whether classes that the configuration names may be imported.
         quiet: print nothing.
+        plain: no colours, frames or moving bars.
         callbacks: further listeners.
     """
     prepared = prepare(config, source)
@@ -152,7 +165,8 @@ def train_run(
     write_run(place, prepared.config, lepton.__version__)
     write_rules(place, prepared.encoder, prepared.rules)
     write_split(place, prepared.split)
-    with _shown(prepared, model, quiet) as listeners:
+    console = None if quiet else _console(plain)
+    with _shown(prepared, model, console) as listeners:
         trainer = make_trainer(prepared.config, model, place, [*listeners, *callbacks])
         trainer.fit(*make_loaders(prepared))
     results = {
@@ -162,8 +176,8 @@ def train_run(
     }
     write_json(place / "results.json", {part: _finite(found) for part, found in results.items()})
     run = Run(place, prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
-    if not quiet:
-        _show_results(run)
+    if console is not None:
+        console.print(metrics_table(run, run.results))
     return run
 
 
@@ -203,18 +217,14 @@ def _finite(found: Mapping[str, TaskResult]) -> dict[str, Any]:
 
 # -- what a person sees -------------------------------------------------------------------------------------------
 @contextmanager
-def _shown(prepared: Prepared, model: LeptonModel, quiet: bool) -> Iterator[list[Callback]]:
+def _shown(prepared: Prepared, model: LeptonModel, console: Console | None) -> Iterator[list[Callback]]:
     """Say what was decided; show a progress bar meanwhile."""
-    if quiet:
+    if console is None:
         yield []
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Display
 
-    from lepton.run._summary import columns_table, plan_table
-
-    console = Console(stderr=True)
     console.print(columns_table(prepared))
     console.print(plan_table(prepared, count_parameters(model)))
     show_notes(console, prepared.notes)
@@ -235,12 +245,10 @@ def show_notes(console: Console, notes: Sequence[str]) -> None:
         console.print(f"- {note}", markup=False, highlight=False)
 
 
-def _show_results(run: Run) -> None:
+def _console(plain: bool) -> Console:
     from rich.console import Console
 
-    from lepton.run._summary import results_table
-
-    Console(stderr=True).print(results_table(run))
+    return Console(stderr=True, no_color=plain, force_terminal=False if plain else None)
 
 
 def count_parameters(model: LeptonModel) -> dict[str, int]:

@@ -178,7 +178,7 @@ class Run:
     def _repr_html_(self) -> str:
         from lepton.run._summary import results_rows
 
-        header, *rows = results_rows(self)
+        header, *rows = results_rows(self, self.results)
         head = "".join(f"<th>{cell}</th>" for cell in header)
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<b>{self.folder}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

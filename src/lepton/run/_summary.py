@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lepton.run._prepare import Prepared
     from lepton.run._run import Run
 
-__all__ = ["columns_table", "plan_table", "results_rows", "results_table"]
+__all__ = ["columns_table", "metrics_table", "plan_table", "results_rows"]
 
 
 def columns_table(prepared: Prepared) -> Table:
@@ -59,9 +59,8 @@ def _kind(kind: str, classes: int) -> str:
     return f"{kind.replace('_', '-')}, {classes} classes" if classes else kind
 
 
-def results_rows(run: Run) -> list[list[str]]:
-    """Return a header and one row for each task and metric, with a column for each part."""
-    results = run.results
+def results_rows(run: Run, results: Mapping[str, Mapping[str, TaskResult]]) -> list[list[str]]:
+    """Return a header and one row for each task and metric, with a column for each entry of `results`."""
     rows = [["task", "metric", *results]]
     for task in run.tasks:
         better = run.model.task(task).higher_is_better
@@ -76,11 +75,11 @@ def _cell(result: TaskResult, metric: str) -> str:
     return "" if math.isnan(value) else f"{value:.4g}"
 
 
-def results_table(run: Run) -> Table:
-    """Return a table of every task's metrics on every part."""
+def metrics_table(run: Run, results: Mapping[str, Mapping[str, TaskResult]]) -> Table:
+    """Return a table of every task's metrics, with a column for each entry of `results`."""
     from rich.table import Table
 
-    header, *rows = results_rows(run)
+    header, *rows = results_rows(run, results)
     table = Table(title=f"results of {run.folder}", title_justify="left")
     for place, name in enumerate(header):
         table.add_column(name, justify="left" if place < 2 else "right")

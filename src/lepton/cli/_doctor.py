@@ -1,0 +1,29 @@
+"""`lepton doctor`: the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lepton.cli._output import Json, Output, Plain
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    json_: Json = False,
+    plain: Plain = False,
+    strict: Annotated[bool, typer.Option(help="Exit with 1 if something is wrong.")] = False,
+) -> None:
+    """Look at the environment: versions, extras, devices, memory, and whether a small training works.
+
+    Example: lepton doctor
+    """
+    from lepton.run import diagnose
+
+    found = diagnose()
+    output = Output(json_, False, plain)
+    output.show(found.table())
+    output.result(found.to_dict())
+    raise typer.Exit(1 if strict and not found.healthy else 0)

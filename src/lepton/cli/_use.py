@@ -1,0 +1,83 @@
+"""`lepton evaluate`, `predict`: what a trained run is for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lepton.cli._output import Json, Output, Plain, Quiet, RunFolder, Trust
+from lepton.errors import ConfigurationError
+
+__all__ = ["evaluate", "predict"]
+
+Rows = Annotated[Path, typer.Argument(help="CSV, Parquet, JSON lines, or a folder of images.")]
+
+
+def evaluate(
+    run: RunFolder,
+    source: Annotated[Path | None, typer.Argument(help="Rows with labels; by default the run's own test rows.")] = None,
+    part: Annotated[str | None, typer.Option(help="train, val or test, of the run's own source.")] = None,
+    trust: Trust = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
+) -> None:
+    """Measure every task of a run on rows with labels.
+
+    Example: lepton evaluate runs/houses new_houses.csv --json
+    """
+    from lepton.run import load, metrics_table
+
+    if part not in (None, "train", "val", "test"):
+        raise ConfigurationError(f"--part is {part!r}, but must be train, val or test.")
+    loaded = load(run, trust=trust)
+    found = loaded.evaluate(source, part=part)  # type: ignore[arg-type]  # checked above
+    output = Output(json_, quiet, plain)
+    output.show(metrics_table(loaded, {str(source or part or "held out"): found}))
+    output.show(*loaded.notes)
+    output.result({task: asdict(result) for task, result in found.items()})
+
+
+def predict(
+    run: RunFolder,
+    source: Rows,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=".csv, .parquet or .jsonl to write.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task to predict; repeat it. By default all.")] = None,
+    trust: Trust = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
+) -> None:
+    """Predict all tasks for rows; a table on the screen, or a file.
+
+    Example: lepton predict runs/houses new_houses.csv --output predicted.csv
+    """
+    from lepton.data import read_table
+    from lepton.run import load, write_table
+
+    # As an Arrow table, so that nothing but the core is needed.
+    found = load(run, trust=trust).predict(read_table(source), tasks=task)
+    out = Output(json_, quiet, plain)
+    if output is not None:
+        write_table(found, output)
+        out.show(f"Wrote {found.num_rows} rows to {output}.")
+        out.result({"rows": found.num_rows, "output": str(output)})
+        return
+    out.result({"rows": found.to_pylist()})
+    out.show(_preview(found))
+
+
+def _preview(table: Any, rows: int = 20) -> Any:
+    from rich.table import Table
+
+    shown = Table(title=f"{table.num_rows} rows", title_justify="left")
+    for name in table.column_names:
+        shown.add_column(name)
+    for row in table.slice(0, rows).to_pylist():
+        shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    if table.num_rows > rows:
+        shown.caption = f"the first {rows}; write all with --output"
+    return shown
