@@ -4,6 +4,16 @@ from lepton.nn._chain import Chain
 from lepton.nn._criterion import MultiTaskLoss
 from lepton.nn._fork import Fork, fork
 from lepton.nn._model import LeptonModel
-from lepton.nn.trunks import TabularTrunk
+from lepton.nn.trunks import ConvTrunk, MixedTrunk, TabularTrunk, UNet
 
-__all__ = ["Chain", "Fork", "LeptonModel", "MultiTaskLoss", "TabularTrunk", "fork"]
+__all__ = [
+    "Chain",
+    "ConvTrunk",
+    "Fork",
+    "LeptonModel",
+    "MixedTrunk",
+    "MultiTaskLoss",
+    "TabularTrunk",
+    "UNet",
+    "fork",
+]

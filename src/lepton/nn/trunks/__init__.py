@@ -1,5 +1,8 @@
 """Trunks that a table or its images can be given to without writing a network."""
 
+from lepton.nn.trunks._conv import ConvTrunk
+from lepton.nn.trunks._mixed import MixedTrunk
 from lepton.nn.trunks._tabular import TabularTrunk
+from lepton.nn.trunks._unet import UNet
 
-__all__ = ["TabularTrunk"]
+__all__ = ["ConvTrunk", "MixedTrunk", "TabularTrunk", "UNet"]

@@ -1,0 +1,130 @@
+"""`MixedTrunk`: tables with images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lepton.errors import ConfigurationError, DataError, require
+from lepton.nn.trunks._conv import ConvTrunk
+from lepton.nn.trunks._residual import ResidualMLP, check_mlp
+from lepton.nn.trunks._tabular import TabularTrunk
+
+__all__ = ["MixedTrunk"]
+
+
+class MixedTrunk(nn.Module):
+    """Rows with columns of numbers, categories, texts and images to features [B, width].
+
+    Every image column goes through the same image trunk and is the mean of its map over positions. Beside the
+    features of the table's trunk, all that enters a residual network.
+
+    Args:
+        table: trunk of the columns that are no images; None if there are none.
+        image: trunk of the images; None if there are none.
+        images: number of image columns K.
+        width: number of features that the trunk gives.
+        depth: number of residual blocks after everything has been put side by side.
+        dropout: share of the hidden features that training sets to zero, in [0, 1).
+
+    Attributes:
+        out_features: `width`.
+
+    Raises:
+        ConfigurationError: neither trunk is given, or a size that is not allowed.
+
+    Example:
+        >>> import torch
+        >>> from lepton.nn import ConvTrunk, TabularTrunk
+        >>> trunk = MixedTrunk(TabularTrunk(categories=[4], width=16), ConvTrunk(width=8, stages=2), width=32)
+        >>> image = torch.zeros(5, 1, 3, 16, 16, dtype=torch.uint8)
+        >>> trunk(categories=torch.zeros(5, 1, dtype=torch.int64), image=image).shape
+        torch.Size([5, 32])
+    """
+
+    def __init__(
+        self,
+        table: TabularTrunk | None,
+        image: ConvTrunk | None,
+        *,
+        images: int = 1,
+        width: int = 256,
+        depth: int = 2,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_mlp("MixedTrunk", width, depth, dropout)
+        require(isinstance(images, int) and images >= 1, "MixedTrunk", "images", images, "an integer >= 1")
+        if table is None and image is None:
+            raise ConfigurationError(
+                "MixedTrunk: there is nothing to mix: give a table trunk, an image trunk, or both."
+            )
+        self.table = table
+        self.image = image
+        self.images = images
+        inputs = 0 if table is None else table.out_features
+        if image is not None:
+            inputs += images * image.out_features
+            self.absent = nn.Parameter(torch.zeros(image.out_features))
+        self.mlp = ResidualMLP(inputs, width, depth, dropout)
+        self.out_features = width
+
+    def forward(
+        self,
+        numbers: Tensor | None = None,
+        missing: Tensor | None = None,
+        categories: Tensor | None = None,
+        text: Tensor | None = None,
+        image: Tensor | None = None,
+        image_missing: Tensor | None = None,
+    ) -> Tensor:
+        """Return the features [B, width] of a batch of rows.
+
+        Args:
+            numbers: as in `TabularTrunk`, like the next three.
+            missing: see there.
+            categories: see there.
+            text: see there.
+            image: [B, K, C, H, W], uint8 in 0 to 255 or floating point in 0 to 1.
+            image_missing: [B, K], true or 1 where there is no image; its pixels are not looked at, and a learned
+                vector stands for its features. None where none is missing.
+
+        Raises:
+            DataError: a tensor that the trunks need is not given, or has another shape.
+        """
+        found = []
+        if self.table is not None:
+            found.append(self.table(numbers=numbers, missing=missing, categories=categories, text=text))
+        if self.image is not None:
+            found.append(self._images(self.image, image, image_missing))
+        return self.mlp(torch.cat(found, dim=1))  # type: ignore[no-any-return]
+
+    def _images(self, trunk: ConvTrunk, image: Tensor | None, missing: Tensor | None) -> Tensor:
+        if image is None or image.ndim != 5 or image.shape[1] != self.images:
+            got = "it is not given" if image is None else f"it is {list(image.shape)}"
+            raise DataError(
+                f"MixedTrunk: image must be [B, {self.images}, C, H, W], as the trunk was built, but {got}."
+            )
+        if missing is not None and missing.shape != image.shape[:2]:
+            raise DataError(
+                f"MixedTrunk: image_missing must be {list(image.shape[:2])}, like the images, but it is "
+                f"{list(missing.shape)}."
+            )
+        flat = image.flatten(0, 1)
+        gone = None if missing is None else missing.flatten() != 0
+        vectors = trunk(flat if gone is None else flat[_stand_ins(gone)]).mean((2, 3))
+        if gone is not None:
+            vectors = torch.where(gone[:, None], self.absent, vectors)
+        return vectors.reshape(len(image), -1)  # type: ignore[no-any-return]
+
+
+def _stand_ins(gone: Tensor) -> Tensor:
+    """Return for every image its own number, and for a missing one the number of an image that is there.
+
+    Whatever the pixels of missing images hold would otherwise enter the statistics of a BatchNorm. Leaving them out
+    instead would make the shape depend on the data, which the compiler refuses and a GPU waits for.
+    """
+    order = gone.long().argsort(stable=True)
+    place = torch.arange(len(gone), device=gone.device)
+    present = (~gone).sum().clamp(min=1)
+    return torch.where(gone, order[place % present], place)
