@@ -1,6 +1,9 @@
-"""Rows to batches: sources, what columns hold, inputs and labels, splits, deterministic loaders, unusable rows."""
+"""Rows to batches: sources, what columns hold, inputs, labels, images, splits, loaders, unusable rows."""
 
+from lepton.data._augment import Augment
 from lepton.data._finite import drop_rows_not_finite
+from lepton.data._image_rows import ImageRows
+from lepton.data._images import decode_image, decode_mask
 from lepton.data._inputs import TEXT_BUCKETS, InputEncoder
 from lepton.data._kinds import Column, Kind, describe_columns, find_column
 from lepton.data._labels import hide_labels
@@ -13,7 +16,9 @@ from lepton.data._tensors import TensorData, TensorLoader
 __all__ = [
     "PARTS",
     "TEXT_BUCKETS",
+    "Augment",
     "Column",
+    "ImageRows",
     "InputEncoder",
     "Kind",
     "LabelRule",
@@ -23,6 +28,8 @@ __all__ = [
     "TensorData",
     "TensorLoader",
     "class_names",
+    "decode_image",
+    "decode_mask",
     "describe_columns",
     "drop_rows_not_finite",
     "find_column",
