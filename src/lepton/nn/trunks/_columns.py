@@ -131,7 +131,8 @@ class TextColumns(nn.Module):
         self.buckets = buckets
         self.out_features = texts * size
         self.register_buffer("offsets", torch.arange(texts)[:, None] * buckets)
-        self.table = nn.Parameter(torch.randn(texts * buckets, size))
+        # Small, since an n-gram that training does not meet keeps what it begins with.
+        self.table = nn.Parameter(0.1 * torch.randn(texts * buckets, size))
 
     def forward(self, text: Tensor) -> Tensor:
         """Return the means [B, out_features] over the ids [B, H, L] that are no padding; zero where all are."""

@@ -97,7 +97,7 @@ class TabularTrunk(nn.Module):
             numbers: [B, F], standardised and finite; 0 where missing.
             missing: [B, F], true or 1 where a number is missing; None where none is.
             categories: int64 [B, G]; an index that a column does not have counts as unknown.
-            text: int64 [B, H, L], n-gram ids with 0 as padding; any L.
+            text: int64 [B, H, L], n-gram ids; 0, and an id that is not below `text_buckets`, is padding. Any L.
 
         Raises:
             DataError: a tensor that the columns need is not given, or has another number of columns.
