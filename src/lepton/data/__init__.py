@@ -2,6 +2,7 @@
 
 from lepton.data._augment import Augment
 from lepton.data._finite import drop_rows_not_finite
+from lepton.data._image_loader import ImageLoader
 from lepton.data._image_rows import ImageRows
 from lepton.data._images import decode_image, decode_mask
 from lepton.data._inputs import TEXT_BUCKETS, InputEncoder
@@ -18,6 +19,7 @@ __all__ = [
     "TEXT_BUCKETS",
     "Augment",
     "Column",
+    "ImageLoader",
     "ImageRows",
     "InputEncoder",
     "Kind",

@@ -95,6 +95,7 @@ class LabelRule:
         columns: the columns that are read: one, or for several labels one for each, of zeros and ones.
         classes: the words that are classes or labels, in the order of their numbers; none for numbers.
         missing: for masks, the pixel value without a label.
+        from_masks: several labels that say which classes occur in a mask.
     """
 
     task: str
@@ -102,6 +103,7 @@ class LabelRule:
     columns: tuple[str, ...]
     classes: tuple[str, ...] = ()
     missing: int = 255
+    from_masks: bool = False
 
     def encode(self, table: pa.Table, *, strict: bool = False) -> tuple[Tensor, int]:
         """Return the labels [N] or [N, L], and how many values were no class and now count as missing.
@@ -161,7 +163,7 @@ class LabelRule:
         """Return what a task's `predict` gave as columns: names of classes, and a column for each probability.
 
         Args:
-            predicted: `label`, `probability` or `value` of N rows.
+            predicted: `label`, `probability` or `value` of N rows; masks are arrays [H, W] of class numbers.
 
         Returns:
             Column name -> list or array of N values.
@@ -171,6 +173,8 @@ class LabelRule:
             values = predicted["value"].double().numpy()
             names = [self.task] if values.ndim == 1 else [f"{self.task}_{column}" for column in self.columns]
             return dict(zip(names, values[None] if values.ndim == 1 else values.T, strict=True))
+        if self.kind == "segmentation":
+            return {self.task: list(predicted["label"].to(torch.uint8).numpy())}
         names_of = np.array(self.classes, dtype=object)
         if self.kind == "classification":
             found[self.task] = names_of[predicted["label"].numpy()]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -37,11 +38,21 @@ def build_model(
 def _trunk(section: Any, encoder: InputEncoder, trust: bool) -> nn.Module:
     if isinstance(section, Custom):
         return load_class(section, trust=trust)
-    options = section.model_dump(exclude={"type"})
     kind: Any = trunks()[section.type]
-    return kind(**_from_data(encoder), **options)  # type: ignore[no-any-return]
+    options = section.model_dump(exclude={"type", "table", "image"})
+    parameters = inspect.signature(kind).parameters
+    if "knots" in parameters:
+        return _table_trunk(kind, options, encoder)  # type: ignore[no-any-return]
+    if "table" not in parameters:
+        return kind(**options)  # type: ignore[no-any-return]
+    tabular = len(encoder.names) > len(encoder.images)
+    # The mixed trunk's two parts are sections of its own section.
+    parts = {name: get_args(hint) for name, hint in get_type_hints(kind.__init__).items() if name in ("table", "image")}
+    table = _table_trunk(parts["table"][0], section.table.model_dump(), encoder) if tabular else None
+    image = parts["image"][0](**section.image.model_dump()) if encoder.images else None
+    return kind(table, image, images=max(1, len(encoder.images)), **options)  # type: ignore[no-any-return]
 
 
-def _from_data(encoder: InputEncoder) -> dict[str, Any]:
+def _table_trunk(kind: Any, options: Mapping[str, Any], encoder: InputEncoder) -> Any:
     texts = {"texts": encoder.texts, "text_buckets": TEXT_BUCKETS} if encoder.texts else {}
-    return {"knots": encoder.knots, "categories": encoder.categories, **texts}
+    return kind(knots=encoder.knots, categories=encoder.categories, **texts, **options)

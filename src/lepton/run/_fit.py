@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import lepton
 from lepton.config import Config, Source, check_config
-from lepton.data import TensorData, TensorLoader
 from lepton.errors import ConfigurationError
 from lepton.evaluate import TaskResult, evaluate
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
 from lepton.run._folder import new_folder, write_json, write_rules, write_run, write_split
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._run import EVALUATION_BATCH, Run
+from lepton.run._rows import Loader, make_loader
+from lepton.run._run import Run
 from lepton.run._summary import columns_table, metrics_table, plan_table
+from lepton.tasks import Regression
 from lepton.train import Callback, Progress, Trainer
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def train_run(
     """
     prepared = prepare(config, source)
     model = build_model(prepared.config, prepared.encoder, prepared.rules, trust=trust)
+    _fit_statistics(model, prepared)
     place = new_folder(folder)
     write_run(place, prepared.config, lepton.__version__)
     write_rules(place, prepared.encoder, prepared.rules)
@@ -169,28 +171,26 @@ def train_run(
     with _shown(prepared, model, console) as listeners:
         trainer = make_trainer(prepared.config, model, place, [*listeners, *callbacks])
         trainer.fit(*make_loaders(prepared))
-    results = {
-        part: evaluate(model, TensorLoader(rows, EVALUATION_BATCH))
-        for part, rows in prepared.data.items()
-        if part != "train"
-    }
-    write_json(place / "results.json", {part: _finite(found) for part, found in results.items()})
+    write_json(place / "results.json", _held_out(model, prepared))
     run = Run(place, prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     if console is not None:
         console.print(metrics_table(run, run.results))
     return run
 
 
-def make_loaders(prepared: Prepared) -> tuple[TensorLoader, TensorLoader | None]:
+def _fit_statistics(model: LeptonModel, prepared: Prepared) -> None:
+    """Give regressions mean and standard deviation of their training labels, without reading the pictures."""
+    for rule in prepared.rules:
+        task = model.task(rule.task)
+        if isinstance(task, Regression):
+            task.fit_statistics(prepared.data["train"].targets[rule.task])
+
+
+def make_loaders(prepared: Prepared) -> tuple[Loader, Loader | None]:
     """Return the loaders of training and validation rows."""
-    config = prepared.config
-    train = prepared.data["train"]
-    size = min(config.training.batch_size, len(train))
-    val: TensorData | None = prepared.data.get("val")
-    return (
-        TensorLoader(train, size, shuffle=True, seed=config.seed, drop_last=len(train) > size),
-        None if val is None else TensorLoader(val, EVALUATION_BATCH),
-    )
+    val = prepared.data.get("val")
+    train = make_loader(prepared.data["train"], prepared.config, training=True)
+    return train, None if val is None else make_loader(val, prepared.config)
 
 
 def make_trainer(
@@ -204,7 +204,7 @@ def make_trainer(
 
 def _held_out(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
     parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
-    return {part: _finite(evaluate(model, TensorLoader(rows, EVALUATION_BATCH))) for part, rows in parts.items()}
+    return {part: _finite(evaluate(model, make_loader(rows, prepared.config))) for part, rows in parts.items()}
 
 
 def _finite(found: Mapping[str, TaskResult]) -> dict[str, Any]:

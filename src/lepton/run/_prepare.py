@@ -14,14 +14,15 @@ from lepton.data import (
     LabelRule,
     Split,
     SplitRule,
-    TensorData,
     class_names,
+    decode_mask,
     describe_columns,
     find_column,
     infer_task,
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
+from lepton.run._rows import Rows, image_size, labels_of, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Prepared", "encode_rows", "prepare", "split_tables"]
 
 BATCH = 256
+IMAGE_BATCH = 32
 STEPS = 6000
 """Optimiser steps that are planned where the number of epochs is not given; early stopping mostly ends before."""
 
@@ -53,7 +55,7 @@ class Prepared:
     encoder: InputEncoder
     rules: list[LabelRule]
     split: Split
-    data: dict[str, TensorData]
+    data: dict[str, Rows]
     tables: dict[str, pa.Table]
     notes: list[str] = field(default_factory=list)
 
@@ -78,9 +80,9 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     split = _split(config, table, rules, kinds)
     tables = split_tables(config, table, split)
     encoder = InputEncoder.fit(tables["train"], inputs)
-    data = {part: encode_rows(encoder, rules, rows, notes, part) for part, rows in tables.items()}
+    resolved = _resolve(config, inputs, rules, encoder, tables["train"])
+    data = {part: encode_rows(resolved, encoder, rules, rows, notes, part) for part, rows in tables.items()}
     _check_labels(rules, data, notes)
-    resolved = _resolve(config, inputs, rules, encoder, len(data["train"]))
     return Prepared(resolved, columns, encoder, rules, split, data, tables, notes)
 
 
@@ -96,7 +98,35 @@ def _label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, 
         raise ConfigurationError(f"task {name!r}: {kind!r} is no kind of task.{nearest(kind, task_kinds())}")
     if columns[names[0]].missing == 1:
         raise DataError(f"target {names[0]!r}: every value is missing.")
-    return LabelRule(name, kind, names, _classes(kind, section, table, names))
+    masks = columns[names[0]].kind == "image"
+    if masks and kind not in ("segmentation", "multi_label"):
+        raise ConfigurationError(
+            f"task {name!r}: a column of pictures gives a segmentation or a multi_label, not {kind}."
+        )
+    classes = _mask_classes(name, section, table, names[0]) if masks else _classes(kind, section, table, names)
+    missing = int(getattr(section, "missing", 255)) if kind == "segmentation" else _mask_missing(section)
+    return LabelRule(name, kind, names, classes, missing, masks and kind == "multi_label")
+
+
+def _mask_missing(section: Any) -> int:
+    told = getattr(section, "missing", None)
+    return int(told) if isinstance(told, (int, float)) and told == told else 255
+
+
+def _mask_classes(name: str, section: Any, table: pa.Table, column: str) -> tuple[str, ...]:
+    """Return the names of the classes in masks: as told, or their numbers as found in the first masks."""
+    told = getattr(section, "classes", None) or getattr(section, "labels", None)
+    if isinstance(told, list):
+        return tuple(told)
+    if told is None:
+        paths = [path for path in table.column(column).to_pylist() if path is not None][:100]
+        seen = {
+            number for path in paths for number in decode_mask(path).flatten().bincount().nonzero().flatten().tolist()
+        }
+        told = max(seen - {_mask_missing(section)}) + 1
+        if told < 2 or told > 255:
+            raise DataError(f"target {name!r}: the masks hold the numbers {sorted(seen)[:10]}: give classes.")
+    return tuple(str(number) for number in range(told))
 
 
 def _classes(kind: str, section: Any, table: pa.Table, names: Sequence[str]) -> tuple[str, ...]:
@@ -115,9 +145,11 @@ def _classes(kind: str, section: Any, table: pa.Table, names: Sequence[str]) -> 
     return tuple(found)
 
 
-def _check_labels(rules: Sequence[LabelRule], data: Mapping[str, TensorData], notes: list[str]) -> None:
+def _check_labels(rules: Sequence[LabelRule], data: Mapping[str, Rows], notes: list[str]) -> None:
     for rule in rules:
         for part, rows in data.items():
+            if rule.kind == "segmentation":
+                continue  # a mask is decoded when its row is read
             target = rows.targets[rule.task]
             present = ~target.isnan() if target.is_floating_point() else target != -100
             if not present.any():
@@ -171,13 +203,19 @@ def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.
 
 
 def encode_rows(
-    encoder: InputEncoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str], part: str
-) -> TensorData:
+    config: Config,
+    encoder: InputEncoder,
+    rules: Sequence[LabelRule],
+    table: pa.Table,
+    notes: list[str],
+    part: str,
+) -> Rows:
     """Return the inputs and labels of a table; what was not seen in training is noted."""
-    inputs = encoder.encode(table)
     targets = {}
     for rule in rules:
-        targets[rule.task], unknown = rule.encode(table, strict=part == "train")
+        if rule.kind == "segmentation":
+            continue
+        targets[rule.task], unknown = labels_of(rule, table, strict=part == "train")
         if unknown:
             notes.append(
                 f"{rule.task!r}: {unknown} of {table.num_rows} {part} rows hold a class that training has not."
@@ -187,12 +225,12 @@ def encode_rows(
             notes.append(
                 f"column {name!r}: {number} of {table.num_rows} {part} rows hold a value that training has not."
             )
-    return TensorData(inputs, targets)
+    return rows_of(config, encoder, rules, table, targets)
 
 
 # -- decisions ----------------------------------------------------------------------------------------------------
 def _resolve(
-    config: Config, inputs: Sequence[Column], rules: Sequence[LabelRule], encoder: InputEncoder, n_rows: int
+    config: Config, inputs: Sequence[Column], rules: Sequence[LabelRule], encoder: InputEncoder, train: pa.Table
 ) -> Config:
     """Return the configuration with the decisions of the data written out."""
     content = config.model_dump(by_alias=True, exclude_none=True)
@@ -201,18 +239,29 @@ def _resolve(
     }
     content["tasks"] = {rule.task: _resolved_task(content["tasks"][rule.task], rule) for rule in rules}
     if config.trunk.type == "auto":
-        content["trunk"] = {"type": "tabular" if not encoder.images else "mixed"}
-    training = content["training"]
-    batch = training.setdefault("batch_size", min(BATCH, max(8, 2 ** round(math.log2(max(1, n_rows / 40))))))
+        content["trunk"] = {"type": _trunk_type(encoder, rules)}
+    if encoder.images and config.data.image_size is None:
+        content["data"]["image_size"] = image_size(encoder.image_paths(train)[encoder.images[0]])
+    training, n_rows = content["training"], train.num_rows
+    largest = IMAGE_BATCH if encoder.images else BATCH
+    batch = training.setdefault("batch_size", min(largest, max(8, 2 ** round(math.log2(max(1, n_rows / 40))))))
     if training.get("max_steps") is None:
         training.setdefault("max_epochs", max(5, min(100, math.ceil(STEPS * batch / n_rows))))
     training.setdefault("patience", 10)
     return check_config(content)
 
 
+def _trunk_type(encoder: InputEncoder, rules: Sequence[LabelRule]) -> str:
+    if not encoder.images:
+        return "tabular"
+    if len(encoder.names) > 1:
+        return "mixed"
+    return "unet" if any(rule.kind == "segmentation" for rule in rules) else "conv"
+
+
 def _resolved_task(section: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
     found = {**section, "type": rule.kind}
-    if rule.kind == "classification" or rule.kind == "segmentation":
+    if rule.kind in ("classification", "segmentation"):
         found["classes"] = list(rule.classes)
     elif rule.kind == "multi_label":
         found["labels"] = list(rule.classes)

@@ -11,23 +11,22 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config
-from lepton.data import InputEncoder, LabelRule, Split, TensorData, TensorLoader, find_column, read_table
+from lepton.data import InputEncoder, LabelRule, Split, find_column, read_table
 from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
-from lepton.evaluate import TaskResult, evaluate
+from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
 from lepton.run._folder import read_rules, read_run_config, read_split
 from lepton.run._frames import frame_of
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, split_tables
+from lepton.run._rows import Rows, make_loader, rows_of
 from lepton.train import load_weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Run", "load"]
-
-EVALUATION_BATCH = 1024
 
 
 class Run:
@@ -94,13 +93,13 @@ class Run:
         return RunPlots(self.history, self.tasks)
 
     # -- use --------------------------------------------------------------------------------------------------
-    def predict(self, source: Any, *, tasks: Iterable[str] | None = None, batch_size: int = EVALUATION_BATCH) -> Any:
+    def predict(self, source: Any, *, tasks: Iterable[str] | None = None, batch_size: int | None = None) -> Any:
         """Predict all tasks for rows.
 
         Args:
             source: rows as for `lepton.fit`; targets need not be there, further columns and any order are fine.
             tasks: names of the tasks to predict, by default all that are not auxiliary.
-            batch_size: rows at a time.
+            batch_size: rows at a time; by default 1024, or 64 with pictures.
 
         Returns:
             A DataFrame (a pyarrow Table if one was given) with one row for each row of the source: for each task its
@@ -112,10 +111,10 @@ class Run:
         """
         table = read_table(source)
         rules = self._chosen(tasks)
-        outputs = self._outputs(TensorData(self.encoder.encode(table), {}), batch_size)
+        predicted = self._predicted(rows_of(self.config, self.encoder, [], table, {}), rules, batch_size)
         found: dict[str, Any] = {}
         for rule in rules:
-            found |= rule.decode(self.model.task(rule.task).predict(outputs[rule.task]))
+            found |= rule.decode(predicted[rule.task])
         return frame_of(found, source)
 
     def _chosen(self, tasks: Iterable[str] | None) -> list[LabelRule]:
@@ -129,10 +128,19 @@ class Run:
         return [rule for rule in self.rules if rule.task in wanted]
 
     @torch.no_grad()
-    def _outputs(self, rows: TensorData, batch_size: int) -> dict[str, Tensor]:
+    def _predicted(
+        self, rows: Rows, rules: Sequence[LabelRule], batch_size: int | None
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return what each task's `predict` says, batch by batch: the outputs of a mask are larger than its labels."""
         self.model.eval()
-        parts = [self.model(inputs)[0] for inputs, _ in TensorLoader(rows, batch_size)]
-        return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+        parts: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in rules}
+        for inputs, _ in make_loader(rows, self.config, batch_size=batch_size):
+            outputs, _ = self.model(to_device(inputs, self.model.device))
+            for name, found in parts.items():
+                found.append({key: value.cpu() for key, value in self.model.task(name).predict(outputs[name]).items()})
+        return {
+            name: {key: torch.cat([part[key] for part in found]) for key in found[0]} for name, found in parts.items()
+        }
 
     def evaluate(
         self, source: Any = None, *, part: Literal["train", "val", "test"] | None = None
@@ -150,8 +158,8 @@ class Run:
         for rule in self.rules:
             for column in rule.columns:
                 find_column(table, column)
-        rows = encode_rows(self.encoder, self.rules, table, self.notes, "evaluated")
-        return evaluate(self.model, TensorLoader(rows, EVALUATION_BATCH))
+        rows = encode_rows(self.config, self.encoder, self.rules, table, self.notes, "evaluated")
+        return evaluate(self.model, make_loader(rows, self.config))
 
     def tables(self) -> dict[str, pa.Table]:
         """Return the rows of every part, read from the training source again.

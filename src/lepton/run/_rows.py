@@ -1,0 +1,151 @@
+"""Rows of a table as what a loader cuts into batches: tensors, or pictures that workers decode."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lepton.config import Config
+from lepton.data import (
+    Augment,
+    ImageLoader,
+    ImageRows,
+    InputEncoder,
+    LabelRule,
+    TensorData,
+    TensorLoader,
+    decode_image,
+    decode_mask,
+)
+from lepton.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Loader", "Rows", "image_size", "labels_of", "make_loader", "rows_of"]
+
+Rows = TensorData | ImageRows
+Loader = TensorLoader | ImageLoader
+
+EVALUATION_BATCH = 1024
+IMAGE_EVALUATION_BATCH = 64
+CACHE_BYTES = 2 << 30
+"""Memory for decoded pictures: those that fit are decoded once."""
+
+LARGEST = 224
+"""Side of pictures, in pixels, where no size is given and theirs are larger."""
+
+
+def rows_of(
+    config: Config,
+    encoder: InputEncoder,
+    rules: Sequence[LabelRule],
+    table: pa.Table,
+    targets: Mapping[str, Tensor],
+) -> Rows:
+    """Return the rows of a table with its inputs.
+
+    Args:
+        config: resolved: says the size of pictures.
+        encoder: fitted rules of the inputs.
+        rules: rules of the labels; those of masks are read from the table, unless there are no targets at all.
+        table: the rows.
+        targets: the labels that are no masks, name -> [N, ...]; may be empty.
+    """
+    inputs = encoder.encode(table)
+    if not encoder.images:
+        return TensorData(inputs, targets)
+    size = config.data.image_size
+    assert size is not None, "resolved"
+    paths = encoder.image_paths(table)
+    masked = [rule for rule in rules if rule.kind == "segmentation" and rule.columns[0] in table.column_names]
+    alone = config.trunk.type != "mixed"
+    if alone and (len(paths) > 1 or inputs):
+        raise ConfigurationError(
+            f"the trunk {config.trunk.type!r} reads one column of pictures and nothing else, but the inputs are "
+            f"{encoder.names}: choose trunk: mixed, or fewer inputs."
+        )
+    columns = list(paths.values())
+    images: list[Any] = columns[0] if alone else [list(row) for row in zip(*columns, strict=True)]
+    return ImageRows(
+        images,
+        size=(size[0], size[1]),
+        inputs=inputs,
+        targets=targets,
+        masks={rule.task: table.column(rule.columns[0]).to_pylist() for rule in masked},
+        classes={rule.task: len(rule.classes) for rule in masked},
+        missing=masked[0].missing if masked else 255,
+        cache_bytes=CACHE_BYTES,
+    )
+
+
+def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor, int]:
+    """Return the labels of a task that is no segmentation, and how many values were no class.
+
+    Several labels from a column of masks say which classes occur in each.
+    """
+    column = table.column(rule.columns[0]) if rule.columns[0] in table.column_names else None
+    if rule.kind == "multi_label" and rule.from_masks and column is not None:
+        return torch.stack([_presence(path, rule) for path in column.to_pylist()]), 0
+    return rule.encode(table, strict=strict)
+
+
+def _presence(path: str | None, rule: LabelRule) -> Tensor:
+    classes = len(rule.classes)
+    if path is None:
+        return torch.full((classes,), torch.nan)
+    counts = torch.bincount(decode_mask(path).flatten().long(), minlength=classes)
+    strange = [number for number in counts.nonzero().flatten().tolist() if number >= classes and number != rule.missing]
+    if strange:
+        raise DataError(f"{path}: the mask holds {strange[:5]}; {rule.task!r} knows 0 to {classes - 1}.")
+    return (counts[:classes] > 0).float()
+
+
+def make_loader(
+    rows: Rows,
+    config: Config,
+    *,
+    training: bool = False,
+    batch_size: int | None = None,
+) -> Loader:
+    """Return a loader: shuffled, augmented and without a part of a batch for training, in order otherwise."""
+    workers = config.training.num_workers
+    if isinstance(rows, ImageRows):
+        size = batch_size or (config.training.batch_size if training else IMAGE_EVALUATION_BATCH)
+        augment = _augment(config, rows) if training else None
+        options: dict[str, Any] = {"augment": augment, "workers": workers}
+        kind: Any = ImageLoader
+    else:
+        size, options, kind = (
+            batch_size or (config.training.batch_size if training else EVALUATION_BATCH),
+            {},
+            TensorLoader,
+        )
+    size = min(size, len(rows))
+    drop = training and len(rows) > size
+    return kind(rows, size, shuffle=training, seed=config.seed, drop_last=drop, **options)  # type: ignore[no-any-return]
+
+
+def _augment(config: Config, rows: ImageRows) -> Augment | None:
+    told = config.data.augment
+    if told is False:
+        return None
+    return Augment(**{"missing": rows.missing, **(told if isinstance(told, Mapping) else {})})
+
+
+def image_size(paths: Iterable[str | None], limit: int = 50) -> tuple[int, int]:
+    """Return the median height and width of the first pictures, at most 224 each with their ratio kept.
+
+    Raises:
+        DataError: there is no picture, or one is broken.
+    """
+    sizes = [decode_image(path).shape[1:] for path in [p for p in paths if p is not None][:limit]]
+    if not sizes:
+        raise DataError("there is no picture whose size could be taken: give data.image_size.")
+    height, width = (round(statistics.median(side)) for side in zip(*sizes, strict=True))
+    shrink = min(1.0, LARGEST / max(height, width))
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
