@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lepton.linalg import (
     _nonnegative,
+    _pivoting,
     cosines,
     counter_uniform,
     frank_wolfe,
@@ -82,7 +83,7 @@ def test_absent_variables_are_zero_and_change_nothing(path: str) -> None:
 
 def test_a_bounded_search_still_gives_a_feasible_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_nonnegative, "_ITERATIONS", 3)
-    monkeypatch.setattr(_nonnegative, "_PIVOTS", 0)
+    monkeypatch.setattr(_pivoting, "_ROUNDS", 0)
     jacobian = next(jacobians(20))
     w = solve_simplex(jacobian @ jacobian.mT, torch.ones(20, dtype=torch.bool))
     assert (w >= 0).all()
