@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bools", "Floats", "Indices", "exchange", "exchange_to_length", "solve_or_nan"]
+__all__ = ["Bools", "Floats", "exchange", "exchange_to_length", "solve_on_face"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -20,10 +20,19 @@ _PER_VARIABLE = 4  # exchanges; the worst ill-conditioned programs take two
 _RISING = 1e-13  # slopes below it are rounding
 
 
-def solve_or_nan(left: Floats, right: Floats) -> Floats:
-    """Return left^-1 right for a batch; rounding may have made one singular, and then no sign is right: nan."""
+def solve_on_face(matrix: Floats, right: Floats, basis: Bools) -> Floats:
+    """Return U [..., n, k] with MX - Z = `right`: x on `basis` and z elsewhere, the others being zero.
+
+    Where rounding has made the system singular everything is nan, which has no right sign.
+
+    Args:
+        matrix: M [n, n] or [..., n, n].
+        right: [..., n, k].
+        basis: [..., n] bool.
+    """
     try:
-        return np.linalg.solve(left, right).astype(np.float64, copy=False)
+        sides = np.where(basis[..., None, :], matrix, -np.eye(basis.shape[-1]))
+        return np.linalg.solve(sides, right).astype(np.float64, copy=False)
     except np.linalg.LinAlgError:
         return np.full_like(right, np.nan)
 
@@ -33,10 +42,8 @@ def _tableau(matrix: Floats, linear: Floats, basis: Bools) -> Floats:
 
     s >= 0 is added to whatever has the wrong sign, so that for large s all of u is positive.
     """
-    inside = basis[:, None, :]
-    identity = np.eye(linear.shape[-1])
-    right = np.concatenate([np.where(inside, identity, -matrix), linear[..., None]], -1)
-    solved = solve_or_nan(np.where(inside, matrix, -identity), right)
+    others = np.where(basis[:, None, :], np.eye(linear.shape[-1]), -matrix)
+    solved = solve_on_face(matrix, np.concatenate([others, linear[..., None]], -1), basis)
     return np.concatenate([solved, solved[..., -1:] > 0], -1)
 
 
@@ -58,6 +65,15 @@ def _change_sides(table: Floats, index: Indices) -> None:
     table -= column[:, :, None] * row[:, None, :]
 
 
+def _close_ranks(moving: Bools) -> Indices:
+    """Return the indices of the true entries, as many as possible of them at their own place."""
+    true = np.flatnonzero(moving)
+    order = np.arange(len(true))
+    gaps = np.flatnonzero(~moving[: len(true)])
+    order[gaps] = true[len(true) - len(gaps) :]
+    return order
+
+
 def exchange(matrix: Floats, linear: Floats, basis: Bools) -> Bools:
     """Return the basis [S, n] of the solutions of min x'Mx/2 + q'x over x >= 0, for S problems.
 
@@ -71,10 +87,13 @@ def exchange(matrix: Floats, linear: Floats, basis: Bools) -> Bools:
     for _ in range(_PER_VARIABLE * linear.shape[-1]):
         at, index = _next(table)
         moving = at > 0
-        if not moving.all():
-            table, problem, index = table[moving], problem[moving], index[moving]
-        if not len(problem):
+        if not moving.any():
             break
+        if not moving.all():  # the tableaus are large: only those are moved that fill a gap
+            order = _close_ranks(moving)
+            gaps = order != np.arange(len(order))
+            table[: len(order)][gaps] = table[order[gaps]]
+            table, problem, index = table[: len(order)], problem[order], index[order]
         _change_sides(table, index)
         basis[problem, index] ^= True
     return basis

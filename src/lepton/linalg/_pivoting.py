@@ -14,20 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lepton.linalg._exchange import Bools, Floats, exchange, exchange_to_length, solve_or_nan
+from lepton.linalg._exchange import Bools, Floats, exchange, exchange_to_length, solve_on_face
 
 __all__ = ["pivot", "pivot_to_length"]
 
 _ROUNDS = 8  # of either kind, each checked by a solve
 _FALLING = 0.6  # wrong signs left by a block of pivots; where more are, single ones are faster
 _TOLERANCE = 1e-11  # relative to x; a wrong sign below it is rounding
-
-
-def _solve_on_face(matrix: Floats, right: Floats, basis: Bools) -> Floats:
-    """Return X [..., n, k] with MX = `right` on the rows of `basis` and X = 0 elsewhere."""
-    inside = basis[..., None]
-    square = np.where(inside & basis[..., None, :], matrix, np.eye(basis.shape[-1]))
-    return solve_or_nan(square, np.where(inside, right, 0.0))
 
 
 def _settle(
@@ -68,9 +61,9 @@ def pivot(matrix: Tensor, linear: Tensor, exists: Tensor) -> Tensor | None:
     some = exists.reshape(-1, size).numpy()
 
     def look(basis: Bools) -> tuple[Floats, Bools]:
-        x = _solve_on_face(m, -q[..., None], basis)
-        value = np.where(basis, x[..., 0], (m @ x)[..., 0] + q)
-        return x[..., 0], some & ~(value >= -_TOLERANCE * (1 + np.abs(x).max(-2)))
+        value = solve_on_face(m, -q[..., None], basis)[..., 0]
+        x = np.where(basis, value, 0.0)
+        return x, some & ~(value >= -_TOLERANCE * (1 + np.abs(x).max(-1, keepdims=True)))
 
     def walk(basis: Bools, wrong: Bools) -> Bools:
         which, basis = wrong.any(-1), basis.copy()
@@ -101,12 +94,12 @@ def pivot_to_length(matrix: Tensor, linear: Tensor, exists: Tensor, length: Tens
     right = np.stack([np.ones_like(q), q], 1)
 
     def look(basis: Bools) -> tuple[Floats, Bools]:
-        a, b = _solve_on_face(m, right, basis).T  # x = l a - b, so that x'Mx = r^2 is quadratic in l
-        along, across = a.sum(), b.sum()
-        root = across**2 - along * (b @ q - r**2)  # negative: the face is too long, and sum(x) = 0 has wrong signs
-        level = (across + np.sqrt(np.maximum(root, 0.0))) / along
-        x = level * a - b
-        value = np.where(basis, x / np.abs(x).sum(), m @ x + q - level)
-        return x, some & ~(value >= -_TOLERANCE)
+        a, b = solve_on_face(m, right, basis).T  # x = l a - b on the face, so that x'Mx = r^2 is quadratic in l
+        along, across = a[basis].sum(), b[basis].sum()
+        root = across**2 - along * (b[basis] @ q[basis] - r**2)
+        level = (across + np.sqrt(np.maximum(root, 0.0))) / along  # without a root sum(x) = 0: some sign is wrong
+        value = level * a - b
+        x = np.where(basis, value, 0.0)
+        return x, some & ~(value >= -_TOLERANCE * np.where(basis, np.abs(x).sum(), 1.0))
 
     return _settle(look, lambda basis, wrong: exchange_to_length(m, q, some, r), some)
