@@ -78,7 +78,7 @@ def exchange(matrix: Floats, linear: Floats, basis: Bools) -> Bools:
     """Return the basis [S, n] of the solutions of min x'Mx/2 + q'x over x >= 0, for S problems.
 
     Args:
-        matrix: M [n, n] or [S, n, n], positive definite.
+        matrix: M [n, n], [1, n, n] or [S, n, n], positive definite.
         linear: q [S, n].
         basis: [S, n] bool, where to begin: the nearer, the fewer exchanges.
     """

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from lepton.linalg._device import holds, readable
-from lepton.linalg._pivoting import pivot
+from lepton.linalg._pivoting import TOLERANCE, pivot
 
 __all__ = ["solve_nonnegative"]
 
 _ITERATIONS = 26  # random programs of 2 variables take 12, ill-conditioned ones of 40 about 24
 _GAP = 1e-14  # mean of x z, relative to the start, at which the CPU stops
 _TO_BOUNDARY = 0.995
-_TOLERANCE = 1e-11  # relative to x; a wrong sign below it is rounding
 
 
 def _times(matrix: Tensor, x: Tensor) -> Tensor:
@@ -37,7 +36,7 @@ def _on_face(matrix: Tensor, linear: Tensor, basis: Tensor) -> Tensor:
 
 def _wrong_signs(matrix: Tensor, linear: Tensor, x: Tensor, basis: Tensor, exists: Tensor) -> Tensor:
     value = torch.where(basis, x, _times(matrix, x) + linear)
-    return exists & ~(value >= -_TOLERANCE * (1 + x.abs().amax(-1, keepdim=True)))
+    return exists & ~(value >= -TOLERANCE * (1 + x.abs().amax(-1, keepdim=True)))
 
 
 def _longest(value: Tensor, step: Tensor) -> Tensor:

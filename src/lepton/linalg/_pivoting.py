@@ -16,11 +16,11 @@ from torch import Tensor
 
 from lepton.linalg._exchange import Bools, Floats, exchange, exchange_to_length, solve_on_face
 
-__all__ = ["pivot", "pivot_to_length"]
+__all__ = ["TOLERANCE", "pivot", "pivot_to_length"]
 
 _ROUNDS = 8  # of either kind, each checked by a solve
 _FALLING = 0.6  # wrong signs left by a block of pivots; where more are, single ones are faster
-_TOLERANCE = 1e-11  # relative to x; a wrong sign below it is rounding
+TOLERANCE = 1e-11  # relative to x; a wrong sign below it is rounding
 
 
 def _settle(
@@ -54,20 +54,19 @@ def pivot(matrix: Tensor, linear: Tensor, exists: Tensor) -> Tensor | None:
         exists: [..., T] bool, the variables that exist; the others are zero.
     """
     size = linear.shape[-1]
-    alike = matrix.dim() == 2
-    square = matrix.detach() if alike else matrix.detach().expand(*linear.shape, size)
-    m = square.reshape(-1, size, size).numpy()
+    square = matrix if matrix.dim() == 2 else matrix.expand(*linear.shape, size)
+    m = square.detach().reshape(-1, size, size).numpy()
     q = linear.detach().reshape(-1, size).numpy()
     some = exists.reshape(-1, size).numpy()
 
     def look(basis: Bools) -> tuple[Floats, Bools]:
         value = solve_on_face(m, -q[..., None], basis)[..., 0]
         x = np.where(basis, value, 0.0)
-        return x, some & ~(value >= -_TOLERANCE * (1 + np.abs(x).max(-1, keepdims=True)))
+        return x, some & ~(value >= -TOLERANCE * (1 + np.abs(x).max(-1, keepdims=True)))
 
     def walk(basis: Bools, wrong: Bools) -> Bools:
         which, basis = wrong.any(-1), basis.copy()
-        basis[which] = exchange(m if alike else m[which], q[which], basis[which])
+        basis[which] = exchange(m if len(m) == 1 else m[which], q[which], basis[which])
         return basis
 
     x = _settle(look, walk, some & (q < 0))
@@ -90,7 +89,9 @@ def pivot_to_length(matrix: Tensor, linear: Tensor, exists: Tensor, length: Tens
         >>> pivot_to_length(torch.eye(2).double(), torch.zeros(2).double(), torch.tensor([True, True]), one)
         tensor([0.7071, 0.7071], dtype=torch.float64)
     """
-    m, q, some, r = matrix.detach().numpy(), linear.detach().numpy(), exists.numpy(), float(length)
+    some, r = exists.numpy(), float(length)
+    m = np.where(some[:, None] & some, matrix.detach().numpy(), 0.0)
+    q = np.where(some, linear.detach().numpy(), 0.0)
     right = np.stack([np.ones_like(q), q], 1)
 
     def look(basis: Bools) -> tuple[Floats, Bools]:
@@ -100,6 +101,7 @@ def pivot_to_length(matrix: Tensor, linear: Tensor, exists: Tensor, length: Tens
         level = (across + np.sqrt(np.maximum(root, 0.0))) / along  # without a root sum(x) = 0: some sign is wrong
         value = level * a - b
         x = np.where(basis, value, 0.0)
-        return x, some & ~(value >= -_TOLERANCE * np.where(basis, np.abs(x).sum(), 1.0))
+        return x, some & ~(value >= -TOLERANCE * np.where(basis, np.abs(x).sum(), 1.0))
 
-    return _settle(look, lambda basis, wrong: exchange_to_length(m, q, some, r), some)
+    x = _settle(look, lambda basis, wrong: exchange_to_length(m, q, some, r), some)
+    return x if x is not None and bool(x.any()) else None  # zero has no length: rounding has hidden the root
