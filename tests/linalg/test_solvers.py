@@ -13,16 +13,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lepton.linalg import (
     _nonnegative,
+    _pivoting,
     cosines,
     counter_uniform,
     frank_wolfe,
     min_norm_weights,
     normalize,
+    pivot_to_length,
     present_tasks,
     solve_nonnegative,
     solve_simplex,
     solve_smallest,
 )
+from lepton.linalg._exchange import exchange, solve_on_face
 from lepton.linalg._random import _GAMMA, _mix
 
 SIZES = (2, 3, 5, 10, 20, 40)
@@ -82,11 +85,60 @@ def test_absent_variables_are_zero_and_change_nothing(path: str) -> None:
 
 def test_a_bounded_search_still_gives_a_feasible_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_nonnegative, "_ITERATIONS", 3)
-    monkeypatch.setattr(_nonnegative, "_PIVOTS", 0)
+    monkeypatch.setattr(_pivoting, "_ROUNDS", 0)
     jacobian = next(jacobians(20))
     w = solve_simplex(jacobian @ jacobian.mT, torch.ones(20, dtype=torch.bool))
     assert (w >= 0).all()
     assert w.sum().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_single_exchanges_end_at_the_solution_from_anywhere(size: int) -> None:
+    draws = np.random.default_rng(size)
+    for jacobian in jacobians(size):
+        matrix = (normalize(jacobian @ jacobian.mT) + 1e-4 * torch.eye(size, dtype=torch.float64)).numpy()
+        wanted = solve_nonnegative(torch.from_numpy(matrix), torch.from_numpy(matrix)).numpy()
+        basis = exchange(matrix, matrix, draws.random((size, size)) < 0.5)
+        value = solve_on_face(matrix, -matrix[..., None], basis)[..., 0]
+        assert value.min() > -1e-9 * (1 + wanted.max())
+        assert np.abs(np.where(basis, value, 0) - wanted).max() < 1e-6 * (1 + wanted.max())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("falling", [0.0, 0.6], ids=["path", "blocks"])
+def test_pivoting_to_a_length_meets_the_conditions_of_its_optimum(
+    size: int, falling: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pivoting, "_FALLING", falling)
+    generator = torch.Generator().manual_seed(size)
+    for jacobian in jacobians(size):
+        matrix = normalize(jacobian @ jacobian.mT) + 1e-4 * torch.eye(size, dtype=torch.float64)
+        linear = matrix @ torch.rand(size, dtype=torch.float64, generator=generator)
+        linear[0] -= 0.1
+        present = torch.rand(size, generator=generator) < 0.8
+        present[0] = True
+        x = pivot_to_length(matrix, linear, present, torch.tensor(0.3))
+        assert x is not None
+        slope = (matrix @ x + linear)[present]
+        level = slope[x[present] > 0].mean()
+        assert (x @ matrix @ x).sqrt().item() == pytest.approx(0.3, abs=1e-6)
+        assert (x >= 0).all() and not x[~present].any()
+        assert (slope >= level - 1e-7).all()
+        assert torch.allclose(slope[x[present] > 0], level, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pivoting_alone_serves_gramians_of_low_rank(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Tensor) -> Tensor:
+        raise AssertionError("the slow path")
+
+    monkeypatch.setattr(_nonnegative, "_interior", never)
+    for jacobian in jacobians(size):
+        for rank in (1, 2, size):
+            gramian = (jacobian[:, :rank] @ jacobian[:, :rank].mT).float()
+            matrix = normalize(gramian) + 1e-4 * torch.eye(size)
+            assert torch.isfinite(solve_nonnegative(matrix, matrix)).all()
+            assert min_norm_weights(gramian).sum().item() == pytest.approx(1.0)
 
 
 def test_a_batch_gives_what_its_problems_give(path: str) -> None:

@@ -8,67 +8,14 @@ from torch import Tensor
 
 from lepton.balance.base import GradientBalancer
 from lepton.errors import require
-from lepton.linalg import count, normalize, present_tasks, readable, ridge, solve_simplex
+from lepton.linalg import count, normalize, pivot_to_length, present_tasks, readable, ridge, solve_simplex
 
 __all__ = ["CAGrad", "cagrad_weights"]
 
-_AT_ONCE = 4  # faces tried before a program for a fixed t is solved for each second one
-_PIVOTS = 24  # faces tried
 _STATIONARY = 1e-4  # ||g_w|| relative to the norm of all gradients together, below which no direction is left
 
 
-def _on_face(gramian: Tensor, basis: Tensor, products: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return w and the multipliers of w >= 0 as [2, T], t = ||g_w||, and whether a face has a stationary point.
-
-    There w = p + t q and <g_p, g_q> = 0, so t has a closed form.
-    """
-    size = len(gramian)
-    inside = basis.double()
-    square = torch.zeros(size + 1, size + 1, dtype=gramian.dtype)
-    square[:size, :size] = torch.where(basis[:, None] & basis, gramian, torch.diag(1 - inside))
-    square[size, :size] = square[:size, size] = inside
-    right = torch.zeros(size + 1, 2, dtype=gramian.dtype)
-    right[size, 0] = 1
-    right[:size, 1] = products * inside / -radius
-    solution = torch.linalg.solve_ex(square, right, check_errors=False)[0]
-    images = gramian @ solution[:size]
-    fixed, moving = (solution[:size] * images).sum(0).unbind()
-    length = (fixed.clamp_min(0) / (1 - moving).clamp_min(1e-12)).sqrt()
-    images[:, 1] += products / radius
-    along = torch.stack([torch.ones_like(length), length])
-    both = torch.stack([solution[:size] @ along, images @ along + solution[size] @ along])
-    return both, length, moving < 1
-
-
-def _guess_face(gramian: Tensor, present: Tensor, products: Tensor, radius: Tensor) -> Tensor | None:
-    """Return w by pivoting between faces of the simplex, or None if that has not ended soon: for the CPU.
-
-    If exchanging all wrong signs at once has not ended soon, the face comes from the program for a fixed t, and t
-    from that face, enclosed by `low` and `high` because ||g_w(t)|| / t falls.
-    """
-    basis, low, high = present, 0.0, 1.0
-    for step in range(_PIVOTS):
-        both, length, found = _on_face(gramian, basis, products, radius)
-        values = torch.where(basis, both[0], both[1])
-        wrong = present & ~(values >= -1e-11)
-        if found and not wrong.any():
-            return torch.where(basis, values.clamp_min(0), 0.0)
-        if step < _AT_ONCE or step % 2:
-            basis = basis ^ wrong
-            continue
-        t = float(length)
-        t = t if low < t < high else low + (high - low) / 8
-        w, norms = _shifted_minimum(gramian, present, products, t / radius.unsqueeze(0), basis.unsqueeze(0))
-        basis = w[0] > 0
-        low, high = (t, high) if float(norms) > t else (low, t)
-        if high <= _STATIONARY:
-            return w[0]
-    return None
-
-
-def _shifted_minimum(
-    gramian: Tensor, present: Tensor, products: Tensor, shifts: Tensor, start: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def _shifted_minimum(gramian: Tensor, present: Tensor, products: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Return w [S, T] and ||g_w|| [S], where w minimises || g_w + s g_0 || for each s in `shifts`.
 
     Up to a factor and a constant that is  <g_w, g_0> + c ||g_0|| ||g_w||^2 / (2 t)  with s = t / (c ||g_0||).
@@ -78,7 +25,7 @@ def _shifted_minimum(
     linear = torch.where(both, products[:, None] + products[None, :], 0.0)
     square = torch.where(both, mean @ products, 0.0)
     shift = shifts[:, None, None]
-    w = solve_simplex(gramian + shift * linear + shift.square() * square, present.expand(len(shifts), -1), start)
+    w = solve_simplex(gramian + shift * linear + shift.square() * square, present.expand(len(shifts), -1))
     return w, ((w @ gramian) * w).sum(-1).clamp_min(0).sqrt()
 
 
@@ -123,8 +70,8 @@ def cagrad_weights(gramian: Tensor, c: float = 0.4) -> Tensor:
     products = safe @ mean
     radius = c * (mean @ products).clamp_min(0).sqrt()
     divisor = radius.clamp_min(1e-6)
-    guess = _guess_face(safe, present, products, divisor) if readable(gramian) else None
-    w = _bracket_length(safe, present, products, divisor) if guess is None else guess
+    x = pivot_to_length(safe, products, present, divisor) if readable(gramian) else None
+    w = _bracket_length(safe, present, products, divisor) if x is None else x / x.sum()
     norm = (w @ scaled @ w).clamp_min(0).sqrt()
     weights = mean + radius / norm.clamp_min(_STATIONARY) * w
     return torch.where(norm > _STATIONARY, weights, 0.0).to(gramian.dtype)

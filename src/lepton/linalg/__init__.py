@@ -10,6 +10,7 @@ from lepton.linalg._device import holds, readable
 from lepton.linalg._gramian import EXACT_SIZE, cosines, count, normalize, present_tasks, ridge, solver_dtype
 from lepton.linalg._min_norm import frank_wolfe, min_norm_weights, solve_simplex
 from lepton.linalg._nonnegative import solve_nonnegative
+from lepton.linalg._pivoting import pivot_to_length
 from lepton.linalg._pseudo_inverse import solve_smallest
 from lepton.linalg._random import counter_uniform
 
@@ -22,6 +23,7 @@ __all__ = [
     "holds",
     "min_norm_weights",
     "normalize",
+    "pivot_to_length",
     "present_tasks",
     "readable",
     "ridge",

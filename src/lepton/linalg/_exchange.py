@@ -1,85 +1,122 @@
-"""The face of a quadratic program by exchanging one variable at a time: parametric principal pivoting."""
+"""Exchanging one variable at a time: parametric principal pivoting, on arrays whose numbers can be read.
+
+In x, z >= 0, x z = 0, z = Mx + q every variable has one of two sides: in the basis x_k is in use and z_k = 0, outside
+z_k is and x_k = 0. While q moves along a line, one variable after another reaches zero and changes sides
+(Cottle 1968). For a positive definite M this cannot cycle.
+"""
 
 from __future__ import annotations
 
-import math
+import numpy as np
+from numpy.typing import NDArray
 
-import torch
-from torch import Tensor
-from torch.nn.functional import threshold
+__all__ = ["Bools", "Floats", "exchange", "exchange_to_length", "solve_on_face"]
 
-__all__ = ["exchange"]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 
 _PER_VARIABLE = 4  # exchanges; the worst ill-conditioned programs take two
-_IN_PYTHON = 2000  # numbers in the tableaus, up to which lists are faster than tensors
 _RISING = 1e-13  # slopes below it are rounding
 
 
-def _tableau(matrix: Tensor, linear: Tensor, basis: Tensor) -> Tensor:
-    """Return [T, -t, p] [S, n, n + 2]: each variable in use, u = T v + t + p s, by those that are not, v.
+def solve_on_face(matrix: Floats, right: Floats, basis: Bools) -> Floats:
+    """Return U [..., n, k] with MX - Z = `right`: x on `basis` and z elsewhere, the others being zero.
 
-    u is x on the basis and z elsewhere, v the other way round; s >= 0 for large s, where all of u is positive.
-    """
-    inside = basis.unsqueeze(-2)
-    identity = torch.eye(linear.shape[-1], dtype=linear.dtype)
-    left = torch.where(inside, matrix, -identity)
-    right = torch.cat([torch.where(inside, identity, -matrix), linear.unsqueeze(-1)], -1)
-    solved = torch.linalg.solve_ex(left, right, check_errors=False)[0]
-    return torch.cat([solved, (solved[..., -1:] > 0).double()], -1)
-
-
-def _flips(table: list[list[float]]) -> list[bool]:
-    """Return the variables of one problem that change sides."""
-    flips = [False] * len(table)
-    for _ in range(_PER_VARIABLE * len(table)):
-        rising = ((row[-2] / row[-1], k) for k, row in enumerate(table) if row[-1] > _RISING)
-        at, index = max(rising, default=(0.0, 0))
-        if at <= 0:
-            break
-        pivot = table[index][index]
-        scaled = [value / pivot for value in table[index]]
-        for row in table:
-            factor = row[index]
-            row[:] = [value - factor * other for value, other in zip(row, scaled, strict=True)]
-            row[index] = factor / pivot
-        table[index] = [-value for value in scaled]
-        table[index][index] = 1 / pivot
-        flips[index] = not flips[index]
-    return flips
-
-
-def _flips_together(table: Tensor) -> Tensor:
-    """Return the same as `_flips`, [S, n] bool, for many problems or variables."""
-    size = table.shape[1]
-    height, slope = table[..., size], table[..., size + 1]
-    units = torch.eye(size, size + 2, dtype=table.dtype)
-    rows = torch.arange(len(table)).unsqueeze(-1)
-    flips = torch.zeros_like(height)
-    for _ in range(_PER_VARIABLE * size):
-        at, index = (height / threshold(slope, _RISING, math.inf)).max(-1, keepdim=True)
-        moving = (at > 0).double()
-        if not moving.any():
-            break
-        unit, row = units[index], table[rows, index]
-        column = table[rows, :, index].add_(unit[..., :size])
-        weight = moving / row.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-        table.baddbmm_(column.mT, row.sub_(unit).mul_(weight.unsqueeze(-1)), alpha=-1)
-        flips.scatter_add_(-1, index, moving)
-    return flips % 2 > 0
-
-
-def exchange(matrix: Tensor, linear: Tensor, basis: Tensor) -> Tensor:
-    """Return the basis [S, n] of the solutions of min x'Mx/2 + q'x over x >= 0, for S problems on the CPU.
-
-    With s added to whatever has the wrong sign, `basis` is right for a large s. As s falls to zero, one variable
-    after another reaches zero and changes sides (Cottle 1968). For a positive definite M this cannot cycle.
+    Where rounding has made the system singular everything is nan, which has no right sign.
 
     Args:
-        matrix: M [n, n] or [S, n, n].
+        matrix: M [n, n] or [..., n, n].
+        right: [..., n, k].
+        basis: [..., n] bool.
+    """
+    try:
+        sides = np.where(basis[..., None, :], matrix, -np.eye(basis.shape[-1]))
+        return np.linalg.solve(sides, right).astype(np.float64, copy=False)
+    except np.linalg.LinAlgError:
+        return np.full_like(right, np.nan)
+
+
+def _tableau(matrix: Floats, linear: Floats, basis: Bools) -> Floats:
+    """Return [T, -t, p] [S, n, n + 2]: each variable in use, u = T v + t + p s, by those that are not, v.
+
+    s >= 0 is added to whatever has the wrong sign, so that for large s all of u is positive.
+    """
+    others = np.where(basis[:, None, :], np.eye(linear.shape[-1]), -matrix)
+    solved = solve_on_face(matrix, np.concatenate([others, linear[..., None]], -1), basis)
+    return np.concatenate([solved, solved[..., -1:] > 0], -1)
+
+
+def _next(table: Floats) -> tuple[Floats, Indices]:
+    """Return for each problem the largest s at which a variable reaches zero, and which variable does."""
+    slope = table[..., -1]
+    at = np.where(slope > _RISING, table[..., -2], -np.inf) / np.maximum(slope, _RISING)
+    return at.max(-1), at.argmax(-1)
+
+
+def _change_sides(table: Floats, index: Indices) -> None:
+    """Exchange variable `index` [S] of each problem, in place."""
+    problem = np.arange(len(table))
+    row, column = table[problem, index], table[problem, :, index]
+    pivot = row[problem, index]
+    row[problem, index] -= 1
+    column[problem, index] += 1
+    column /= pivot[:, None]
+    table -= column[:, :, None] * row[:, None, :]
+
+
+def _close_ranks(moving: Bools) -> Indices:
+    """Return the indices of the true entries, as many as possible of them at their own place."""
+    true = np.flatnonzero(moving)
+    order = np.arange(len(true))
+    gaps = np.flatnonzero(~moving[: len(true)])
+    order[gaps] = true[len(true) - len(gaps) :]
+    return order
+
+
+def exchange(matrix: Floats, linear: Floats, basis: Bools) -> Bools:
+    """Return the basis [S, n] of the solutions of min x'Mx/2 + q'x over x >= 0, for S problems.
+
+    Args:
+        matrix: M [n, n], [1, n, n] or [S, n, n], positive definite.
         linear: q [S, n].
         basis: [S, n] bool, where to begin: the nearer, the fewer exchanges.
     """
-    table = _tableau(matrix, linear, basis)
-    if table.numel() > _IN_PYTHON:
-        return basis ^ _flips_together(table)
-    return basis ^ torch.tensor([_flips(problem) for problem in table.tolist()])
+    table, basis = _tableau(matrix, linear, basis), basis.copy()
+    problem = np.arange(len(table))
+    for _ in range(_PER_VARIABLE * linear.shape[-1]):
+        at, index = _next(table)
+        moving = at > 0
+        if not moving.any():
+            break
+        if not moving.all():  # the tableaus are large: only those are moved that fill a gap
+            order = _close_ranks(moving)
+            gaps = order != np.arange(len(order))
+            table[: len(order)][gaps] = table[order[gaps]]
+            table, problem, index = table[: len(order)], problem[order], index[order]
+        _change_sides(table, index)
+        basis[problem, index] ^= True
+    return basis
+
+
+def exchange_to_length(matrix: Floats, linear: Floats, exists: Bools, length: float) -> Bools:
+    """Return the basis [n] of min x'Mx/2 + (q - l)'x over x >= 0, for the l where x'Mx reaches r^2.
+
+    x is zero for a small l, and x'Mx grows with l: s = -l falls.
+
+    Args:
+        matrix: M [n, n], positive definite.
+        linear: q [n].
+        exists: [n] bool, the variables that exist; the others are zero.
+        length: r.
+    """
+    table = np.concatenate([matrix, -linear[:, None], exists[:, None]], 1)[None]
+    basis = np.zeros_like(exists)
+    for _ in range(_PER_VARIABLE * len(linear)):
+        at, index = _next(table)
+        x = np.where(basis, at * table[0, :, -1] - table[0, :, -2], 0.0)
+        if not -x @ (linear + at) < length**2:
+            break
+        _change_sides(table, index)
+        basis[index] ^= True
+    return basis

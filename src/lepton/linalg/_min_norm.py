@@ -12,7 +12,7 @@ from lepton.linalg._nonnegative import solve_nonnegative
 __all__ = ["frank_wolfe", "min_norm_weights", "solve_simplex"]
 
 
-def solve_simplex(matrix: Tensor, present: Tensor, start: Tensor | None = None) -> Tensor:
+def solve_simplex(matrix: Tensor, present: Tensor) -> Tensor:
     """Return the minimiser of w'Hw/2 over the simplex w >= 0, sum(w) = 1, for a batch of problems.
 
     The rays of the orthant stand for the points of the simplex: w = x / sum(x), where x minimises
@@ -22,7 +22,6 @@ def solve_simplex(matrix: Tensor, present: Tensor, start: Tensor | None = None) 
     Args:
         matrix: H [..., T, T], positive definite.
         present: [..., T] bool, the variables that exist; the others are zero and change nothing.
-        start: [..., T] bool, a guess of those that are positive, which may save time on the CPU.
 
     Returns:
         w [..., T] float64, in the simplex, or all zero where nothing is present.
@@ -35,7 +34,7 @@ def solve_simplex(matrix: Tensor, present: Tensor, start: Tensor | None = None) 
     number = present.sum(-1).clamp_min(1)
     mean = torch.where(present, torch.diagonal(exact, dim1=-2, dim2=-1), 0.0).sum(-1) / number
     lifted = exact / torch.where(mean > 0, mean, 1.0)[..., None, None] + 1.0
-    x = solve_nonnegative(lifted, -present.double(), present, start)
+    x = solve_nonnegative(lifted, -present.double(), present)
     return x / x.sum(-1, keepdim=True).clamp_min(1e-300)
 
 

@@ -1,13 +1,9 @@
 """Quadratic programs over the nonnegative orthant: guess the face, else an interior-point method.
 
-The multipliers z = Mx + q of the constraints x >= 0 satisfy x z = 0 at the solution, so it lies on a face: a basis
-of positive variables, found by one linear solve. Block principal pivoting (Portugal, Judice and Vicente 1994; Kim
-and Park 2011) moves every variable of the wrong sign to the other side, and mostly ends after two to five solves;
-but on ill-conditioned Gramians of 40 tasks it cycled for hundreds. Where it does not soon, the variables are moved
-one at a time (`exchange`), which ends. Both serve where their end can be seen: on the CPU.
-
-Elsewhere, and should rounding defeat them, x z = mu is followed for a falling mu (Wright 1997), about twenty
-factorisations whatever the conditioning. A last solve on the variables that stayed positive removes what mu left.
+The multipliers z = Mx + q of the constraints x >= 0 satisfy x z = 0 at the solution. On the CPU the positive x are
+found by pivoting (`_pivoting`). Elsewhere, and should rounding defeat it, x z = mu is followed for a falling mu
+(Wright 1997), about twenty factorisations whatever the conditioning. A last solve on the variables that stayed
+positive removes what mu left.
 """
 
 from __future__ import annotations
@@ -16,16 +12,13 @@ import torch
 from torch import Tensor
 
 from lepton.linalg._device import holds, readable
-from lepton.linalg._exchange import exchange
+from lepton.linalg._pivoting import TOLERANCE, pivot
 
 __all__ = ["solve_nonnegative"]
 
 _ITERATIONS = 26  # random programs of 2 variables take 12, ill-conditioned ones of 40 about 24
 _GAP = 1e-14  # mean of x z, relative to the start, at which the CPU stops
 _TO_BOUNDARY = 0.995
-_FALLING = 0.6  # wrong signs left by a block of pivots; where more are, single ones are faster
-_PIVOTS = 8  # rounds of either kind, each checked by a solve
-_TOLERANCE = 1e-11  # relative to x; a wrong sign below it is rounding
 
 
 def _times(matrix: Tensor, x: Tensor) -> Tensor:
@@ -43,29 +36,7 @@ def _on_face(matrix: Tensor, linear: Tensor, basis: Tensor) -> Tensor:
 
 def _wrong_signs(matrix: Tensor, linear: Tensor, x: Tensor, basis: Tensor, exists: Tensor) -> Tensor:
     value = torch.where(basis, x, _times(matrix, x) + linear)
-    return exists & ~(value >= -_TOLERANCE * (1 + x.abs().amax(-1, keepdim=True)))
-
-
-def _pivot(matrix: Tensor, linear: Tensor, exists: Tensor, start: Tensor | None) -> Tensor | None:
-    """Return x by pivoting, or None if that has not ended soon: for tensors that can be read."""
-    basis = exists & (linear < 0 if start is None else start)
-    before = 2 * basis.numel()
-    for _ in range(_PIVOTS):
-        x = _on_face(matrix, linear, basis)
-        wrong = _wrong_signs(matrix, linear, x, basis, exists)
-        number = int(wrong.sum())
-        if number == 0:
-            return x.clamp_min(0) + 0.0  # no negative zero
-        slow = number > _FALLING * before
-        basis = _exchanged(matrix, linear, basis, wrong.any(-1)) if slow else basis ^ wrong
-        before = number
-    return None
-
-
-def _exchanged(matrix: Tensor, linear: Tensor, basis: Tensor, which: Tensor) -> Tensor:
-    """Return `basis` with the problems of `which` [...] solved one exchange at a time."""
-    matrix = matrix if matrix.dim() == 2 else matrix.expand(*linear.shape, -1)[which]
-    return basis.masked_scatter(which.unsqueeze(-1), exchange(matrix, linear[which], basis[which]))
+    return exists & ~(value >= -TOLERANCE * (1 + x.abs().amax(-1, keepdim=True)))
 
 
 def _longest(value: Tensor, step: Tensor) -> Tensor:
@@ -106,16 +77,13 @@ def _interior(matrix: Tensor, linear: Tensor, exists: Tensor) -> Tensor:
     return torch.where(exists, torch.where(solved, exact.clamp_min(0), x), 0.0)
 
 
-def solve_nonnegative(
-    matrix: Tensor, linear: Tensor, present: Tensor | None = None, start: Tensor | None = None
-) -> Tensor:
+def solve_nonnegative(matrix: Tensor, linear: Tensor, present: Tensor | None = None) -> Tensor:
     """Return the minimiser of x'Mx/2 + q'x over x >= 0, for a batch of problems.
 
     Args:
         matrix: M [..., T, T], positive definite; at best with entries of order one.
         linear: q [..., T].
         present: [..., T] bool, the variables that exist; the others are zero and change nothing.
-        start: [..., T] bool, a guess of those that are positive, which may save time on the CPU.
 
     Returns:
         x [..., T] float64, never negative.
@@ -133,5 +101,5 @@ def solve_nonnegative(
     # The scale of q is the scale of x, and the path starts at x = 1.
     scale = linear.abs().amax(-1, keepdim=True)
     linear = linear / torch.where(scale > 0, scale, 1.0)
-    x = _pivot(matrix, linear, exists, start) if readable(linear) else None
+    x = pivot(matrix, linear, exists) if readable(linear) else None
     return scale * (_interior(matrix, linear, exists) if x is None else x)
