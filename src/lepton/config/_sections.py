@@ -104,6 +104,10 @@ def _task_union() -> Any:
     extra: dict[str, Any] = {
         "column": (str | None, Field(None, description="The column of the labels; the task's name by default.")),
         "columns": (list[str] | None, Field(None, description="Several columns, one for each label or output.")),
+        "min_share": (
+            float,
+            Field(0.0, ge=0, le=1, description="Labels from masks: share of the pixels from which a class is there."),
+        ),
         "head": (Custom | None, Field(None, description="A head of your own.")),
     }
     models = []

@@ -96,6 +96,7 @@ class LabelRule:
         classes: the words that are classes or labels, in the order of their numbers; none for numbers.
         missing: for masks, the pixel value without a label.
         from_masks: several labels that say which classes occur in a mask.
+        min_share: share of a mask's pixels from which a class counts as there; with 0, one pixel is enough.
     """
 
     task: str
@@ -104,6 +105,7 @@ class LabelRule:
     classes: tuple[str, ...] = ()
     missing: int = 255
     from_masks: bool = False
+    min_share: float = 0.0
 
     def encode(self, table: pa.Table, *, strict: bool = False) -> tuple[Tensor, int]:
         """Return the labels [N] or [N, L], and how many values were no class and now count as missing.

@@ -105,7 +105,7 @@ def _label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, 
         )
     classes = _mask_classes(name, section, table, names[0]) if masks else _classes(kind, section, table, names)
     missing = int(getattr(section, "missing", 255)) if kind == "segmentation" else _mask_missing(section)
-    return LabelRule(name, kind, names, classes, missing, masks and kind == "multi_label")
+    return LabelRule(name, kind, names, classes, missing, masks and kind == "multi_label", section.min_share)
 
 
 def _mask_missing(section: Any) -> int:

@@ -102,7 +102,7 @@ def _presence(path: str | None, rule: LabelRule) -> Tensor:
     strange = [number for number in counts.nonzero().flatten().tolist() if number >= classes and number != rule.missing]
     if strange:
         raise DataError(f"{path}: the mask holds {strange[:5]}; {rule.task!r} knows 0 to {classes - 1}.")
-    return (counts[:classes] > 0).float()
+    return (counts[:classes] > max(0.0, rule.min_share * counts.sum() - 0.5)).float()
 
 
 def make_loader(
