@@ -102,7 +102,8 @@ def _presence(path: str | None, rule: LabelRule) -> Tensor:
     strange = [number for number in counts.nonzero().flatten().tolist() if number >= classes and number != rule.missing]
     if strange:
         raise DataError(f"{path}: the mask holds {strange[:5]}; {rule.task!r} knows 0 to {classes - 1}.")
-    return (counts[:classes] > max(0.0, rule.min_share * counts.sum() - 0.5)).float()
+    least = max(1.0, rule.min_share * float(counts.sum()))
+    return (counts[:classes].double() >= least).float()
 
 
 def make_loader(
