@@ -126,6 +126,12 @@ def test_masks_that_do_not_fit_are_named(files: tuple[list[Path], list[Path]]) -
         make(files)[2]
 
 
+def test_a_worker_names_the_file_that_it_cannot_read(files: tuple[list[Path], list[Path]]) -> None:
+    files[0][3].write_bytes(files[0][3].read_bytes()[:60])
+    with pytest.raises(DataError, match=r"image3.png: this image cannot be read"):
+        [*DataLoader(make(files), batch_size=2, num_workers=1, multiprocessing_context="fork")]
+
+
 def test_a_turned_photograph_and_its_upright_mask_fit(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -48,7 +48,7 @@ def test_an_image_is_turned_as_its_orientation_says(tmp_path: Path, orientation:
 
 
 def test_palettes_greys_and_bits(tmp_path: Path) -> None:
-    palette = Image.fromarray(np.array([[0, 1], [2, 1]], dtype=np.uint8), "L").convert("P")
+    palette = Image.fromarray(np.array([[0, 1], [2, 1]], dtype=np.uint8)).convert("P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.putdata([0, 1, 2, 1])
     palette.save(tmp_path / "p.png")
