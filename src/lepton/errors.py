@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import numbers
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -27,8 +28,11 @@ __all__ = [
     "MissingExtraError",
     "TargetError",
     "import_extra",
+    "is_number",
+    "is_whole",
     "nearest",
     "require",
+    "shape_of",
 ]
 
 
@@ -68,6 +72,26 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the spelling in `allowed` nearest to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(allowed), n=1)
     return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def is_number(value: object) -> bool:
+    """Return whether `value` is a real number, which may be compared: not a text, a tensor, None or a bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_whole(value: object, at_least: int = 1) -> bool:
+    """Return whether `value` is an integer of at least `at_least`; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def shape_of(value: object) -> tuple[int, ...] | None:
+    """Return the shape of a number, (), or of a rectangular nest or array of numbers; None for anything else."""
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(plain, (list, tuple)):
+        return () if is_number(plain) else None
+    shapes = {shape_of(item) for item in plain} or {()}
+    inner = shapes.pop()
+    return None if shapes or inner is None else (len(plain), *inner)
 
 
 def require(holds: bool, owner: str, argument: str, value: object, allowed: str) -> None:

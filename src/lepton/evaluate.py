@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lepton.errors import ConfigurationError, TargetError
+from lepton.errors import ConfigurationError, DataError, TargetError
 from lepton.nn import LeptonModel
 
-__all__ = ["TaskResult", "evaluate", "to_device"]
+__all__ = ["TaskResult", "checked_batch", "evaluate", "to_device"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def evaluate(model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tenso
 
     Raises:
         TargetError: targets of a task that the model does not have, or that do not fit.
+        DataError: a batch that is no pair of inputs and targets.
 
     Example:
         >>> import torch, lepton
@@ -72,7 +73,8 @@ def _collect(
         for metric in found.values():
             metric.to(device)
     sums = torch.zeros(2, len(model.task_names), dtype=torch.float64, device=device)
-    for inputs, targets in batches:
+    for batch in batches:
+        inputs, targets = checked_batch(batch)
         inputs, targets = to_device(inputs, device), to_device(dict(targets), device)
         outputs, _ = model(inputs)
         for name in targets.keys() - set(model.task_names):
@@ -90,6 +92,20 @@ def _collect(
         )
         for place, name in enumerate(model.task_names)
     }
+
+
+def checked_batch(batch: Any) -> tuple[Any, Mapping[str, Tensor]]:
+    """Return inputs and targets of a batch, refusing what is no such pair."""
+    pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+    if not pair or not isinstance(batch[1], Mapping):
+        found = f"a {type(batch).__name__}"
+        if isinstance(batch, (tuple, list)):
+            found += f" of ({', '.join(type(part).__name__ for part in batch)})"
+        raise DataError(
+            f"a batch must be a pair (inputs, targets) with targets a mapping from task names to tensors, but it is "
+            f"{found}."
+        )
+    return batch[0], batch[1]
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -79,3 +79,15 @@ def test_rows_with_values_that_are_not_finite() -> None:
     assert targets["y"].tolist() == [0]
     large = torch.full((2, 2), 3e38)  # the sum overflows, the values do not
     assert drop_rows_not_finite(large, {})[2] == 0
+
+
+@pytest.mark.parametrize("value", ["4", None, 2.5, True, 0])
+def test_a_batch_size_of_another_type(value) -> None:
+    with pytest.raises(ConfigurationError, match=f"batch_size must be a whole number.*{value!r}"):
+        TensorLoader(TensorData(torch.ones(4, 2), {"a": torch.ones(4)}), batch_size=value)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, math.nan, True, 1.0])
+def test_a_fraction_of_another_type(value) -> None:
+    with pytest.raises(ConfigurationError, match=f"fraction must be a number.*{value!r}"):
+        hide_labels({"a": torch.ones(4)}, {"a": Regression("a")}, value, seed=0)

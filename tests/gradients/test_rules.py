@@ -298,9 +298,8 @@ def test_an_absent_task_is_dropped_not_zeroed(how: str, heads: str, view: str) -
     assert model.fork.weights[1] == 0
     # The same two tasks on a fork of their own.
     full = make_model(MGDA(), heads, gradients=view)
-    two = lepton.LeptonModel(
-        full.trunk, [full.tasks["digit"], full.tasks["width"]], balancer=MGDA(), gradients=view, features=8
-    )
+    own = [copy.deepcopy(full.tasks[name]) for name in ("digit", "width")]
+    two = lepton.LeptonModel(full.trunk, own, balancer=MGDA(), gradients=view, features=8)
     two.heads.update({name: full.heads[name] for name in ("digit", "width")})
     backward(two, x, {k: targets[k] for k in ("digit", "width")})
     torch.testing.assert_close(model.fork.weights[[0, 2]], two.fork.weights)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import lepton
 from lepton.balance import Equal
 from lepton.errors import ConfigurationError, ForkError
-from tests.conftest import Inverse, loss_of, make_batch, make_model, own_head
+from tests.conftest import Inverse, loss_of, make_batch, make_model, own_head, tasks
 
 VIEWS = ["features", "fork_layer", "parameters"]
 HEADS = ["linear", "own", "mixed"]
@@ -187,7 +187,7 @@ def test_the_parameters_view_may_be_restricted_to_a_part_of_the_trunk() -> None:
     jacobian = brute_jacobian(model, x, targets)
     tail = sum(p.numel() for p in model.trunk[-1].parameters())
     restricted = lepton.LeptonModel(
-        model.trunk, list(model.tasks.values()), balancer=Inverse(), gradients="parameters", shared=model.trunk[-1:]
+        model.trunk, tasks(), balancer=Inverse(), gradients="parameters", shared=model.trunk[-1:]
     )
     restricted.heads.load_state_dict(model.heads.state_dict())
     loss_of(restricted, x, targets).backward()

@@ -68,6 +68,50 @@ def test_weights_are_positive(factory, value):
 
 
 @each
+@pytest.mark.parametrize("value", ["2", None, [1.0], {}, True, 1e-50, 1e39, torch.ones(2)], ids=str)
+def test_weights_of_another_type_or_beyond_float32(factory, value):
+    for argument in ("loss_weight", "priority"):
+        with pytest.raises(
+            ConfigurationError, match=f"Task 't': {argument} must be > 0, and a number.* it is"
+        ) as error:
+            factory(**{argument: value})
+        assert repr(value) in str(error.value)
+
+
+@each
+@pytest.mark.parametrize(
+    ("argument", "value"), [("auxiliary", "no"), ("auxiliary", 1), ("head", "linear"), ("head", 3)]
+)
+def test_common_arguments_of_another_type(factory, argument, value):
+    with pytest.raises(ConfigurationError, match=rf"{argument} must be .*, but it is {value!r}"):
+        factory(**{argument: value})
+
+
+@pytest.mark.parametrize("value", ["3", None, [], {}, 2.5, "nan", True], ids=repr)
+def test_arguments_of_a_kind_of_another_type(value):
+    makers = {
+        "classes": lambda v: Classification("t", v),
+        "label_smoothing": lambda v: Classification("t", 3, label_smoothing=v if v else ""),
+        "class_weights": lambda v: Classification("t", 3, class_weights=v if v is not None else ["a"]),
+        "missing": lambda v: Classification("t", 3, missing=v),
+        "labels": lambda v: MultiLabel("t", v),
+        "positive_weights": lambda v: MultiLabel("t", 3, positive_weights=v if v is not None else [1, 2, None]),
+        "outputs": lambda v: Regression("t", v),
+        "mean": lambda v: Regression("t", mean=["1"] if isinstance(v, (float, type(None))) else v),
+        "std": lambda v: Regression("t", std={} if isinstance(v, (float, type(None))) else v),
+        "loss": lambda v: Regression("t", loss=v),
+        "upsample": lambda v: Segmentation("t", 3, upsample=v),
+    }
+    for argument, make in makers.items():
+        with pytest.raises(ConfigurationError, match=f"'t': {argument} must be ") as error:
+            make(value)
+        assert "but it is" in str(error.value)
+    if not isinstance(value, float):
+        with pytest.raises(ConfigurationError, match="missing must be a number"):
+            MultiLabel("t", 3, missing=value)
+
+
+@each
 def test_common_arguments_are_kept(factory):
     task = factory("slant", loss_weight=2, priority=3, auxiliary=True)
     assert (task.name, task.loss_weight, task.priority, task.auxiliary) == ("slant", 2.0, 3.0, True)
@@ -80,9 +124,9 @@ def test_common_arguments_are_kept(factory):
     ("make", "message"),
     [
         (lambda: Classification("t", 1), "classes must be at least 2, or a list of names, but it is 1"),
-        (lambda: Classification("t", ["a", "a"]), "classes must be 2 or more different names"),
-        (lambda: Classification("t", "ab"), "classes must be 2 or more different names"),
-        (lambda: Classification("t", 3, label_smoothing=1.0), r"label_smoothing must be in \[0, 1\)"),
+        (lambda: Classification("t", ["a", "a"]), "classes must be a number, or 2 or more different names"),
+        (lambda: Classification("t", "ab"), "classes must be a number, or 2 or more different names"),
+        (lambda: Classification("t", 3, label_smoothing=1.0), r"label_smoothing must be a number in \[0, 1\)"),
         (lambda: Classification("t", 3, class_weights=[1, 2]), "class_weights must be 3 finite numbers"),
         (lambda: Classification("t", 3, class_weights=[1, 2, -1]), "class_weights must be 3 finite numbers"),
         (lambda: Classification("t", 3, class_weights=[0, 0, 0]), "not all zero"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import lepton
 from lepton.balance import FAMO, MGDA, Balancer, Equal, LogSum
 from lepton.data import TensorData, TensorLoader
-from lepton.errors import CheckpointError, ConfigurationError, DataError
+from lepton.errors import CheckpointError, ConfigurationError, DataError, TargetError
 from lepton.evaluate import evaluate
 from lepton.tasks import Classification, Regression
 from lepton.train import Callback, Trainer, TrainStep, load_weights, warmup_cosine
@@ -236,15 +236,15 @@ def test_events_come_in_order() -> None:
     ("options", "match"),
     [
         ({"max_epochs": 0}, "max_epochs must be a whole number of at least 1"),
-        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"learning_rate": -1.0}, "learning_rate must be a number, positive"),
         ({"precision": "fp8"}, "precision must be one of"),
         ({"mode": "best"}, "mode must be"),
-        ({"max_task_grad_norm": 0.0}, "max_task_grad_norm must be positive"),
+        ({"max_task_grad_norm": 0.0}, "max_task_grad_norm must be a number, positive"),
         ({"gradient_accumulation_steps": 0}, "at least 1"),
         ({"gradient_accumulation_steps": 2.5}, "whole number"),
-        ({"max_grad_norm": -1.0}, "max_grad_norm must be positive"),
-        ({"max_grad_norm": math.nan}, "max_grad_norm must be positive"),
-        ({"learning_rate": math.inf}, "learning_rate must be positive and finite"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be a number, positive"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm must be a number, positive"),
+        ({"learning_rate": math.inf}, "learning_rate must be a number, positive and finite"),
         ({"patience": 0}, "patience must be a whole number"),
         ({"max_steps": 2.5}, "max_steps must be a whole number"),
         ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)}, "holds no parameter of this model"),
@@ -253,6 +253,64 @@ def test_events_come_in_order() -> None:
 def test_hyperparameters_out_of_range(options, match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         Trainer(make_model(), **options)
+
+
+@pytest.mark.parametrize("value", ["fast", ["1"], {}, b"x", 1j, True, print], ids=repr)
+def test_options_of_another_type(value) -> None:
+    for argument in (
+        *("learning_rate", "weight_decay", "max_epochs", "max_steps", "warmup", "max_grad_norm", "max_task_grad_norm"),
+        *("gradient_accumulation_steps", "precision", "mode", "patience", "callbacks", "optimizer"),
+    ):
+        with pytest.raises(ConfigurationError, match=rf": {argument} must be ") as error:
+            Trainer(make_model(), **{argument: value})
+        assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("argument", ["learning_rate", "weight_decay", "max_epochs", "warmup", "monitor", "callbacks"])
+def test_options_that_cannot_be_none(argument: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"Trainer: {argument} must be .*None"):
+        Trainer(make_model(), **{argument: None})
+
+
+@pytest.mark.parametrize(("argument", "value"), [("folder", 5), ("callbacks", [Callback]), ("callbacks", Callback())])
+def test_listeners_and_folders_of_another_type(argument: str, value) -> None:
+    with pytest.raises(ConfigurationError, match=f"Trainer: {argument} must be"):
+        Trainer(make_model(), **{argument: value})
+
+
+@pytest.mark.parametrize(
+    "batch", [torch.ones(4, 6), (torch.ones(4, 6), {}, 1), {"x": 1}, (1, torch.ones(4)), 3], ids=type
+)
+def test_batches_that_are_no_pairs(batch) -> None:
+    for use in (lambda: Trainer(make_model(), max_steps=1).fit([batch]), lambda: evaluate(make_model(), [batch])):
+        with pytest.raises(DataError, match=r"must be a pair \(inputs, targets\)") as error:
+            use()
+        assert type(batch).__name__ in str(error.value)
+
+
+def test_no_batches_at_all() -> None:
+    with pytest.raises(ConfigurationError, match="train must be batches"):
+        Trainer(make_model(), max_steps=1).fit(None)
+    with pytest.raises(DataError, match="val must be batches, a loader or a list, but it is 5"):
+        Trainer(make_model(), max_steps=1).fit(loader(), 5)
+    model = make_model()
+    with pytest.raises(DataError, match="at least one batch"):
+        TrainStep(model, torch.optim.SGD(model.parameters(), 0.1))([])
+
+
+@pytest.mark.parametrize("other", [torch.ones(4, 3), [[1.0, 2.0]] * 4], ids=["shape", "list"])
+def test_targets_that_cannot_be_put_together(other) -> None:
+    batches = [(torch.ones(4, 6), {"width": target}) for target in (torch.ones(4, 2), other)]
+    with pytest.raises(TargetError, match=r"'width': the targets of all batches must be tensors of one shape"):
+        Trainer(make_model(), max_epochs=1).fit(batches)
+
+
+@pytest.mark.parametrize("steps", ["1", None, 1.5, -1])
+def test_a_schedule_of_no_steps(steps) -> None:
+    optimizer = torch.optim.SGD(trunk().parameters(), 0.1)
+    for argument in ("warmup_steps", "max_steps"):
+        with pytest.raises(ConfigurationError, match=f"{argument} must be a whole number"):
+            warmup_cosine(optimizer, **{"warmup_steps": 1, "max_steps": 2, argument: steps})
 
 
 def test_a_monitor_that_does_not_exist() -> None:

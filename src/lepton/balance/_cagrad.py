@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lepton.balance.base import GradientBalancer
-from lepton.errors import require
+from lepton.errors import is_number, require
 from lepton.linalg import count, normalize, pivot_to_length, present_tasks, readable, ridge, solve_simplex
 
 __all__ = ["CAGrad", "cagrad_weights"]
@@ -105,7 +105,7 @@ class CAGrad(GradientBalancer):
 
     def __init__(self, c: float = 0.4) -> None:
         super().__init__()
-        require(0 <= c < math.inf, "CAGrad", "c", c, "at least 0 and finite")
+        require(is_number(c) and 0 <= c < math.inf, "CAGrad", "c", c, "a number, at least 0 and finite")
         self.c = c
 
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:

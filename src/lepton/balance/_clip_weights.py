@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lepton.balance._composition import GradientComposition
 from lepton.balance.base import Balancer
-from lepton.errors import require
+from lepton.errors import is_number, require
 from lepton.linalg import present_tasks
 
 __all__ = ["ClipWeights"]
@@ -41,7 +41,8 @@ class ClipWeights(GradientComposition):
 
     def __init__(self, balancer: Balancer, min: float = 0.0, max: float = float("inf")) -> None:
         super().__init__(balancer)
-        require(min <= max, "ClipWeights", "min", min, f"at most max, which is {max}")
+        require(is_number(max) and max == max, "ClipWeights", "max", max, "a number")
+        require(is_number(min) and min <= max, "ClipWeights", "min", min, f"a number at most max, which is {max}")
         self.min = min
         self.max = max
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lepton.balance.base import Balancer
-from lepton.errors import ConfigurationError
+from lepton.errors import ConfigurationError, require
 
 __all__ = ["Composition", "GradientComposition"]
 
@@ -28,6 +28,7 @@ class Composition(Balancer):
 
     def __init__(self, balancer: Balancer) -> None:
         super().__init__()
+        require(isinstance(balancer, Balancer), type(self).__name__, "balancer", balancer, "a balancer, such as MGDA()")
         self.balancer = balancer
         self.wants_losses = balancer.wants_losses
         self.reevaluates = balancer.reevaluates

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lepton.balance.base import LossBalancer
-from lepton.errors import require
+from lepton.errors import is_number, is_whole, require
 
 __all__ = ["DynamicWeightAverage", "dwa_weights"]
 
@@ -54,11 +54,10 @@ class DynamicWeightAverage(LossBalancer):
 
     def __init__(self, temperature: float = 2.0, *, window: int | None = 100) -> None:
         super().__init__()
-        require(
-            0 < temperature < math.inf, "DynamicWeightAverage", "temperature", temperature, "greater than 0 and finite"
-        )
-        allowed = window is None or window >= 1
-        require(allowed, "DynamicWeightAverage", "window", window, "at least 1, or None")
+        owner = type(self).__name__
+        valid = is_number(temperature) and 0 < temperature < math.inf
+        require(valid, owner, "temperature", temperature, "a number greater than 0 and finite")
+        require(window is None or is_whole(window), owner, "window", window, "a whole number, at least 1, or None")
         self.temperature = temperature
         self.window = window
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lepton.balance._composition import GradientComposition
 from lepton.balance.base import Balancer
-from lepton.errors import require
+from lepton.errors import is_whole, require
 from lepton.linalg import present_tasks, readable
 
 __all__ = ["Every"]
@@ -49,7 +49,7 @@ class Every(GradientComposition):
 
     def __init__(self, balancer: Balancer, n: int = 10) -> None:
         super().__init__(balancer)
-        require(isinstance(n, int) and n >= 1, "Every", "n", n, "a whole number, at least 1")
+        require(is_whole(n), "Every", "n", n, "a whole number, at least 1")
         self.n = n
         self.register_buffer("_step", torch.zeros((), dtype=torch.int64))
 

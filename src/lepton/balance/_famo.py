@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lepton.balance._log import log_losses
 from lepton.balance.base import LossBalancer
-from lepton.errors import require
+from lepton.errors import is_number, require
 
 __all__ = ["FAMO", "famo_gradient"]
 
@@ -73,8 +73,10 @@ class FAMO(LossBalancer):
 
     def __init__(self, *, learning_rate: float = 0.025, decay: float = 1e-3) -> None:
         super().__init__()
-        require(0 < learning_rate < math.inf, "FAMO", "learning_rate", learning_rate, "greater than 0 and finite")
-        require(0 <= decay < math.inf, "FAMO", "decay", decay, "at least 0 and finite")
+        moves = is_number(learning_rate) and 0 < learning_rate < math.inf
+        require(moves, "FAMO", "learning_rate", learning_rate, "a number greater than 0 and finite")
+        decays = is_number(decay) and 0 <= decay < math.inf
+        require(decays, "FAMO", "decay", decay, "a number, at least 0 and finite")
         self.learning_rate = learning_rate
         self.decay = decay
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lepton.balance.base import LossBalancer
-from lepton.errors import require
+from lepton.errors import require, shape_of
 
 __all__ = ["Fixed"]
 
@@ -37,9 +37,11 @@ class Fixed(LossBalancer):
 
     def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
+        allowed = "a list of numbers, finite, not negative and not all zero"
+        require(len(shape_of(weights) or ()) == 1, "Fixed", "weights", weights, allowed)
         values = [float(value) for value in weights]
-        valid = bool(values) and all(math.isfinite(v) and v >= 0 for v in values) and any(values)
-        require(valid, "Fixed", "weights", values, "finite, not negative and not all zero")
+        valid = all(math.isfinite(v) and v >= 0 for v in values) and any(values)
+        require(valid, "Fixed", "weights", values, allowed)
         self.register_buffer("_weights", torch.tensor(values))
 
     def _build(self, n_tasks: int) -> None:

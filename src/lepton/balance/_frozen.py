@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
 from lepton.balance.base import LossBalancer
-from lepton.errors import require
+from lepton.errors import require, shape_of
 
 __all__ = ["Frozen"]
 
@@ -26,7 +27,8 @@ class Frozen(LossBalancer):
     - A gradient balancer's weights touched the trunk only; here the heads are weighted too.
 
     Args:
-        weights: [T] or [N, T], the recorded weights; their mean must not be negative nor all zero.
+        weights: [T] or [N, T], or a list of N tensors [T], the recorded weights; their mean must not be negative nor
+            all zero.
 
     Raises:
         ConfigurationError: the weights are not of that kind, or their number is not the number of tasks.
@@ -40,10 +42,11 @@ class Frozen(LossBalancer):
 
     _weights: Tensor
 
-    def __init__(self, weights: Tensor) -> None:
+    def __init__(self, weights: Tensor | Sequence[Tensor | float]) -> None:
         super().__init__()
-        values = torch.as_tensor(weights, dtype=torch.float32).detach()
-        require(values.ndim in (1, 2) and values.numel() > 0, "Frozen", "weights", values, "of shape [T] or [N, T]")
+        shape = shape_of(weights) or (0,)
+        require(len(shape) <= 2 and 0 not in shape, "Frozen", "weights", weights, "numbers of shape [T] or [N, T]")
+        values = torch.stack([torch.as_tensor(row, dtype=torch.float32).detach() for row in weights])
         mean = values.reshape(-1, values.shape[-1]).mean(0)
         valid = bool(torch.isfinite(mean).all() and (mean >= 0).all() and mean.sum() > 0)
         require(valid, "Frozen", "weights", mean.tolist(), "finite, on average not negative and not all zero")

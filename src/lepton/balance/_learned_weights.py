@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton.balance.base import LossBalancer
-from lepton.errors import require
+from lepton.errors import is_number, require
 
 __all__ = ["LearnedWeights"]
 
@@ -39,7 +39,7 @@ class LearnedWeights(LossBalancer):
 
     def __init__(self, *, floor: float = 0.1) -> None:
         super().__init__()
-        require(0 < floor <= 1, "LearnedWeights", "floor", floor, "in (0, 1]")
+        require(is_number(floor) and 0 < floor <= 1, "LearnedWeights", "floor", floor, "a number in (0, 1]")
         self.floor = floor
 
     def _build(self, n_tasks: int) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lepton.balance.base import GradientBalancer
-from lepton.errors import require
+from lepton.errors import is_whole, require
 from lepton.linalg import min_norm_weights, present_tasks
 
 __all__ = ["MGDA", "Normalization", "mgda_weights"]
@@ -66,8 +66,7 @@ class MGDA(GradientBalancer):
         super().__init__()
         allowed = get_args(Normalization)
         require(normalization in allowed, "MGDA", "normalization", normalization, f"one of {allowed}")
-        whole = isinstance(iterations, int) and iterations >= 1
-        require(whole, "MGDA", "iterations", iterations, "a whole number, at least 1")
+        require(is_whole(iterations), "MGDA", "iterations", iterations, "a whole number, at least 1")
         self.normalization = normalization
         self.iterations = iterations
         self.wants_losses = normalization in ("loss", "loss+")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lepton.balance.base import GradientBalancer
-from lepton.errors import require
+from lepton.errors import is_whole, require
 from lepton.linalg import counter_uniform, present_tasks
 
 __all__ = ["PCGrad", "pcgrad_weights", "random_orders"]
@@ -69,7 +69,7 @@ class PCGrad(GradientBalancer):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        require(isinstance(seed, int) and abs(seed) < 2**63, "PCGrad", "seed", seed, "an integer of 64 bits")
+        require(is_whole(seed, 1 - 2**63) and seed < 2**63, "PCGrad", "seed", seed, "an integer of 64 bits")
         self.seed = seed
         self.register_buffer("_step", torch.zeros((), dtype=torch.int64))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lepton.balance._composition import GradientComposition
 from lepton.balance.base import Balancer
-from lepton.errors import require
+from lepton.errors import is_number, require
 from lepton.linalg import present_tasks
 
 __all__ = ["Smooth"]
@@ -49,7 +49,7 @@ class Smooth(GradientComposition):
 
     def __init__(self, balancer: Balancer, decay: float = 0.9) -> None:
         super().__init__(balancer)
-        require(0 <= decay < 1, "Smooth", "decay", decay, "in [0, 1)")
+        require(is_number(decay) and 0 <= decay < 1, "Smooth", "decay", decay, "a number in [0, 1)")
         self.decay = decay
 
     def _build(self, n_tasks: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lepton.balance.base import GradientBalancer
-from lepton.errors import require
+from lepton.errors import is_number, require
 from lepton.linalg import count, normalize, present_tasks, solve_nonnegative
 
 __all__ = ["UPGrad", "upgrad_weights"]
@@ -57,7 +57,8 @@ class UPGrad(GradientBalancer):
 
     def __init__(self, *, regularization: float = 1e-4) -> None:
         super().__init__()
-        require(0 < regularization < math.inf, "UPGrad", "regularization", regularization, "greater than 0 and finite")
+        valid = is_number(regularization) and 0 < regularization < math.inf
+        require(valid, "UPGrad", "regularization", regularization, "a number greater than 0 and finite")
         self.regularization = regularization
 
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:

@@ -24,8 +24,11 @@ __all__ = ["TEXT_BUCKETS", "TEXT_LENGTH", "InputEncoder"]
 
 Floats = npt.NDArray[np.float64]
 
-KNOTS = 32
-"""Intervals of equal numbers of training rows, whose ends a number is compared with."""
+KNOTS = 128
+"""Intervals into which the numbers of a column are cut; fewer where there are hundreds of columns."""
+
+MAX_KNOTS = 8192
+"""Intervals of all columns together: the encoding holds as many numbers for each row."""
 
 LIMIT = 10.0
 """Standard deviations beyond which a number counts as that far: one absurd value must not drown its row."""
@@ -45,18 +48,31 @@ class Scaled:
     knots: list[float]
 
     @classmethod
-    def fit(cls, numbers: Floats) -> Self:
+    def fit(cls, numbers: Floats, intervals: int = KNOTS) -> Self:
         present = numbers[~np.isnan(numbers)]
         if not len(present):
             return cls(0.0, 1.0, [0.0, 1.0])
         mean, std = float(present.mean()), float(present.std())
         std = std if std > 1e-12 * max(1.0, abs(mean)) else 1.0
         scaled = np.clip((present - mean) / std, -LIMIT, LIMIT)
-        knots = np.unique(np.quantile(scaled, np.linspace(0, 1, KNOTS + 1)).astype(np.float32))
+        knots = np.unique(_knots(np.unique(scaled), scaled, intervals).astype(np.float32))
         return cls(mean, std, knots.tolist() if len(knots) > 1 else [float(knots[0]), float(knots[0]) + 1.0])
 
     def encode(self, numbers: Floats) -> Floats:
         return np.clip((numbers - self.mean) / self.std, -LIMIT, LIMIT)
+
+
+def _knots(distinct: Floats, numbers: Floats, intervals: int) -> Floats:
+    """Return the ends of intervals with equal numbers of rows, and where rows tie, of different values.
+
+    A column that is mostly zero would otherwise spend nearly all its knots on the zero: on UCI Adult that cost two
+    points of AUC.
+    """
+    if len(distinct) <= intervals + 1:
+        return distinct
+    knots = np.unique(np.quantile(numbers, np.linspace(0, 1, intervals + 1)))
+    spare = intervals + 1 - len(knots)
+    return np.union1d(knots, np.quantile(distinct, np.linspace(0, 1, spare))) if spare > 1 else knots
 
 
 @dataclass(frozen=True)
@@ -68,8 +84,8 @@ class NumberColumn:
     kind = "number"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
-        return cls(name, Scaled.fit(as_numbers(column)))
+    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
+        return cls(name, Scaled.fit(as_numbers(column), intervals))
 
     @property
     def inputs(self) -> list[tuple[str, list[float]]]:
@@ -89,10 +105,10 @@ class DateColumn:
     kind = "date"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
+    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
         seconds = as_dates(column)
         present = seconds[~np.isnan(seconds)]
-        return cls(name, Scaled.fit(seconds), bool((present % _DAY != 0).any()))
+        return cls(name, Scaled.fit(seconds, intervals), bool((present % _DAY != 0).any()))
 
     @property
     def inputs(self) -> list[tuple[str, list[float]]]:
@@ -118,9 +134,10 @@ class CategoryColumn:
     kind = "category"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
+    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
         import pyarrow.compute as pc
 
+        del intervals
         counts = pc.value_counts(as_words(column).drop_null())
         pairs = zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
         return cls(name, [value for value, _ in sorted(pairs, key=lambda pair: (-pair[1], pair[0]))])
@@ -142,8 +159,8 @@ class TextColumn:
     kind = "text"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
-        del column
+    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
+        del column, intervals
         return cls(name)
 
     def encode(self, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
@@ -169,8 +186,8 @@ class ImageColumn:
     kind = "image"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray) -> Self:
-        del column
+    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
+        del column, intervals
         return cls(name)
 
     def encode(self, column: pa.ChunkedArray) -> list[str | None]:
@@ -222,7 +239,9 @@ class InputEncoder:
         usable = [column for column in columns if column.kind in _KINDS]
         if not usable:
             raise DataError("there is no column to predict from: all are targets or ignored.")
-        return cls([_KINDS[c.kind].fit(c.name, find_column(table, c.name)) for c in usable])
+        numbers = sum(column.kind in ("number", "date") for column in usable)
+        intervals = max(8, min(KNOTS, MAX_KNOTS // max(1, numbers)))
+        return cls([_KINDS[c.kind].fit(c.name, find_column(table, c.name), intervals) for c in usable])
 
     @property
     def names(self) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lepton.errors import require
+from lepton.errors import is_number, require
 from lepton.tasks import Task
 
 __all__ = ["hide_labels"]
@@ -31,7 +31,8 @@ def hide_labels(
         >>> int(hidden["a"].isnan().sum())
         30
     """
-    require(0 <= fraction < 1, "hide_labels", "fraction", fraction, "in [0, 1)")
+    shares = is_number(fraction) and 0 <= fraction < 1
+    require(shares, "hide_labels", "fraction", fraction, "a number in [0, 1)")
     found = {}
     for place, (name, target) in enumerate(targets.items()):
         generator = torch.Generator().manual_seed(seed * 1009 + place)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lepton.errors import DataError, require
+from lepton.errors import DataError, is_whole, require
 
 __all__ = ["TensorData", "TensorLoader"]
 
@@ -80,7 +80,7 @@ class TensorLoader:
     def __init__(
         self, data: TensorData, batch_size: int, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False
     ) -> None:
-        require(batch_size >= 1, "TensorLoader", "batch_size", batch_size, "at least 1")
+        require(is_whole(batch_size), "TensorLoader", "batch_size", batch_size, "a whole number of at least 1")
         if len(data) == 0:
             raise DataError("there are no rows to make batches of.")
         self.data = data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ SECOND_VISIT = (
     "the losses up and call loss.backward() once (lepton.MultiTaskLoss does). For gradients of single tasks, run the "
     "forward pass inside `with lepton.no_balancing():`."
 )
+
+log = logging.getLogger("lepton")
 
 _listening = False
 _ledgers: weakref.WeakKeyDictionary[Balancer, Ledger] = weakref.WeakKeyDictionary()
@@ -102,6 +105,7 @@ class Ledger:
         self._version: tuple[frozenset[int], int] | None = None
         self._moved: bool | Tensor = False
         self._sign_seen = False
+        self._unheld: set[str] | None = None  # the balancer's parameters that no optimiser was seen to hold
         self._scaled: Tensor | None = None
         self._saved: dict[str, Tensor] = {}
         self._statistics: list[Tensor] | None = None
@@ -156,6 +160,8 @@ class Ledger:
 
     def stepped(self, optimizer: Optimizer) -> None:
         """Note that an optimiser has stepped, if it serves the watched parameters: that ends the window."""
+        if self._unheld is None or self._unheld:
+            self._look_for_parameters(optimizer)
         if self._micro == 0 or self._moved is True:
             return
         if self._parameters is not None:
@@ -166,6 +172,22 @@ class Ledger:
         found_inf = getattr(optimizer, "found_inf", None)
         self._moved = True if found_inf is None else found_inf == 0
         self._closed = True
+
+    def _look_for_parameters(self, optimizer: Optimizer) -> None:
+        mine = {name: id(p) for name, p in self.balancer.named_parameters() if p.requires_grad}
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]} if mine else set()
+        before = set(mine) if self._unheld is None else self._unheld
+        self._unheld = {name for name in before if name in mine and mine[name] not in held}
+
+    def _warn_of_unheld(self) -> None:
+        """Warn, once, and not before the second step: another optimiser may take its first one later."""
+        log.warning(
+            "no optimiser holds the parameters %s of %s, so they stay as they are: give the optimiser those of the "
+            "whole model, model.parameters(), or add balancer.parameters() to it",
+            sorted(self._unheld or ()),
+            type(self.balancer).__name__,
+        )
+        self._unheld = set()
 
     def forget(self) -> None:
         """Forget the window under way, as after loading a state."""
@@ -185,6 +207,8 @@ class Ledger:
                 "Put the rows into one batch, or run one of the passes inside `with lepton.no_balancing():`."
             )
         self._opened_in = current
+        if self._unheld and self._closed and self._moved is not False:
+            self._warn_of_unheld()
         if self._closed or self._micro >= self.window:
             self._load(self.settled())
             self._sign_seen = self._sign_seen or self._moved is not False or self._changed()

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from lepton.errors import require
+
 __all__ = ["Chain"]
 
 
@@ -44,6 +46,10 @@ class Chain(nn.Module):
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        require(isinstance(upstream, str), "Chain", "upstream", upstream, "the name of a task")
+        require(isinstance(head, nn.Module), "Chain", "head", head, "a module")
+        require(isinstance(detach, bool), "Chain", "detach", detach, "True or False")
+        require(transform is None or callable(transform), "Chain", "transform", transform, "a function, or None")
         self.upstream = upstream
         self.head = head
         self.detach = detach

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lepton.errors import ConfigurationError, TargetError, nearest
 from lepton.gradients import is_distributed, note_scale, sum_over_processes
 from lepton.nn._model import LeptonModel
+from lepton.tasks import Task
 
 __all__ = ["MultiTaskLoss"]
 
@@ -78,12 +79,16 @@ class MultiTaskLoss(nn.Module):
 
         Raises:
             TargetError: an unknown task, or targets that do not fit their task.
+            ConfigurationError: the results of another model. It is told by `task_weights` as the model returned them;
+                under `torch.compile`, or once they were changed, nobody can tell.
         """
         model = self.model
-        if task_weights.shape != (len(model.task_names),):
-            raise TargetError(
-                f"task_weights has the shape {list(task_weights.shape)}, but the model has {len(model.task_names)} "
-                "tasks: pass the model's second result as it is."
+        _check_per_task("task_weights", task_weights, model)
+        handle = getattr(task_weights, "handle", None)  # gone where the user or a compiler made a new tensor of them
+        if handle is not None and handle is not model.balancer.handle and int(handle) != int(model.balancer.handle):
+            raise ConfigurationError(
+                "these task_weights come from another model than the one that this MultiTaskLoss was made for: make "
+                "one MultiTaskLoss(model) for each model."
             )
         losses, present = self.task_losses(outputs, targets, label_counts=label_counts)
         if not torch.compiler.is_compiling():
@@ -117,6 +122,7 @@ class MultiTaskLoss(nn.Module):
         bad = ~torch.isfinite(sums.detach())
         world, (all_sums, all_counts, any_bad) = self._global(sums, counts, bad)
         if label_counts is not None:
+            _check_per_task("label_counts", label_counts, self.model)
             all_counts = label_counts.to(counts)
             if world > 1:
                 all_counts = sum_over_processes(self.model.balancer.handle, all_counts)
@@ -193,15 +199,14 @@ class MultiTaskLoss(nn.Module):
         tasks = [self.model.task(name) for name in names]
         first, output, target = tasks[0], outputs[names[0]], targets[names[0]]
         if len(names) == 1:
-            loss_sum, count = first.total_loss(output, first.check_target(output, target))
+            loss_sum, count = first.total_loss(output, _fitting(first, output, target))
             return loss_sum[None], count[None]
         output = stack_slices([outputs[name] for name in names])
-        target = torch.stack([targets[name] for name in names])
         try:
-            target = first.check_target(output, target)
-        except TargetError:
+            target = _fitting(first, output, torch.stack([targets[name] for name in names]))
+        except (TargetError, RuntimeError):
             for task in tasks:  # the message must name the task that is wrong, and its own shapes
-                task.check_target(outputs[task.name], targets[task.name])
+                _fitting(task, outputs[task.name], targets[task.name])
             raise
         return type(first).group_losses(tasks, output, target)
 
@@ -217,6 +222,34 @@ class MultiTaskLoss(nn.Module):
         if not (is_distributed() and self.model.training):
             return 1, stacked
         return torch.distributed.get_world_size(), sum_over_processes(self.model.balancer.handle, stacked)
+
+
+_ORIGIN = {
+    "task_weights": "pass the model's second result as it is",
+    "label_counts": "pass the sum of criterion.count(targets) over the window",
+}
+
+
+def _check_per_task(argument: str, given: Tensor, model: LeptonModel) -> None:
+    """Refuse anything but one number for each task."""
+    if not isinstance(given, Tensor) or given.shape != (len(model.task_names),):
+        found = f"has the shape {list(given.shape)}" if isinstance(given, Tensor) else f"is a {type(given).__name__}"
+        raise TargetError(
+            f"{argument} {found}, but must be a tensor with one number for each of the {len(model.task_names)} tasks: "
+            f"{_ORIGIN[argument]}."
+        )
+
+
+def _fitting(task: Task, output: Tensor, target: Tensor) -> Tensor:
+    """Return the target as the task's loss takes it, after checking where and how it is stored."""
+    if target.device != output.device:
+        raise TargetError(
+            f"{task.owner}: its target is on {target.device}, its output on {output.device}: move the targets where "
+            "the model is, target.to(output.device)."
+        )
+    if target.layout != torch.strided:
+        raise TargetError(f"{task.owner}: its target is {target.layout}: make it dense, target.to_dense().")
+    return task.check_target(output, target)
 
 
 def stack_slices(tensors: Sequence[Tensor]) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lepton.balance import VIEWS, Balancer
-from lepton.errors import ConfigurationError, ForkError, nearest, require
+from lepton.errors import ConfigurationError, ForkError, is_number, is_whole, nearest, require
 from lepton.gradients import ForkPlan, apply_fork, balancing_enabled, ledger_of
+from lepton.nn._shared import Shared, checked_shared, shared_parameters
 
-__all__ = ["Fork", "Leaves", "fork", "shared_parameters"]
-
-Shared = nn.Module | Tensor | Iterable[nn.Module | Tensor]
-"""What may be named as shared: a module, a parameter, or any iterable of them."""
+__all__ = ["Fork", "Leaves", "fork", "is_per_task"]
 
 
 def fork(
@@ -82,7 +81,7 @@ def _fork(
     active: bool,
 ) -> dict[str, Any]:
     leaves = Leaves.of(features, names, feature_dim)
-    if balancer.n_tasks is None and leaves is not None and not torch.compiler.is_compiling():
+    if balancer.n_tasks != len(names) and leaves is not None and not torch.compiler.is_compiling():
         balancer.bind(len(names)).to(leaves.tensors[0].device)
     if leaves is None or not active:
         return {name: features[name] if is_per_task(features, names) else features for name in names}
@@ -102,7 +101,7 @@ def active(balancer: Balancer, bounded: bool = False) -> bool:
 
 def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
     """Return the task names, refusing none, duplicates and a bare string."""
-    if isinstance(tasks, str) or not tasks:
+    if isinstance(tasks, str) or not isinstance(tasks, Collection) or not tasks:
         raise ConfigurationError(f"tasks must be a list of at least one name, but it is {tasks!r}.")
     twice = sorted({name for name in tasks if list(tasks).count(name) > 1}) if len(set(tasks)) < len(tasks) else []
     if twice:
@@ -114,7 +113,7 @@ def check_view(balancer: Balancer, gradients: str) -> None:
     """Refuse a view that does not exist or that the balancer cannot be given."""
     if not isinstance(balancer, Balancer):
         raise ConfigurationError(f"balancer must be an instance of a balancer, such as MGDA(), but it is {balancer!r}.")
-    if gradients not in VIEWS:
+    if not isinstance(gradients, str) or gradients not in VIEWS:
         raise ConfigurationError(
             f"gradients must be one of {sorted(VIEWS)}, but it is {gradients!r}.{nearest(str(gradients), VIEWS)}"
         )
@@ -204,57 +203,15 @@ def feature_dimension(tensor: Tensor, feature_dim: int | None) -> int:
             f"the fork needs features with a batch and a feature dimension, like [B, D], but got {list(tensor.shape)}: "
             "features of one number each want unsqueeze(-1)."
         )
+    if tensor.layout != torch.strided:
+        raise ForkError(f"the fork needs dense features, but they are {tensor.layout}: use features.to_dense().")
     if tensor.is_complex():
         raise ForkError("the fork cannot weigh complex features: give it torch.view_as_real(features).flatten(-2).")
     if feature_dim is None:
         return 1 if tensor.ndim >= 4 else -1
-    if not -tensor.ndim <= feature_dim < tensor.ndim:
+    if not isinstance(feature_dim, int) or not -tensor.ndim <= feature_dim < tensor.ndim:
         raise ConfigurationError(f"feature_dim is {feature_dim}, but the features have the shape {list(tensor.shape)}.")
     return -1 if feature_dim in (-1, tensor.ndim - 1) else feature_dim
-
-
-def shared_parameters(shared: Shared | None, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the trainable parameters to differentiate in the view `parameters`."""
-    if shared is None:
-        return _leaves_upstream(tensors)
-    named: Iterable[Any] = [shared] if isinstance(shared, (nn.Module, Tensor)) else shared
-    found: dict[int, Tensor] = {}
-    for item in named:
-        for parameter in item.parameters() if isinstance(item, nn.Module) else [item]:
-            if parameter.requires_grad:
-                found[id(parameter)] = parameter
-    if not found:
-        raise ConfigurationError('shared names no trainable parameter for gradients="parameters".')
-    _refuse_sharded(found.values())
-    return list(found.values())
-
-
-def _leaves_upstream(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Walk the graph upstream and collect the parameters that it ends in."""
-    found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    stack = [tensor.grad_fn for tensor in tensors]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, nn.Parameter):  # inputs may require gradients too
-            found[id(variable)] = variable
-        stack.extend(upstream for upstream, _ in node.next_functions)
-    _refuse_sharded(found.values())
-    return list(found.values())
-
-
-def _refuse_sharded(parameters: Iterable[Tensor]) -> None:
-    from torch.distributed.tensor import DTensor  # imports torch.distributed: only where it may matter
-
-    if any(isinstance(parameter, DTensor) for parameter in parameters):
-        raise ForkError(
-            'gradients="parameters" needs whole parameters, but these are sharded (FSDP2): choose '
-            'gradients="fork_layer" or "features".'
-        )
 
 
 def _own(balancer: Balancer) -> Balancer:
@@ -312,9 +269,11 @@ class Fork(nn.Module):
         check_view(balancer, gradients)
         self.balancer = _own(balancer).bind(len(self.tasks))
         self.gradients = gradients
+        whole = feature_dim is None or is_whole(feature_dim, -64)
+        require(whole, "Fork", "feature_dim", feature_dim, "a dimension's number, or None")
         self.feature_dim = feature_dim
         # In a tuple, so that the trunk's modules are not registered a second time here.
-        self._shared = (shared if shared is None or isinstance(shared, (nn.Module, Tensor)) else tuple(shared),)
+        self._shared = (checked_shared(shared),)
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.max_task_grad_norm = max_task_grad_norm
         ledger_of(self.balancer).owner = weakref.ref(self)
@@ -350,8 +309,7 @@ class Fork(nn.Module):
 
     @gradient_accumulation_steps.setter
     def gradient_accumulation_steps(self, steps: int) -> None:
-        whole = isinstance(steps, int) and steps >= 1
-        require(whole, "Fork", "gradient_accumulation_steps", steps, "a whole number of at least 1")
+        require(is_whole(steps), "Fork", "gradient_accumulation_steps", steps, "a whole number of at least 1")
         self._steps = ledger_of(self.balancer).window = steps
 
     @property
@@ -361,7 +319,8 @@ class Fork(nn.Module):
 
     @max_task_grad_norm.setter
     def max_task_grad_norm(self, bound: float | None) -> None:
-        require(bound is None or 0 < bound < float("inf"), "Fork", "max_task_grad_norm", bound, "positive, or None")
+        bounded = bound is None or (is_number(bound) and 0 < bound < math.inf)
+        require(bounded, "Fork", "max_task_grad_norm", bound, "a number, positive and finite, or None")
         self._max_norm = ledger_of(self.balancer).max_task_norm = bound
 
     def take_back(self) -> None:

@@ -100,6 +100,7 @@ class Layout:
         order: for each of these tasks, fused ones first, its place among the model's tasks.
         segments: number of outputs of each fused head.
         heads: the fused heads.
+        widths: the different numbers of features for which they were built.
         sources: the modules whose weights, one below the other, are those of the fused heads.
         groups: the fused tasks in groups that are finished together.
     """
@@ -109,6 +110,7 @@ class Layout:
     order: tuple[int, ...]
     segments: tuple[int, ...]
     heads: tuple[nn.Linear | StackedHead, ...]
+    widths: tuple[int, ...]
     sources: tuple[nn.Linear | StackedHead | StackedHeads, ...]
     groups: tuple[FusedGroup, ...]
 
@@ -122,7 +124,8 @@ class Layout:
         place = {name: number for number, name in enumerate(names)}
         order = tuple(place[name] for name in [*fused, *own])
         segments = tuple(head.out_features for head in linear)
-        return cls(fused, own, order, segments, linear, _sources(linear), _groups(tasks, fused, segments))
+        widths = tuple(dict.fromkeys(head.in_features for head in linear))
+        return cls(fused, own, order, segments, linear, widths, _sources(linear), _groups(tasks, fused, segments))
 
     def weight_and_bias(self) -> tuple[Tensor, Tensor]:
         """Return weight [C, D] and bias [C] of the fused heads together."""

@@ -11,14 +11,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lepton.balance import Balancer, Equal
-from lepton.errors import ConfigurationError, ForkError, nearest
+from lepton.errors import ConfigurationError, ForkError, is_whole, nearest, require
 from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
 from lepton.nn._chain import Chain
-from lepton.nn._fork import Fork, Leaves, Shared, is_per_task, shared_parameters
+from lepton.nn._fork import Fork, Leaves, is_per_task
 from lepton.nn._layout import STACK_SIZE, ByTask, Layout, StackedHead, StackedHeads, is_plain_linear
+from lepton.nn._refusals import (
+    MODULE_ERRORS,
+    checked_output,
+    checked_tasks,
+    explain_features,
+    explain_head,
+    explain_inputs,
+    inplace_message,
+    refuse_size,
+)
+from lepton.nn._shared import Shared, shared_parameters
 from lepton.tasks import Task
 
 __all__ = ["LeptonModel"]
+
+_models: weakref.WeakKeyDictionary[Task, weakref.ref[LeptonModel]] = weakref.WeakKeyDictionary()
+"""The model that each task serves. Not in the task: a copy of a task serves no model yet."""
 
 
 class LeptonModel(nn.Module):
@@ -33,7 +47,7 @@ class LeptonModel(nn.Module):
     Args:
         trunk: any module. A mapping of inputs calls `trunk(**inputs)`. It returns a tensor, a nest of tensors for
             heads of your own, a mapping task -> features (one trunk pass per task), or a Hugging Face `ModelOutput`.
-        tasks: what is predicted.
+        tasks: what is predicted. A task object serves one model at a time; a copy of a model has copies of them.
         balancer: the method; `Equal()` by default.
         gradients: the view of the tasks' gradients that a gradient balancer compares.
         features: number of features D that the trunk gives; by default read off the trunk.
@@ -83,12 +97,9 @@ class LeptonModel(nn.Module):
         gradient_accumulation_steps: int = 1,
     ) -> None:
         super().__init__()
-        strangers = [task for task in tasks if not isinstance(task, Task)]
-        if strangers or not isinstance(trunk, nn.Module):
-            wrong = strangers[0] if strangers else trunk
-            raise ConfigurationError(
-                f"LeptonModel takes a module and a list of tasks, such as [Regression('price')], but got {wrong!r}."
-            )
+        tasks = checked_tasks(trunk, tasks)
+        self._refuse_served(tasks)
+        require(features is None or is_whole(features), "LeptonModel", "features", features, "a whole number, or None")
         self.trunk = trunk
         self.output = output
         names = [task.name for task in tasks]
@@ -110,11 +121,27 @@ class LeptonModel(nn.Module):
         self._kept_layout: tuple[tuple[int, ...], Layout] | None = None
         self._check_chains()
         self._watch()
+        self._claim_tasks()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._kept_layout = None
         self._watch()
+        self._claim_tasks()
+
+    def _refuse_served(self, tasks: Sequence[Task]) -> None:
+        served = [task.owner for task in tasks if task in _models and _models[task]() is not None]
+        if served:
+            raise ConfigurationError(
+                f"these tasks already serve another model, with which they would share heads and statistics: {served}. "
+                "Make new ones for each model, or pass copy.deepcopy(tasks)."
+            )
+
+    def _claim_tasks(self) -> None:
+        for name in self.task_names:
+            task = self.task(name)
+            if task not in _models or _models[task]() is None:  # a shallow copy of a model holds the same tasks
+                _models[task] = weakref.ref(self)
 
     def _stack_heads(self, made: set[str]) -> None:
         """Store many linear heads that were made here, not given, as one parameter."""
@@ -146,7 +173,7 @@ class LeptonModel(nn.Module):
 
     def head_state(self, name: str) -> list[tuple[nn.Parameter, slice]]:
         """Return the parameters of a task's head, each with the rows that are its own."""
-        head = self.heads[name]
+        head = self.heads[self.task(name).name]
         if isinstance(head, StackedHead):
             return [(head.stack.weight, head.rows), (head.stack.bias, head.rows)]
         return [(parameter, slice(None)) for parameter in head.parameters()]
@@ -158,8 +185,12 @@ class LeptonModel(nn.Module):
 
     def task(self, name: str) -> Task:
         """Return one task."""
-        found = self.tasks[name]
-        assert isinstance(found, Task)
+        found = self.tasks._modules.get(name)
+        if not isinstance(found, Task):
+            raise ConfigurationError(
+                f"this model has no task {name!r}; its tasks are {list(self.task_names)}."
+                f"{nearest(str(name), self.task_names)}"
+            )
         return found
 
     @property
@@ -177,11 +208,14 @@ class LeptonModel(nn.Module):
     # -- forward ----------------------------------------------------------------------------------------------
     def forward(self, inputs: Any) -> tuple[dict[str, Tensor], Tensor]:
         """Return the outputs of all tasks, in original units, and the task weights [T]."""
-        return self.predict_from(self.features(inputs)), self.task_weights()
+        outputs, weights = self.predict_from(self.features(inputs)), self.task_weights()
+        if not torch.compiler.is_compiling():
+            weights.handle = self.balancer.handle  # type: ignore[attr-defined]  # whose they are: see MultiTaskLoss
+        return outputs, weights
 
     def features(self, inputs: Any) -> Any:
         """Return the shared features of a batch of inputs."""
-        found = self.trunk(**inputs) if isinstance(inputs, Mapping) else self.trunk(inputs)
+        found = self._trunk_output(inputs)
         if self.output is not None:
             try:
                 return found[self.output]
@@ -193,9 +227,23 @@ class LeptonModel(nn.Module):
             return found.last_hidden_state if pooled is None else pooled
         return found
 
+    def _trunk_output(self, inputs: Any) -> Any:
+        try:
+            return self.trunk(**inputs) if isinstance(inputs, Mapping) else self.trunk(inputs)
+        except MODULE_ERRORS as error:
+            explain_inputs(error, self.trunk, inputs)
+            raise
+
     def predict_from(self, features: Any) -> dict[str, Tensor]:
         """Return the outputs of all tasks from the shared features."""
         layout = self._layout(features)
+        try:
+            return self._predict(features, layout)
+        except RuntimeError as error:
+            explain_features(error, features, layout)
+            raise
+
+    def _predict(self, features: Any, layout: Layout) -> dict[str, Tensor]:
         if self.training:  # also where nothing is balanced: a wrong trunk is wrong with every balancer
             leaves = Leaves.of(features, layout.own or self.task_names, self.fork.feature_dim)
             if leaves is not None and self.fork.active:
@@ -215,8 +263,8 @@ class LeptonModel(nn.Module):
             layout = Layout.of({name: self.task(name) for name in self.task_names}, named, fuse)
             if not torch.compiler.is_compiling():
                 self._kept_layout = key, layout
-        if any(head.in_features != features.shape[-1] for head in layout.heads[:1]):
-            _refuse_size(features, layout)
+        if any(width != features.shape[-1] for width in layout.widths):
+            refuse_size(features, layout, {name: self.task(name).own_head is not None for name in layout.fused})
         return layout
 
     def _balanced(self, leaves: Leaves, layout: Layout) -> dict[str, Tensor]:
@@ -233,10 +281,11 @@ class LeptonModel(nn.Module):
         together = F.linear(features, *layout.weight_and_bias()) if layout.fused else None
         per_task = is_per_task(features, self.task_names)
         branches = {name: features[name] if per_task else features for name in layout.own}
-        version = features._version if isinstance(features, Tensor) and not torch.compiler.is_compiling() else None
+        counted = isinstance(features, Tensor) and not (torch.compiler.is_compiling() or features.is_inference())
+        version = features._version if counted else None
         outputs = self._outputs(branches, layout, together)
         if version is not None and features._version != version:
-            raise ForkError(_inplace_message(layout.own))
+            raise ForkError(inplace_message(layout.own))
         return outputs
 
     def _outputs(self, branches: Mapping[str, Any], layout: Layout, together: Tensor | None) -> dict[str, Tensor]:
@@ -264,13 +313,13 @@ class LeptonModel(nn.Module):
             try:
                 if isinstance(head, Chain):
                     upstream = head.upstream
-                    raw[name] = head(branches[name], readable, lambda z, at=upstream: self._output(at, z))
+                    found = head(branches[name], readable, lambda z, at=upstream: self._output(at, z))
                 else:
-                    raw[name] = self._apply_head(name, branches[name])
-            except RuntimeError as error:
-                if "is a view and is being modified inplace" in str(error):
-                    raise ForkError(_inplace_message([name])) from error
+                    found = self._apply_head(name, branches[name])
+            except MODULE_ERRORS as error:
+                explain_head(error, name, head, branches[name], readable)
                 raise
+            raw[name] = checked_output(name, found)
             if chained:
                 readable[name] = self.task(name).finish(raw[name])
         return raw
@@ -292,21 +341,6 @@ class LeptonModel(nn.Module):
     def _output(self, name: str, features: Any) -> Tensor:
         """Evaluate one task's head on given features."""
         return self.task(name).finish(self._apply_head(name, features))
-
-
-def _inplace_message(names: Sequence[str]) -> str:
-    return (
-        f"a head among {list(names)} changes the shared features in place, which would change them for the other "
-        "tasks: make its first layer out-of-place, for example nn.ReLU() instead of nn.ReLU(inplace=True)."
-    )
-
-
-def _refuse_size(features: Tensor, layout: Layout) -> None:
-    raise ConfigurationError(
-        f"the trunk gives features of size {features.shape[-1]} ({list(features.shape)}), but the head of "
-        f"{layout.fused[0]!r} was built for {layout.heads[0].in_features}: pass features={features.shape[-1]} to "
-        "LeptonModel."
-    )
 
 
 def _features_last(features: Tensor, feature_dim: int | None) -> bool:

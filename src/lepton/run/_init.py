@@ -16,7 +16,6 @@ __all__ = ["commented_config"]
 _SHOWN = {
     "data.split": ("method", "val", "test", "seed"),
     "training": (
-        "learning_rate",
         "weight_decay",
         "max_grad_norm",
         "gradient_accumulation_steps",
@@ -112,8 +111,9 @@ def _network() -> Iterator[str]:
 
 def _training() -> Iterator[str]:
     section = check_config({"data": {}, "tasks": ["a"]}).training
-    yield "training:  # batch_size, max_epochs and patience follow from the number of rows unless they are given"
+    yield "training:  # what is commented out follows from the rows and the trunk unless it is given"
     yield from _options("  ", section, _SHOWN["training"])
+    yield "  # learning_rate: 0.002"
     yield "  # max_epochs: 20"
     yield "  # batch_size: 256"
     yield "  # patience: 10"

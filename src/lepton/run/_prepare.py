@@ -31,7 +31,7 @@ __all__ = ["Prepared", "encode_rows", "prepare", "split_tables"]
 
 BATCH = 256
 IMAGE_BATCH = 32
-STEPS = 6000
+STEPS = 2000
 """Optimiser steps that are planned where the number of epochs is not given; early stopping mostly ends before."""
 
 
@@ -247,7 +247,8 @@ def _resolve(
     batch = training.setdefault("batch_size", min(largest, max(8, 2 ** round(math.log2(max(1, n_rows / 40))))))
     if training.get("max_steps") is None:
         training.setdefault("max_epochs", max(5, min(100, math.ceil(STEPS * batch / n_rows))))
-    training.setdefault("patience", 10)
+    training.setdefault("patience", 5)
+    training.setdefault("learning_rate", 1e-3 if encoder.images else 2e-3)
     return check_config(content)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import ConfigurationError, TargetError, require
+from lepton.errors import ConfigurationError, TargetError, is_number, is_whole, require, shape_of
 from lepton.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -42,11 +42,12 @@ class Categorical(Task):
         )
         self.class_names = label_names(self.owner, "classes", classes, at_least=2)
         self.classes = len(self.class_names)
-        require(0 <= label_smoothing < 1, self.owner, "label_smoothing", label_smoothing, "in [0, 1)")
+        smoothing = is_number(label_smoothing) and 0 <= label_smoothing < 1
+        require(smoothing, self.owner, "label_smoothing", label_smoothing, "a number in [0, 1)")
         self.label_smoothing = float(label_smoothing)
         outside = f"an integer that is no class, so not in 0 to {self.classes - 1}"
-        is_class = isinstance(missing, int) and not 0 <= missing < self.classes
-        require(is_class, self.owner, "missing", missing, outside)
+        no_class = is_whole(missing, -(2**63)) and not 0 <= missing < self.classes
+        require(no_class, self.owner, "missing", missing, outside)
         self.register_buffer("class_weights", checked_weights(self.owner, "class_weights", class_weights, self.classes))
 
     @property
@@ -129,13 +130,14 @@ class Categorical(Task):
 
 def label_names(owner: str, argument: str, given: int | Sequence[str], at_least: int) -> tuple[str, ...]:
     """Return the names of classes or labels; "0", "1", ... if only their number is given."""
-    if isinstance(given, SupportsIndex):
+    if isinstance(given, SupportsIndex) and not isinstance(given, bool):
         number = operator.index(given)
         require(number >= at_least, owner, argument, number, f"at least {at_least}, or a list of names")
         return tuple(str(index) for index in range(number))
-    names = tuple(given)
+    names = tuple(given) if isinstance(given, Iterable) else ()
     good = all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names) >= at_least
-    require(not isinstance(given, str) and good, owner, argument, given, f"{at_least} or more different names")
+    allowed = f"a number, or {at_least} or more different names"
+    require(not isinstance(given, str) and good, owner, argument, given, allowed)
     return names
 
 
@@ -143,12 +145,11 @@ def checked_weights(owner: str, argument: str, given: Sequence[float] | Tensor |
     """Return weights as a float32 tensor [number]."""
     if given is None:
         return None
+    allowed = f"{number} finite numbers >= 0, not all zero"
+    require(shape_of(given) == (number,), owner, argument, given, allowed)
     weights = torch.as_tensor(given, dtype=torch.float32).detach().clone()
-    good = weights.shape == (number,) and all(math.isfinite(w) and w >= 0 for w in weights.tolist())
-    if not good or not weights.any():
-        raise ConfigurationError(
-            f"{owner}: {argument} must be {number} finite numbers >= 0, not all zero, but it is {given!r}."
-        )
+    good = all(math.isfinite(w) and w >= 0 for w in weights.tolist()) and bool(weights.any())
+    require(good, owner, argument, given, allowed)
     return weights
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import ConfigurationError, TargetError, require
+from lepton.errors import ConfigurationError, LeptonError, TargetError, is_number, require
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -79,9 +79,13 @@ class Task(nn.Module):
         super().__init__()
         self.name = _checked_name(name)
         owner = f"Task {name!r}"
-        zero = "> 0 (for a task that is trained but not judged use auxiliary=True; to drop a task, leave it out)"
-        require(_is_positive(loss_weight), owner, "loss_weight", loss_weight, zero)
-        require(_is_positive(priority), owner, "priority", priority, "> 0")
+        zero = f"{POSITIVE} (to train a task without judging by it, use auxiliary=True; to drop one, leave it out)"
+        require(is_positive(loss_weight), owner, "loss_weight", loss_weight, zero)
+        require(is_positive(priority), owner, "priority", priority, POSITIVE)
+        require(isinstance(auxiliary, bool), owner, "auxiliary", auxiliary, "True or False")
+        require(is_number(missing), owner, "missing", missing, "a number, such as -999 or float('nan')")
+        require(head is None or isinstance(head, nn.Module), owner, "head", head, "a module, or None")
+        require(loss is None or callable(loss), owner, "loss", loss, "a function of output and target")
         if type(self).unmasked_losses is Task.unmasked_losses and (loss is None or head is None):
             raise ConfigurationError(
                 f"{owner}: a Task of your own needs head= and loss=. "
@@ -89,12 +93,14 @@ class Task(nn.Module):
             )
         self.loss_weight = float(loss_weight)
         self.priority = float(priority)
-        self.auxiliary = bool(auxiliary)
+        self.auxiliary = auxiliary
         self.missing = math.nan if math.isnan(missing) else missing
         self.loss = loss
         self._label_dims: int | None = None  # seen at the first loss: only a loss of the user's own can tell
         # In a tuple, so that it is no submodule here: the model owns the heads, and must not hold them twice.
         self._own_head = (head,)
+        made = isinstance(metrics, Mapping) and all(callable(m) or hasattr(m, "update") for m in metrics.values())
+        require(not metrics or made, owner, "metrics", metrics, "a mapping from names to torchmetrics metrics")
         self._own_metrics = dict(metrics or {})
         self._describe_metrics(higher_is_better or {})
 
@@ -190,7 +196,15 @@ class Task(nn.Module):
             parameter: the task's `loss_parameter`; stacked [G, ...] for a group.
         """
         assert self.loss is not None  # the constructor saw to it
-        losses = self.loss(output, target)
+        try:
+            losses = self.loss(output, target)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if isinstance(error, (LeptonError, torch.OutOfMemoryError)):
+                raise
+            shapes = f"an output {list(output.shape)} and a target {list(target.shape)} in {target.dtype}"
+            raise ConfigurationError(f"{self.owner}: its loss failed for {shapes}: {error}") from error
+        if not isinstance(losses, Tensor) or losses.numel() > max(output.numel(), target.numel()):
+            raise ConfigurationError(f"{self.owner}: {_broadcast(output, target, losses)}")
         return losses, torch.ones_like(losses)
 
     def _masked_losses(self, output: Tensor, target: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -312,8 +326,23 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def _is_positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+POSITIVE = "> 0, and a number that float32 can hold"
+
+
+def is_positive(value: object) -> bool:
+    """Return whether `value` is a number greater than 0 that neither vanishes nor overflows in float32."""
+    range32 = torch.finfo(torch.float32)
+    return is_number(value) and range32.tiny <= cast(float, value) <= range32.max
+
+
+def _broadcast(output: Tensor, target: Tensor, losses: Any) -> str:
+    if not isinstance(losses, Tensor):
+        return f"the loss must return a tensor with one loss per label, but it returned a {type(losses).__name__}."
+    return (
+        f"for an output {list(output.shape)} and a target {list(target.shape)} the loss returned "
+        f"{list(losses.shape)}, more values than there are: the two were broadcast against each other. Squeeze them to "
+        "one shape in the loss, for example output.squeeze(-1); a loss over pairs of rows must average over its pairs."
+    )
 
 
 def _checked_name(name: str) -> str:

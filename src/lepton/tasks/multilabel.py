@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import TargetError, require
+from lepton.errors import TargetError, is_number, require
 from lepton.tasks._categorical import along, checked_weights, label_names, label_shape, may_read, reshaping
 from lepton.tasks.base import Task, at_least_float32
 
@@ -71,7 +71,8 @@ class MultiLabel(Task):
         )
         self.label_names = label_names(self.owner, "labels", labels, at_least=1)
         self.labels = len(self.label_names)
-        require(0 <= label_smoothing < 1, self.owner, "label_smoothing", label_smoothing, "in [0, 1)")
+        smoothing = is_number(label_smoothing) and 0 <= label_smoothing < 1
+        require(smoothing, self.owner, "label_smoothing", label_smoothing, "a number in [0, 1)")
         require(missing not in (0, 1), self.owner, "missing", missing, "a value other than 0 and 1")
         self.label_smoothing = float(label_smoothing)
         weights = checked_weights(self.owner, "positive_weights", positive_weights, self.labels)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import TargetError, nearest, require
+from lepton.errors import TargetError, is_whole, nearest, require, shape_of
 from lepton.tasks._categorical import along, label_shape, reshaping
 from lepton.tasks.base import Task, at_least_float32
 
@@ -77,7 +77,7 @@ class Regression(Task):
         super().__init__(
             name, head=head, missing=missing, loss_weight=loss_weight, priority=priority, auxiliary=auxiliary
         )
-        require(isinstance(outputs, int) and outputs >= 1, self.owner, "outputs", outputs, "an integer >= 1")
+        require(is_whole(outputs), self.owner, "outputs", outputs, "an integer >= 1")
         suggestion = nearest(loss, LOSSES) if isinstance(loss, str) else ""
         require(loss in LOSSES, self.owner, "loss", loss, f"one of {', '.join(LOSSES)}{suggestion}")
         self.outputs = outputs
@@ -90,9 +90,10 @@ class Regression(Task):
         self.higher_is_better = {"mae": False, "rmse": False, "r2": True}
 
     def _statistic(self, argument: str, given: float | Sequence[float] | Tensor) -> Tensor:
+        allowed = f"one finite number or {self.outputs}, one per output"
+        require(shape_of(given) in ((), (1,), (self.outputs,)), self.owner, argument, given, allowed)
         value = torch.as_tensor(given, dtype=torch.float32).detach()
-        fits = value.shape in ((), (1,), (self.outputs,)) and bool(torch.isfinite(value).all())
-        require(fits, self.owner, argument, given, f"one finite number or {self.outputs}, one per output")
+        require(bool(torch.isfinite(value).all()), self.owner, argument, given, allowed)
         return value.expand(self.outputs).clone()
 
     # -- statistics -------------------------------------------------------------------------------------------
@@ -111,8 +112,11 @@ class Regression(Task):
             targets: [N, ...] for one output, [N, ..., outputs] for several, in original units.
 
         Raises:
-            TargetError: if an output has no label, or the last dimension is not `outputs`.
+            TargetError: no tensor of real numbers, an output without a label, a last dimension that is not `outputs`.
         """
+        if not isinstance(targets, Tensor) or targets.is_complex():
+            kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
+            raise TargetError(f"{self.owner}: statistics need a tensor of real numbers, but the targets are {kind}.")
         if self.outputs > 1 and (targets.ndim == 0 or targets.shape[-1] != self.outputs):
             raise TargetError(
                 f"{self.owner}: targets {list(targets.shape)} have {self.outputs} outputs: [N, {self.outputs}]."

@@ -8,13 +8,31 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import require
+from lepton.errors import ConfigurationError, is_whole, require
 from lepton.tasks._categorical import Categorical
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
 __all__ = ["Segmentation"]
+
+
+class PixelHead(nn.Conv2d):
+    """A 1 x 1 convolution that says what it needs: a plain one takes features [C, L, D] for an image."""
+
+    def __init__(self, owner: str, features: int, classes: int) -> None:
+        super().__init__(features, classes, kernel_size=1)
+        self.owner = owner
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits [B, C, h, w] for features [B, D, h, w]."""
+        if not isinstance(features, Tensor) or features.ndim != 4:
+            found = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ConfigurationError(
+                f"{self.owner} needs feature maps [B, C, H, W], but the trunk gave {found}: take a trunk that keeps "
+                "the positions, or give the task a head of your own. For one class per sample use Classification."
+            )
+        return super().forward(features)
 
 
 class Segmentation(Categorical):
@@ -71,7 +89,7 @@ class Segmentation(Categorical):
             priority=priority,
             auxiliary=auxiliary,
         )
-        require(isinstance(upsample, int) and upsample >= 1, self.owner, "upsample", upsample, "an integer >= 1")
+        require(is_whole(upsample), self.owner, "upsample", upsample, "an integer >= 1")
         self.upsample = upsample
         self.primary_metric = "miou"
         self.higher_is_better = {"miou": True, "pixel_accuracy": True}
@@ -82,7 +100,7 @@ class Segmentation(Categorical):
         return (*self._key(), self.upsample) if type(self) is Segmentation else None
 
     def _new_head(self, features: int) -> nn.Module:
-        head = nn.Conv2d(features, self.classes, kernel_size=1)
+        head = PixelHead(self.owner, features, self.classes)
         if self.upsample == 1:
             return head
         return nn.Sequential(head, nn.Upsample(scale_factor=self.upsample, mode="bilinear"))

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lepton.data import TensorLoader, drop_rows_not_finite
-from lepton.errors import ConfigurationError, DataError, nearest, require
-from lepton.evaluate import TaskResult, evaluate
+from lepton.errors import ConfigurationError, DataError, TargetError, is_number, is_whole, nearest, require
+from lepton.evaluate import TaskResult, checked_batch, evaluate
 from lepton.nn import LeptonModel
 from lepton.tasks import Regression
 from lepton.train._checkpoint import save_checkpoint
@@ -27,13 +27,7 @@ from lepton.train._step import Batch, TrainStep
 
 __all__ = ["Trainer"]
 
-PRECISIONS = ("32", "bf16-mixed")
-
 log = logging.getLogger("lepton")
-
-
-def _is_count(number: object) -> bool:
-    return isinstance(number, int) and number >= 1
 
 
 def _adamw(model: LeptonModel, learning_rate: float, weight_decay: float) -> Optimizer:
@@ -47,6 +41,18 @@ def _check_parameters(model: LeptonModel, optimizer: Optimizer) -> None:
     mine = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
         raise ConfigurationError("the optimizer holds no parameter of this model: it would train nothing.")
+
+
+def _together(task: Regression, targets: Sequence[Tensor]) -> Tensor:
+    """Return the targets of all batches in one tensor."""
+    try:
+        return torch.cat(list(targets))
+    except (RuntimeError, TypeError) as error:
+        kinds = {str(list(t.shape[1:])) if isinstance(t, Tensor) else type(t).__name__ for t in targets}
+        raise TargetError(
+            f"{task.owner}: the targets of all batches must be tensors of one shape after the first dimension, but "
+            f"there are {sorted(kinds)}."
+        ) from error
 
 
 class Trainer:
@@ -109,16 +115,22 @@ class Trainer:
         if not isinstance(cast(object, model), LeptonModel):
             raise ConfigurationError(f"Trainer needs a LeptonModel, but got {type(model).__name__}.")
         whole = "a whole number of at least 1"
-        require(_is_count(max_epochs), "Trainer", "max_epochs", max_epochs, whole)
-        require(max_steps is None or _is_count(max_steps), "Trainer", "max_steps", max_steps, f"{whole}, or None")
-        require(patience is None or _is_count(patience), "Trainer", "patience", patience, f"{whole}, or None")
-        require(0 < learning_rate < math.inf, "Trainer", "learning_rate", learning_rate, "positive and finite")
-        require(0 <= weight_decay < math.inf, "Trainer", "weight_decay", weight_decay, "at least 0 and finite")
-        bounded = max_grad_norm is None or 0 < max_grad_norm < math.inf
-        require(bounded, "Trainer", "max_grad_norm", max_grad_norm, "positive and finite, or None")
-        require(0 <= warmup <= 1, "Trainer", "warmup", warmup, "between 0 and 1")
-        require(precision in PRECISIONS, "Trainer", "precision", precision, f"one of {PRECISIONS}")
+        require(is_whole(max_epochs), "Trainer", "max_epochs", max_epochs, whole)
+        require(max_steps is None or is_whole(max_steps), "Trainer", "max_steps", max_steps, f"{whole}, or None")
+        require(patience is None or is_whole(patience), "Trainer", "patience", patience, f"{whole}, or None")
+        moves = is_number(learning_rate) and 0 < learning_rate < math.inf
+        require(moves, "Trainer", "learning_rate", learning_rate, "a number, positive and finite")
+        decays = is_number(weight_decay) and 0 <= weight_decay < math.inf
+        require(decays, "Trainer", "weight_decay", weight_decay, "a number, at least 0 and finite")
+        require(is_number(warmup) and 0 <= warmup <= 1, "Trainer", "warmup", warmup, "a number between 0 and 1")
         require(mode in ("min", "max"), "Trainer", "mode", mode, "'min' or 'max'")
+        require(isinstance(monitor, str), "Trainer", "monitor", monitor, "the name of a column, such as 'val/a/loss'")
+        path = folder is None or isinstance(folder, (str, Path))
+        require(path, "Trainer", "folder", folder, "a path, or None")
+        listen = isinstance(callbacks, Sequence) and all(isinstance(one, Callback) for one in callbacks)
+        require(listen, "Trainer", "callbacks", callbacks, "a list of Callback objects")
+        stepping = optimizer is None or isinstance(optimizer, Optimizer)
+        require(stepping, "Trainer", "optimizer", optimizer, "a torch optimiser, or None for AdamW")
         self.model = model
         self.max_epochs = max_epochs
         self.max_steps = max_steps
@@ -160,6 +172,7 @@ class Trainer:
             DataError: there is no batch, or a task has no label in a whole epoch.
             ConfigurationError: `monitor` is no column of the metrics.
         """
+        require(train is not None, "Trainer", "train", train, "batches, a loader or a list")
         self._check_batches(train, val)
         state = self.state = TrainState()
         self._best = None
@@ -209,7 +222,8 @@ class Trainer:
     def _windows(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
         """Return the accumulation windows of an epoch, without rows that cannot be used; a rest is left out."""
         window: list[Batch] = []
-        for inputs, targets in batches:
+        for batch in batches:
+            inputs, targets = checked_batch(batch)
             inputs, targets, dropped = drop_rows_not_finite(inputs, targets)
             self.state.dropped_rows += dropped
             if dropped and not any(len(target) for target in targets.values()):
@@ -229,6 +243,8 @@ class Trainer:
     def _check_batches(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> None:
         """Refuse what cannot be iterated twice, and a monitor that no evaluation will give."""
         for name, batches in (("train", train), ("val", val)):
+            if batches is not None and not isinstance(batches, Iterable):
+                raise DataError(f"{name} must be batches, a loader or a list, but it is {batches!r}.")
             if isinstance(batches, Iterator):
                 raise DataError(f"{name} is an iterator, which is empty after one pass: give a loader or a list.")
         columns = {"val/relative_loss"}
@@ -259,15 +275,16 @@ class Trainer:
                 "and std= to these tasks, or call fit_statistics."
             )
         # A TensorLoader's own rows, so that its epochs, and with them the order of the batches, are left alone.
-        rows = [(None, train.data.targets)] if isinstance(train, TensorLoader) else train
+        rows: Iterable[Batch] = [(None, train.data.targets)] if isinstance(train, TensorLoader) else train
         targets: dict[str, list[Tensor]] = {task.name: [] for task in wanting}
-        for _, batch in rows:
+        for row in rows:
+            _, batch = checked_batch(row)
             for name, found in targets.items():
                 if name in batch:
                     found.append(batch[name])
         for task in wanting:
             if targets[task.name]:
-                task.fit_statistics(torch.cat(targets[task.name]))
+                task.fit_statistics(_together(task, targets[task.name]))
 
     def _refuse_unlabelled(self, row: Mapping[str, float]) -> None:
         never = [name for name in self.model.task_names if math.isnan(row[f"train/{name}/loss"])]

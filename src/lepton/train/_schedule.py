@@ -8,6 +8,8 @@ from functools import partial
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lepton.errors import is_whole, require
+
 __all__ = ["warmup_cosine"]
 
 
@@ -30,6 +32,8 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, max_steps: int, final
         >>> schedule.get_last_lr()
         [0.5]
     """
+    for argument, steps in (("warmup_steps", warmup_steps), ("max_steps", max_steps)):
+        require(is_whole(steps, 0), "warmup_cosine", argument, steps, "a whole number, at least 0")
     return LambdaLR(optimizer, partial(_factor, warmup_steps=warmup_steps, max_steps=max_steps, final=final))
 
 

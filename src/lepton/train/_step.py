@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lepton.errors import DataError, is_number, require
 from lepton.evaluate import to_device
 from lepton.nn import LeptonModel, MultiTaskLoss
 
 __all__ = ["StepResult", "TrainStep"]
+
+PRECISIONS = ("32", "bf16-mixed")
 
 Batch = tuple[Any, Mapping[str, Tensor]]
 """Inputs, and targets by task."""
@@ -59,6 +63,9 @@ class TrainStep:
         max_task_grad_norm: float | None = None,
         precision: str = "32",
     ) -> None:
+        bounded = max_grad_norm is None or (is_number(max_grad_norm) and 0 < max_grad_norm < math.inf)
+        require(bounded, "TrainStep", "max_grad_norm", max_grad_norm, "a number, positive and finite, or None")
+        require(precision in PRECISIONS, "TrainStep", "precision", precision, f"one of {PRECISIONS}")
         self.model = model
         self.criterion = MultiTaskLoss(model)
         self.optimizer = optimizer
@@ -71,6 +78,8 @@ class TrainStep:
 
     def __call__(self, window: Sequence[Batch]) -> StepResult:
         """Take one optimiser step on the micro-batches of a window."""
+        if not window:
+            raise DataError("a step needs at least one batch (inputs, targets).")
         batches = [to_device((inputs, dict(targets)), self.device) for inputs, targets in window]
         counts = self._counts(batches)
         self.optimizer.zero_grad(set_to_none=True)
