@@ -64,6 +64,6 @@ def _options(
 
 
 def main() -> None:
-    """Run the program."""
+    """Run the program with the arguments of the command line."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     app()

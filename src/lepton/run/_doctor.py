@@ -76,13 +76,17 @@ class Diagnosis:
         return table
 
 
-def diagnose() -> Diagnosis:
-    """Look at versions, extras, devices, memory and disk, and take a few training steps.
+def diagnose(*, attempts: bool = True) -> Diagnosis:
+    """Look at versions, extras, devices, memory and disk, and try a training step and the compiler.
+
+    Args:
+        attempts: try things out; the compiler takes seconds.
 
     Example:
-        >>> diagnose().findings[0].what
+        >>> diagnose(attempts=False).findings[0].what
         'lepton'
     """
+    tried = (_attempt("a training step", _step), _attempt("torch.compile", _compiled)) if attempts else ()
     return Diagnosis(
         (
             Finding("lepton", "ok", f"{lepton.__version__}, Python {platform.python_version()}, {platform.platform()}"),
@@ -90,8 +94,7 @@ def diagnose() -> Diagnosis:
             *(_extra(name, extra) for name, extra in EXTRAS.items()),
             *_devices(),
             _disk(),
-            _attempt("a training step", _step),
-            _attempt("torch.compile", _compiled),
+            *tried,
         )
     )
 
