@@ -83,7 +83,7 @@ def make_optimizer(
     if optimizer not in _CLASSES:
         raise ConfigurationError(
             f"Trainer: optimizer must be one of {list(get_args(OptimizerName))} or a torch optimiser, but it is "
-            f"{optimizer!r}.{nearest(str(optimizer), _CLASSES)}"
+            f"{optimizer!r}.{nearest(str(optimizer).lower(), _CLASSES)}"
         )
     kind = getattr(torch.optim, _CLASSES[optimizer])
     takes = inspect.signature(kind).parameters
