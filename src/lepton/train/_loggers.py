@@ -88,10 +88,12 @@ class WeightsAndBiases(Callback):
 
 
 class MLflow(Callback):
-    """Logs each epoch's metrics to MLflow: into a local folder, or where `MLFLOW_TRACKING_URI` points.
+    """Logs each epoch's metrics to MLflow: into a local data base, or where `MLFLOW_TRACKING_URI` points.
+
+    Look at them with `mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db`.
 
     Args:
-        folder: the local store.
+        folder: where the local data base `mlflow.db` is.
         experiment: the experiment's name there.
 
     Raises:
@@ -111,10 +113,14 @@ class MLflow(Callback):
 
         from mlflow import MlflowClient
 
-        address = os.environ.get("MLFLOW_TRACKING_URI") or self.folder.resolve().as_uri()
+        address, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
+        if not address:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = self.folder.resolve()
+            address, artifacts = f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()
         self._client = MlflowClient(address)
         found = self._client.get_experiment_by_name(self.experiment)
-        number = found.experiment_id if found else self._client.create_experiment(self.experiment)
+        number = found.experiment_id if found else self._client.create_experiment(self.experiment, artifacts)
         self._run = self._client.create_run(number).info.run_id
 
     def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:

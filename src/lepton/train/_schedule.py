@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -141,7 +143,11 @@ class Schedule:
     def after_step(self) -> None:
         """Set the learning rates for the next step."""
         # Once warm, plateau's reductions are all there is: the other course would undo them.
-        if self._plateau is None or self._steps.last_epoch < self._warming:
+        if self._plateau is not None and self._steps.last_epoch >= self._warming:
+            return
+        with nullcontext() if self._steps.last_epoch else warnings.catch_warnings():
+            if not self._steps.last_epoch:  # a first step may be skipped, and torch takes that for a wrong order
+                warnings.simplefilter("ignore", UserWarning)
             self._steps.step()
 
     def after_evaluation(self, value: float) -> None:
