@@ -27,7 +27,7 @@ from lepton.train._progress import ConsoleProgress
 from lepton.train._record import EpochRecord
 from lepton.train._saving import Checkpoints, Stateful
 from lepton.train._schedule import Schedule, ScheduleName, check_schedule
-from lepton.train._selection import Selection
+from lepton.train._selection import Selection, first_losses
 from lepton.train._skips import SkippedSteps
 from lepton.train._state import TrainState
 from lepton.train._step import Batch, PrecisionName, TrainStep
@@ -114,6 +114,13 @@ class Trainer:
         (8, 2)
     """
 
+    # Of the fit under way.
+    schedule: Schedule
+    _position: Position
+    _record: EpochRecord | None
+    _interrupts: Interrupts
+    _clock: float
+
     def __init__(
         self,
         model: LeptonModel,
@@ -175,16 +182,15 @@ class Trainer:
         require(0 <= warmup <= 1, "Trainer", "warmup", warmup, "between 0 and 1")
         require(precision in PRECISIONS, "Trainer", "precision", precision, f"one of {PRECISIONS}")
         require(mode in ("min", "max", None), "Trainer", "mode", mode, "'min' or 'max', or None")
-        require(0 < plateau_factor < 1, "Trainer", "plateau_factor", plateau_factor, "between 0 and 1")
-        require(plateau_patience >= 0, "Trainer", "plateau_patience", plateau_patience, "at least 0")
         kept = folder is not None or not (save_best_per_task or checkpoint_every)
         require(kept, "Trainer", "folder", folder, "given for save_best_per_task or checkpoint_every to write to")
-        check_schedule(schedule)
+        check_schedule(schedule, plateau_factor, plateau_patience)
         self.model = model
         self.max_epochs = max_epochs
         self.max_steps = max_steps
         self.warmup = warmup
-        self.plateau = {"factor": plateau_factor, "patience": plateau_patience}
+        self.plateau_factor = plateau_factor
+        self.plateau_patience = plateau_patience
         self.schedule_name = schedule
         self.folder = None if folder is None else Path(folder)
         self.window = gradient_accumulation_steps
@@ -246,7 +252,11 @@ class Trainer:
             CheckpointError: the checkpoint to go on from is damaged or of another training.
             TrainingError: too many steps in a row had a gradient that is not finite.
         """
-        self._check_batches(train, val)
+        refuse_iterators(train, val)
+        if val is not None:
+            self.selection.check_monitor()
+        elif self.schedule_name == "plateau":
+            raise ConfigurationError("Trainer: schedule='plateau' follows the validation data: pass val to fit.")
         state = self._begin(train, val)
         self.model.train()
         with Interrupts() as self._interrupts:
@@ -263,13 +273,6 @@ class Trainer:
         return state
 
     # -- before the first step --------------------------------------------------------------------------------
-    def _check_batches(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> None:
-        refuse_iterators(train, val)
-        if val is not None:
-            self.selection.check_monitor()
-        elif self.schedule_name == "plateau":
-            raise ConfigurationError("Trainer: schedule='plateau' follows the validation data: pass val to fit.")
-
     def _begin(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> TrainState:
         """Set everything to its beginning, or to where a checkpoint was written."""
         state = self.state = TrainState()
@@ -280,12 +283,12 @@ class Trainer:
             warmup=self.warmup,
             max_steps=state.max_steps,
             mode=self.selection.mode,
-            factor=self.plateau["factor"],
-            patience=int(self.plateau["patience"]),
+            factor=self.plateau_factor,
+            patience=self.plateau_patience,
         )
         self._best = None
         self._position = Position(train, self.model.device)
-        self._record: EpochRecord | None = None
+        self._record = None
         self.average.restart()
         self.skipped.restart()
         checkpoint = self.checkpoints.find(self.resume_from)
@@ -293,15 +296,8 @@ class Trainer:
             return self._resume(checkpoint)
         fit_statistics(self.model, train)
         if val is not None:
-            self._initial = self._first_losses(val)
+            self._initial = first_losses(evaluate(self.model, val))
         return state
-
-    def _first_losses(self, val: Iterable[Batch]) -> dict[str, float]:
-        """Return what the validation losses are divided by: their values before training, or 1 where those are 0."""
-        found = evaluate(self.model, val)
-        if not any(result.n_labels for result in found.values()):
-            raise DataError("the validation batches hold no label of any task.")
-        return {name: result.loss if result.loss > 0 else 1.0 for name, result in found.items()}
 
     # -- one epoch --------------------------------------------------------------------------------------------
     def _epoch(self, val: Iterable[Batch] | None) -> None:

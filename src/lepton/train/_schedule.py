@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from lepton.errors import ConfigurationError, nearest
+from lepton.errors import ConfigurationError, nearest, require
 
 __all__ = ["Schedule", "ScheduleName", "warmup_cosine"]
 
@@ -118,7 +118,7 @@ class Schedule:
         factor: float = 0.1,
         patience: int = 5,
     ) -> None:
-        check_schedule(name)
+        check_schedule(name, factor, patience)
         self.optimizer = optimizer
         self._warming = max(1, round(warmup * max_steps))
         self._plateau: ReduceLROnPlateau | None = None
@@ -169,13 +169,16 @@ class Schedule:
             self._plateau.load_state_dict(state["plateau"])
 
 
-def check_schedule(name: str) -> None:
-    """Refuse a name that is no schedule."""
+def check_schedule(name: str, factor: float, patience: int) -> None:
+    """Refuse a name that is no schedule, and options of `"plateau"` that are out of range."""
     names = get_args(ScheduleName)
     if name not in names:
         raise ConfigurationError(
             f"Trainer: schedule must be one of {list(names)}, but it is {name!r}.{nearest(str(name), names)}"
         )
+    require(0 < factor < 1, "Trainer", "plateau_factor", factor, "between 0 and 1")
+    whole = isinstance(patience, int) and patience >= 0
+    require(whole, "Trainer", "plateau_patience", patience, "a whole number of at least 0")
 
 
 def _one_cycle(optimizer: Optimizer, warmup: float, max_steps: int) -> OneCycleLR:

@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from lepton.errors import ConfigurationError, nearest, require
+from lepton.errors import ConfigurationError, DataError, nearest, require
 from lepton.evaluate import TaskResult, relative_improvement
 from lepton.nn import LeptonModel
 from lepton.train._state import TrainState
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "first_losses"]
 
 
 class Selection:
@@ -52,7 +52,6 @@ class Selection:
         self.higher_is_better = self._better.get(monitor, False)
         if mode is not None:
             self.higher_is_better = mode == "max"
-        self.initial: dict[str, float] = {}
 
     @property
     def mode(self) -> Literal["min", "max"]:
@@ -151,3 +150,10 @@ class Selection:
                 state.best_by_task[name] = value
                 found.append((name, column))
         return found
+
+
+def first_losses(results: Mapping[str, TaskResult]) -> dict[str, float]:
+    """Return what the validation losses are divided by: their values before training, or 1 where those are 0."""
+    if not any(result.n_labels for result in results.values()):
+        raise DataError("the validation batches hold no label of any task.")
+    return {name: result.loss if result.loss > 0 else 1.0 for name, result in results.items()}
