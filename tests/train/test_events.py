@@ -184,6 +184,13 @@ def test_a_bar_on_a_terminal() -> None:
     assert "\x1b[" in shown
 
 
+def test_of_many_tasks_the_first_are_shown() -> None:
+    stream = io.StringIO()
+    names = [f"task{place}" for place in range(20)]
+    ConsoleProgress(names, stream=stream).on_epoch_end(TrainState(), {f"train/{name}/loss": 1.0 for name in names})
+    assert stream.getvalue().endswith("task7 1; and 12 more\n")
+
+
 def test_progress_is_an_option(capfd) -> None:
     trainer(max_epochs=1, progress=True).fit(loader(32))
     found = capfd.readouterr()

@@ -110,3 +110,11 @@ def test_options_beside_an_object() -> None:
     assert Trainer(model, optimizer=own).optimizer is own
     with pytest.raises(ConfigurationError, match="set it in its own groups"):
         Trainer(model, optimizer=own, learning_rates={"trunk": 0.1})
+
+
+def test_heads_that_are_stored_together() -> None:
+    model = lepton.LeptonModel(nn.Linear(2, 4), [Regression(f"t{place}") for place in range(64)])
+    with pytest.raises(ConfigurationError, match="one parameter: 'stacked_heads'"):
+        make_optimizer(model, learning_rates={"heads.t3": 0.1})
+    optimizer = make_optimizer(model, learning_rates={"stacked_heads": 0.1})
+    assert options_of(optimizer, model, "lr")["stacked_heads.weight"] == 0.1

@@ -217,12 +217,26 @@ def test_weights_alone_cannot_be_resumed(tmp_path) -> None:
 def test_another_training_cannot_be_resumed(tmp_path) -> None:
     trainer(folder=tmp_path, max_epochs=1).fit(loader())
     last = tmp_path / "checkpoints" / "last"
-    with pytest.raises(CheckpointError, match="other options"):
-        trainer(learning_rates={"trunk": 0.1}, resume_from_checkpoint=last).fit(loader())
     with pytest.raises(CheckpointError, match="cannot be loaded into this model"):
         trainer(heads="own", resume_from_checkpoint=last).fit(loader())
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         trainer(resume_from_checkpoint=tmp_path / "nowhere").fit(loader())
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"learning_rates": {"trunk": 0.1}}, "parameter group"),
+        ({"optimizer": "sgd"}, "optimizer was AdamW and is SGD"),
+        ({"schedule": "linear"}, "schedule was 'cosine' and is 'linear'"),
+        ({"average": "ema"}, "average was 'none' and is 'ema'"),
+        ({"precision": "fp16-mixed"}, "empty"),
+    ],
+)
+def test_a_training_with_other_options_is_not_gone_on_from(options, match: str, tmp_path) -> None:
+    trainer(folder=tmp_path, max_epochs=1).fit(loader())
+    with pytest.raises(CheckpointError, match=rf"other options .*{match}"):
+        trainer(resume_from_checkpoint=tmp_path / "checkpoints" / "last", **options).fit(loader())
 
 
 def test_lost_best_weights_are_said_to_be_lost(tmp_path, caplog) -> None:

@@ -172,12 +172,20 @@ class WeightAverage:
     # -- saving -----------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Return the average and how many steps went into it."""
-        return {"count": self.count, "mean": self._mean}
+        return {"kind": self.kind, "count": self.count, "mean": self._mean}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved average."""
-        self.count = state["count"]
-        self._mean = [tensor.to(now) for tensor, now in zip(state["mean"], self._tensors(), strict=False)]
+        """Go on from a saved average.
+
+        Raises:
+            ValueError: it is of another kind.
+        """
+        if state["kind"] != self.kind:
+            raise ValueError(f"average was {state['kind']!r} and is {self.kind!r}")
+        self.restart()
+        if state["count"]:
+            self.count = state["count"]
+            self._mean = [tensor.to(now) for tensor, now in zip(state["mean"], self._tensors(), strict=True)]
 
 
 @torch.no_grad()

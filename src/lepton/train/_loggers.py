@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +102,7 @@ class MLflow(Callback):
     """
 
     def __init__(self, folder: Path | str, *, experiment: str = "lepton") -> None:
-        import_extra("mlflow", "mlflow", "The MLflow logger")
+        self._mlflow = import_extra("mlflow", "mlflow", "The MLflow logger")
         self.folder = Path(folder)
         self.experiment = experiment
         self._client: Any = None
@@ -109,16 +110,12 @@ class MLflow(Callback):
 
     def on_train_begin(self, state: TrainState) -> None:
         """Begin a run."""
-        import os
-
-        from mlflow import MlflowClient
-
         address, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
         if not address:
             self.folder.mkdir(parents=True, exist_ok=True)
             folder = self.folder.resolve()
             address, artifacts = f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()
-        self._client = MlflowClient(address)
+        self._client = self._mlflow.MlflowClient(address)
         found = self._client.get_experiment_by_name(self.experiment)
         number = found.experiment_id if found else self._client.create_experiment(self.experiment, artifacts)
         self._run = self._client.create_run(number).info.run_id

@@ -150,9 +150,11 @@ def _check_prefixes(learning_rates: Mapping[str, float], names: list[str]) -> No
             known = {
                 ".".join(parts[:n]) for parts in (name.split(".") for name in names) for n in range(1, 1 + len(parts))
             }
+            stacked = prefix.startswith("heads.") and "stacked_heads.weight" in names
+            hint = " So many linear heads are one parameter: 'stacked_heads'." if stacked else nearest(prefix, known)
             raise ConfigurationError(
                 f"Trainer: learning_rates names {prefix!r}, but no trainable parameter begins with it; the first ones "
-                f"are {names[:4]}.{nearest(prefix, known)}"
+                f"are {names[:4]}.{hint}"
             )
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ConsoleProgress", "Progress"]
 
+SHOWN = 8
+"""Tasks whose losses are shown: more do not fit into a line."""
+
 
 class Progress(Callback):
     """Shows a bar with the steps on a `rich` progress display that belongs to the caller.
@@ -107,9 +110,8 @@ class ConsoleProgress(Callback):
             return
         self._shown = now
         left = (now - self._begun) / (state.step - self._first_step) * (state.max_steps - state.step)
-        losses = dict(zip(self.tasks, result.losses.tolist(), strict=True))
-        present = dict(zip(self.tasks, result.present.tolist(), strict=True))
-        shown = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items() if present[name])
+        found = zip(self.tasks, result.losses.tolist(), result.present.tolist(), strict=True)
+        shown = shortened([f"{name} {loss:.4g}" for name, loss, present in found if present], ", ")
         self._show(
             state, f"epoch {state.epoch + 1}, step {state.step} of {state.max_steps}, {clock(left)} left: {shown}"
         )
@@ -120,7 +122,7 @@ class ConsoleProgress(Callback):
         for name in self.tasks:
             val = row.get(f"val/{name}/loss")
             parts.append(f"{name} {row[f'train/{name}/loss']:.4g}" + ("" if val is None else f", val {val:.4g}"))
-        text = f"epoch {state.epoch}, step {state.step} of {state.max_steps}: {'; '.join(parts)}"
+        text = f"epoch {state.epoch}, step {state.step} of {state.max_steps}: {shortened(parts, '; ')}"
         if self._display is not None:
             self._display.console.print(text, highlight=False, markup=False)
         self._show(state, text, line=self._display is None)
@@ -139,6 +141,12 @@ class ConsoleProgress(Callback):
             self._display = None
         if state.stopped:
             self.stream.write(f"stopped: {state.stopped}\n")
+
+
+def shortened(parts: list[str], separator: str) -> str:
+    """Join the parts; of very many only the first, and how many more there are."""
+    more = f"{separator}and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
+    return separator.join(parts[:SHOWN]) + more
 
 
 def clock(seconds: float) -> str:

@@ -87,6 +87,7 @@ class Checkpoints:
             return
         training = {
             "state": asdict(state),
+            "kinds": {name: type(part).__name__ for name, part in parts.items()},
             "parts": {name: part.state_dict() for name, part in parts.items()},
             "extra": dict(extra),
             "random": random_state(self.model.device),
@@ -137,6 +138,10 @@ class Checkpoints:
         try:
             state = TrainState(**training["state"])
             for name, part in parts.items():
+                # Another optimiser would take the numbers, and fail at its first step.
+                before, now = training["kinds"][name], type(part).__name__
+                if before != now:
+                    raise ValueError(f"{name} was {before} and is {now}")
                 part.load_state_dict(training["parts"][name])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(

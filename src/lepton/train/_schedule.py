@@ -119,6 +119,7 @@ class Schedule:
         patience: int = 5,
     ) -> None:
         check_schedule(name, factor, patience)
+        self.name = name
         self.optimizer = optimizer
         self._warming = max(1, round(warmup * max_steps))
         self._plateau: ReduceLROnPlateau | None = None
@@ -158,14 +159,20 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         """Return numbers and names from which `load_state_dict` goes on."""
         plateau = None if self._plateau is None else self._plateau.state_dict()
-        return {"steps": self._steps.state_dict(), "plateau": plateau}
+        return {"name": self.name, "steps": self._steps.state_dict(), "plateau": plateau}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state, towards this schedule's own end."""
+        """Go on from a saved state, towards this schedule's own end.
+
+        Raises:
+            ValueError: it is of another course.
+        """
+        if state["name"] != self.name:
+            raise ValueError(f"schedule was {state['name']!r} and is {self.name!r}")
         laid_out = ("total_steps", "_schedule_phases")
         kept = {key: value for key, value in self._steps.__dict__.items() if key in laid_out}
         self._steps.load_state_dict({key: value for key, value in state["steps"].items() if key not in laid_out} | kept)
-        if self._plateau is not None and state["plateau"] is not None:
+        if self._plateau is not None:
             self._plateau.load_state_dict(state["plateau"])
 
 
