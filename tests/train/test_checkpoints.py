@@ -117,6 +117,14 @@ def test_a_full_disk_is_one_line_and_the_training_goes_on(tmp_path, monkeypatch,
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3  # the row is written an epoch later
 
 
+def test_one_does_not_fall_back_to_an_earlier_training(tmp_path) -> None:
+    trainer(folder=tmp_path, max_epochs=3).fit(loader())
+    trainer(folder=tmp_path, max_epochs=1).fit(loader())
+    flip_a_bit(tmp_path / "checkpoints" / "last" / "model.safetensors", 900)
+    with pytest.raises(CheckpointError, match="not what was written"):
+        trainer(folder=tmp_path, resume_from_checkpoint="auto").fit(loader())
+
+
 def test_checkpoints_hold_no_pickle(tmp_path) -> None:
     trainer(Lagging(), folder=tmp_path, max_epochs=1, save_best_per_task=True).fit(loader(), loader(48, seed=1))
     names = {path.name for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}

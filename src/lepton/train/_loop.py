@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn, cast, get_args
 
@@ -188,10 +189,6 @@ class Trainer:
         self.model = model
         self.max_epochs = max_epochs
         self.max_steps = max_steps
-        self.warmup = warmup
-        self.plateau_factor = plateau_factor
-        self.plateau_patience = plateau_patience
-        self.schedule_name = schedule
         self.folder = None if folder is None else Path(folder)
         self.window = gradient_accumulation_steps
         self.save_best_per_task = save_best_per_task
@@ -221,6 +218,15 @@ class Trainer:
         )
         self.average = WeightAverage(model, average, decay=average_decay, start=average_start)
         self.selection = Selection(model, monitor, mode, patience=patience, baselines=baselines)
+        self._make_schedule = partial(
+            Schedule,
+            schedule,
+            self.optimizer,
+            warmup=warmup,
+            mode=self.selection.mode,
+            factor=plateau_factor,
+            patience=plateau_patience,
+        )
         self.skipped = SkippedSteps(max_skipped_steps, model.device)
         self.state = TrainState()
         self.callbacks = list(callbacks)
@@ -255,8 +261,6 @@ class Trainer:
         refuse_iterators(train, val)
         if val is not None:
             self.selection.check_monitor()
-        elif self.schedule_name == "plateau":
-            raise ConfigurationError("Trainer: schedule='plateau' follows the validation data: pass val to fit.")
         state = self._begin(train, val)
         self.model.train()
         with Interrupts() as self._interrupts:
@@ -277,21 +281,16 @@ class Trainer:
         """Set everything to its beginning, or to where a checkpoint was written."""
         state = self.state = TrainState()
         state.max_steps = self.max_steps or self.max_epochs * steps_per_epoch(train, self.window)
-        self.schedule = Schedule(
-            self.schedule_name,
-            self.optimizer,
-            warmup=self.warmup,
-            max_steps=state.max_steps,
-            mode=self.selection.mode,
-            factor=self.plateau_factor,
-            patience=self.plateau_patience,
-        )
+        self.schedule = self._make_schedule(max_steps=state.max_steps)
+        if self.schedule.follows_evaluations and val is None:
+            raise ConfigurationError("Trainer: schedule='plateau' follows the validation data: pass val to fit.")
         self._best = None
         self._position = Position(train, self.model.device)
         self._record = None
         self.average.restart()
         self.skipped.restart()
         checkpoint = self.checkpoints.find(self.resume_from)
+        self.checkpoints.keep_previous = checkpoint is not None
         if checkpoint is not None:
             return self._resume(checkpoint)
         fit_statistics(self.model, train)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,12 +61,17 @@ class Checkpoints:
         folder: the run's folder; None to write nothing.
         model: whose weights are written.
         callbacks: told of every checkpoint.
+
+    Attributes:
+        keep_previous: keep the `last` before the one that is written, to fall back to. Not the one of an earlier
+            training in the same folder: to go on from that would be another training.
     """
 
     def __init__(self, folder: Path | None, model: LeptonModel, callbacks: list[Callback]) -> None:
         self.folder = None if folder is None else folder / "checkpoints"
         self.model = model
         self.callbacks = callbacks
+        self.keep_previous = False
 
     def write_best(self, state: TrainState, column: str, value: float, task: str | None = None) -> None:
         """Write the weights as they are to `best`, or to `best-TASK`."""
@@ -99,17 +104,20 @@ class Checkpoints:
             TRAINING: tensor_bytes(tensors),
             STATE: json_bytes(packed),
         }
-        self._guarded(state, "last", lambda folder: write_checkpoint(folder, files, keep_previous=True))
+        keep = self.keep_previous
+        written = self._guarded(state, "last", lambda folder: write_checkpoint(folder, files, keep_previous=keep))
+        self.keep_previous = keep or written
 
-    def _guarded(self, state: TrainState, name: str, write: Any) -> None:
+    def _guarded(self, state: TrainState, name: str, write: Callable[[Path], None]) -> bool:
         assert self.folder is not None
         try:
             write(self.folder / name)
         except OSError as error:
             state.failed_saves += 1
             log.error("checkpoint %s was not written (%s); an older one there is as it was", self.folder / name, error)
-        else:
-            announce(self.callbacks, "on_checkpoint", state, self.folder / name)
+            return False
+        announce(self.callbacks, "on_checkpoint", state, self.folder / name)
+        return True
 
     # -- reading ----------------------------------------------------------------------------------------------
     def find(self, resume_from: Path | str | None) -> Path | None:

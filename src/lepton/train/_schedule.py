@@ -137,6 +137,11 @@ class Schedule:
             self._plateau = ReduceLROnPlateau(optimizer, mode, factor=factor, patience=patience)
 
     @property
+    def follows_evaluations(self) -> bool:
+        """Whether the course depends on the monitored value."""
+        return self._plateau is not None
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate of the optimiser's first group."""
         return float(self.optimizer.param_groups[0]["lr"])
