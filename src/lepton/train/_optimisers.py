@@ -80,7 +80,7 @@ def make_optimizer(
             )
         _check_parameters(model, optimizer)
         return optimizer
-    if optimizer not in _CLASSES:
+    if not isinstance(optimizer, str) or optimizer not in _CLASSES:
         raise ConfigurationError(
             f"Trainer: optimizer must be one of {list(get_args(OptimizerName))} or a torch optimiser, but it is "
             f"{optimizer!r}.{nearest(str(optimizer).lower(), _CLASSES)}"
