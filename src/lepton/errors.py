@@ -6,6 +6,7 @@
     ├── ForkError            (RuntimeError)  a graph or features that the fork cannot balance
     ├── DataError            (ValueError)    rows that cannot be turned into a batch
     ├── CheckpointError      (RuntimeError)  a checkpoint that is damaged or of another run
+    ├── TrainingError        (RuntimeError)  a training that cannot go on
     └── MissingExtraError    (ImportError)   an optional dependency that is not installed
 
 Every one is a `LeptonError` and also the built-in exception that people would expect to catch.
@@ -27,6 +28,7 @@ __all__ = [
     "LeptonError",
     "MissingExtraError",
     "TargetError",
+    "TrainingError",
     "import_extra",
     "is_number",
     "is_whole",
@@ -58,6 +60,10 @@ class DataError(LeptonError, ValueError):
 
 class CheckpointError(LeptonError, RuntimeError):
     """A checkpoint that is damaged, incomplete or of another run."""
+
+
+class TrainingError(LeptonError, RuntimeError):
+    """A training that cannot go on."""
 
 
 class MissingExtraError(LeptonError, ImportError):

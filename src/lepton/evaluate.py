@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from lepton.errors import ConfigurationError, DataError, TargetError
 from lepton.nn import LeptonModel
 
-__all__ = ["TaskResult", "checked_batch", "evaluate", "to_device"]
+__all__ = ["TaskResult", "checked_batch", "evaluate", "relative_improvement", "to_device"]
 
 
 @dataclass(frozen=True)
@@ -113,3 +113,33 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if device.type == "cpu":
         return batch
     return pytree.tree_map(lambda x: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x, batch)
+
+
+_ZERO_BASELINE = 1e-6  # a baseline this many times smaller than the score is no measure for it
+
+
+def relative_improvement(score: float, alone: float, *, higher_is_better: bool) -> float | None:
+    """Return by how much a metric is better than that of the task trained alone, in percent: a term of delta_m.
+
+        100 (-1)^l (M - B) / |B|
+
+    with the score M, the baseline B, and l = 1 where lower is better and else 0 (Maninis 2019; Vandenhende 2021).
+
+    Args:
+        score: M, with all tasks together.
+        alone: B, of the task alone.
+        higher_is_better: whether more is better.
+
+    Returns:
+        The improvement, positive is better than alone; NaN where something was not measured; None where the baseline
+        is zero, or a millionth of the score, so that there is no relative improvement.
+
+    Example:
+        >>> relative_improvement(1.5, 2.0, higher_is_better=False)
+        25.0
+    """
+    if score == alone:
+        return 0.0
+    if abs(alone) <= _ZERO_BASELINE * abs(score):
+        return None
+    return 100 * (1 if higher_is_better else -1) * (score - alone) / abs(alone)

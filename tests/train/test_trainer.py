@@ -34,7 +34,10 @@ def test_the_trainer_is_the_loop_written_by_hand() -> None:
         for name in ("slant", "width"):
             one.task(name).fit_statistics(rows().targets[name])
     Trainer(model, max_epochs=2, learning_rate=1e-2, warmup=0.25, max_grad_norm=0.5).fit(loader(shuffle=True))
-    optimizer = torch.optim.AdamW(by_hand.parameters(), 1e-2, weight_decay=0.01, fused=True)
+    matrices = [p for p in by_hand.parameters() if p.ndim > 1]
+    biases = [p for p in by_hand.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": biases, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, 1e-2, fused=True)
     schedule = warmup_cosine(optimizer, 3, 12)
     batches = loader(shuffle=True)
     by_hand.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,8 @@ class TensorData:
 class TensorLoader:
     """Iterates over `TensorData` in batches; one pass is an epoch, in an order fixed by the seed and the epoch.
 
-    Indexing whole batches out of tensors costs a small part of what a DataLoader spends on collating rows.
+    Indexing whole batches out of tensors costs a small part of what a DataLoader spends on collating rows. The
+    position, also within an epoch, is in `state_dict`.
 
     Args:
         data: the rows.
@@ -89,6 +91,7 @@ class TensorLoader:
         self.seed = seed
         self.drop_last = drop_last
         self.epoch = 0
+        self._first = self._done = 0
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.data), self.batch_size)
@@ -96,10 +99,23 @@ class TensorLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor | Mapping[str, Tensor], dict[str, Tensor]]]:
         order = self._order()
+        first, self._first = self._first, 0
         self.epoch += 1
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            batch = self.data.rows(order[start : start + self.batch_size])
+        for place in range(first, len(self)):
+            self._done = place + 1
+            batch = self.data.rows(order[place * self.batch_size : (place + 1) * self.batch_size])
             yield batch.inputs, dict(batch.targets)
+        self._done = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the next batch comes from: the epoch, counted from 0, and the batch in it."""
+        if 0 < self._done < len(self):
+            return {"epoch": self.epoch - 1, "batch": self._done}
+        return {"epoch": self.epoch, "batch": self._first}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next iteration begin where `state_dict` stood."""
+        self.epoch, self._first, self._done = state["epoch"], state["batch"], 0
 
     def _order(self) -> Tensor:
         if not self.shuffle:

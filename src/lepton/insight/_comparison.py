@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lepton.errors import ConfigurationError, DataError, nearest
+from lepton.evaluate import relative_improvement
 from lepton.insight._estimate import Estimate, digits_for
 from lepton.insight._results import MetricInfo, RunResult
 
@@ -16,8 +17,6 @@ Scores = Mapping[str, Mapping[str, float]]
 Metrics = Mapping[str, Sequence[MetricInfo]]
 Verdict = Literal["better", "worse", "no difference seen", "not known"]
 """By whether the paired interval excludes 0; not known: a single seed, or nothing measured."""
-
-_ZERO_BASELINE = 1e-6  # a baseline this many times smaller than the score is no measure for it
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,6 @@ class DeltaM:
     flat: float
     tasks: dict[str, float]
     left_out: tuple[str, ...] = ()
-
-
-def _relative(score: float, alone: float, metric: MetricInfo) -> float | None:
-    """Return the improvement in percent, NaN if not measured, None if the baseline is zero and the score is not."""
-    if score == alone:
-        return 0.0
-    if abs(alone) <= _ZERO_BASELINE * abs(score):
-        return None
-    sign = 1 if metric.higher_is_better else -1
-    return 100 * sign * (score - alone) / abs(alone)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -90,7 +79,7 @@ def delta_m(scores: Scores, baseline: Scores, info: Metrics) -> DeltaM:
     for task, metrics in info.items():
         for metric in metrics:
             pair = _lookup(scores, task, metric, "the scores"), _lookup(baseline, task, metric, "the baseline")
-            relative = _relative(*pair, metric)
+            relative = relative_improvement(*pair, higher_is_better=metric.higher_is_better)
             if relative is None:
                 left_out.append(f"{task}/{metric.name}")
             else:

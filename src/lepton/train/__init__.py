@@ -1,21 +1,41 @@
 """Training: one step, the loop around it, and the events that everything else listens to."""
 
-from lepton.train._checkpoint import load_weights, save_checkpoint, write_atomically
-from lepton.train._events import Callback, JsonLines, Progress
+from lepton.train._average import AverageName, WeightAverage
+from lepton.train._checkpoint import load_weights, read_checkpoint, save_checkpoint, write_atomically, write_checkpoint
+from lepton.train._events import Callback, JsonLines
+from lepton.train._loggers import LoggerName, MLflow, TensorBoard, WeightsAndBiases
 from lepton.train._loop import Trainer
-from lepton.train._schedule import warmup_cosine
+from lepton.train._optimisers import OptimizerName, make_optimizer, parameter_groups
+from lepton.train._progress import ConsoleProgress, Progress
+from lepton.train._schedule import Schedule, ScheduleName, warmup_cosine
 from lepton.train._state import TrainState
-from lepton.train._step import TrainStep
+from lepton.train._step import PrecisionName, StepResult, TrainStep
 
 __all__ = [
+    "AverageName",
     "Callback",
+    "ConsoleProgress",
     "JsonLines",
+    "LoggerName",
+    "MLflow",
+    "OptimizerName",
+    "PrecisionName",
     "Progress",
+    "Schedule",
+    "ScheduleName",
+    "StepResult",
+    "TensorBoard",
     "TrainState",
     "TrainStep",
     "Trainer",
+    "WeightAverage",
+    "WeightsAndBiases",
     "load_weights",
+    "make_optimizer",
+    "parameter_groups",
+    "read_checkpoint",
     "save_checkpoint",
     "warmup_cosine",
     "write_atomically",
+    "write_checkpoint",
 ]

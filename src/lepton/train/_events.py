@@ -1,49 +1,66 @@
-"""Events of a training, and the listeners that come with Lepton."""
+"""Events of a training, and the listener that writes them down."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lepton.evaluate import TaskResult
+from lepton.train._checkpoint import write_atomically
 from lepton.train._state import TrainState
 from lepton.train._step import StepResult
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+__all__ = ["Callback", "JsonLines"]
 
-__all__ = ["Callback", "JsonLines", "Progress"]
+log = logging.getLogger("lepton")
 
 
 class Callback:
-    """A listener. Every method does nothing until it is overridden; none may change the state.
+    """A listener. Every method does nothing until it is overridden.
+
+    The state is the loop's; a callback may write one thing into it, `state.stopped`, to end the training: say why.
 
     Example:
-        >>> class Count(Callback):
-        ...     steps = 0
+        >>> class Budget(Callback):
         ...     def on_step_end(self, state, result):
-        ...         self.steps += 1
+        ...         if state.step == 1000:
+        ...             state.stopped = "the budget of 1000 steps is spent"
     """
 
     def on_train_begin(self, state: TrainState) -> None:
-        """Before the first step."""
+        """Before the first step, or the first one after a checkpoint was resumed."""
+
+    def on_epoch_begin(self, state: TrainState) -> None:
+        """Before the first step of an epoch; `state.epoch` counts those that are over."""
 
     def on_step_end(self, state: TrainState, result: StepResult) -> None:
         """After every optimiser step. Reading `result` waits for the device."""
 
+    def on_evaluate_end(self, state: TrainState, results: Mapping[str, TaskResult]) -> None:
+        """After every evaluation during the training, with each task's result; the model is as it was evaluated."""
+
     def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
-        """After every epoch's evaluation, with its row of metrics."""
+        """After every epoch and its evaluation, with its row of metrics."""
+
+    def on_checkpoint(self, state: TrainState, folder: Path) -> None:
+        """After a checkpoint was written: `last`, `best` or `best-TASK`."""
+
+    def on_interrupt(self, state: TrainState) -> None:
+        """After Ctrl-C or SIGTERM: the step under way is done and the checkpoint `last` is written."""
 
     def on_train_end(self, state: TrainState) -> None:
-        """After the last step, also when the training was interrupted."""
+        """After the last step, also when the training was interrupted or failed."""
 
 
 class JsonLines(Callback):
-    """Appends every epoch's metrics to a file, one JSON object on each line.
+    """Writes the metrics of all epochs to a file, one JSON object on each line.
 
-    A value that is not finite is written as null, because JSON has no word for it.
+    The file is replaced as a whole, so that it never ends in half a line and, after a training was resumed, holds
+    no epoch twice. A value that is not finite is written as null, because JSON has no word for it.
 
     Args:
         path: the file, usually `metrics.jsonl` in a run's folder.
@@ -53,41 +70,12 @@ class JsonLines(Callback):
         self.path = path
 
     def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
-        """Append the row."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        clean = {key: value if math.isfinite(value) else None for key, value in row.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
-
-
-class Progress(Callback):
-    """Shows a bar with the epoch and the monitored value, on a `rich` progress display.
-
-    Args:
-        display: a started `rich.progress.Progress`.
-        description: what is being trained.
-        every: steps between updates.
-    """
-
-    def __init__(self, display: RichProgress, description: str, every: int = 10) -> None:
-        self.display = display
-        self.description = description
-        self.every = every
-        self._bar: TaskID | None = None
-
-    def on_train_begin(self, state: TrainState) -> None:
-        """Add the bar."""
-        self._bar = self.display.add_task(self.description, total=state.max_steps)
-
-    def on_step_end(self, state: TrainState, result: StepResult) -> None:
-        """Move the bar."""
-        if self._bar is not None and state.step % self.every == 0:
-            self.display.update(self._bar, completed=state.step)
-
-    def on_train_end(self, state: TrainState) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self.display.remove_task(self._bar)
+        """Write the rows."""
+        lines = [json.dumps({k: v if math.isfinite(v) else None for k, v in row.items()}) for row in state.history]
+        try:
+            write_atomically(self.path, "".join(line + "\n" for line in lines).encode())
+        except OSError as error:
+            log.error("the metrics could not be written to %s (%s); the next epoch tries again", self.path, error)
 
 
 def announce(callbacks: list[Callback], event: str, *arguments: Any) -> None:

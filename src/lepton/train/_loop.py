@@ -1,84 +1,101 @@
-"""The loop around the step: epochs, evaluation, the best checkpoint, and when to stop."""
+"""The loop around the step: epochs, evaluation, the best checkpoint, when to stop, and how to go on."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Literal, NoReturn, cast
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lepton.data import TensorLoader, drop_rows_not_finite
-from lepton.errors import ConfigurationError, DataError, TargetError, is_number, is_whole, nearest, require
-from lepton.evaluate import TaskResult, checked_batch, evaluate
+from lepton.errors import ConfigurationError, DataError, TrainingError, is_number, is_whole, require
+from lepton.evaluate import TaskResult, evaluate
 from lepton.nn import LeptonModel
-from lepton.tasks import Regression
-from lepton.train._checkpoint import save_checkpoint
+from lepton.train._average import AverageName, WeightAverage
+from lepton.train._batches import fit_statistics, refuse_iterators, steps_per_epoch, windows
 from lepton.train._events import Callback, JsonLines, announce
+from lepton.train._interrupt import Interrupts
+from lepton.train._layers import LayerNorms
+from lepton.train._loggers import LoggerName, make_loggers
+from lepton.train._optimisers import OptimizerName, make_optimizer
+from lepton.train._position import Position
+from lepton.train._progress import ConsoleProgress
 from lepton.train._record import EpochRecord
-from lepton.train._schedule import warmup_cosine
+from lepton.train._saving import Checkpoints, Stateful
+from lepton.train._schedule import Schedule, ScheduleName, check_schedule
+from lepton.train._selection import Selection, first_losses
+from lepton.train._skips import SkippedSteps
 from lepton.train._state import TrainState
-from lepton.train._step import Batch, TrainStep
+from lepton.train._step import Batch, PrecisionName, TrainStep
 
 __all__ = ["Trainer"]
 
 log = logging.getLogger("lepton")
 
 
-def _adamw(model: LeptonModel, learning_rate: float, weight_decay: float) -> Optimizer:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ConfigurationError("the model has no trainable parameter.")
-    return torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=weight_decay, fused=True)
-
-
-def _check_parameters(model: LeptonModel, optimizer: Optimizer) -> None:
-    mine = {id(parameter) for parameter in model.parameters()}
-    if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
-        raise ConfigurationError("the optimizer holds no parameter of this model: it would train nothing.")
-
-
-def _together(task: Regression, targets: Sequence[Tensor]) -> Tensor:
-    """Return the targets of all batches in one tensor."""
-    try:
-        return torch.cat(list(targets))
-    except (RuntimeError, TypeError) as error:
-        kinds = {str(list(t.shape[1:])) if isinstance(t, Tensor) else type(t).__name__ for t in targets}
-        raise TargetError(
-            f"{task.owner}: the targets of all batches must be tensors of one shape after the first dimension, but "
-            f"there are {sorted(kinds)}."
-        ) from error
-
-
 class Trainer:
-    """Trains a `LeptonModel`: AdamW, warm-up and cosine, clipping, evaluation, best weights, early stopping.
+    """Trains a `LeptonModel`: optimiser, schedule, clipping, evaluation, best weights, early stopping, resumption.
 
     Selection looks at validation data only. `val/relative_loss`, which is monitored by default, is the mean over the
     tasks (auxiliary ones left out) of the validation loss divided by its value before training: it has no unit, so
     that no task decides alone because its loss is measured in larger numbers.
 
+    Ctrl-C and SIGTERM end the training after the step under way and write `checkpoints/last`; `KeyboardInterrupt`, or
+    `SystemExit` with the code 143, is raised then. A second one acts at once.
+
     Args:
         model: the model; it is trained in place and ends with its best weights.
-        learning_rate: peak learning rate of AdamW.
-        weight_decay: of AdamW.
+        learning_rate: peak learning rate.
+        weight_decay: pull of the weights to zero. Biases, the parameters of normalisations, others of one dimension
+            and those of the balancer do not decay.
         max_epochs: passes over the training batches; the schedule is laid out for them.
         max_steps: if given, the number of optimiser steps instead.
         warmup: share of the steps in which the learning rate rises.
         max_grad_norm: bound on the norm of all gradients; None for no bound.
         max_task_grad_norm: bound on the norm of each task's own gradient, at its head and at the fork.
         gradient_accumulation_steps: micro-batches per optimiser step.
-        precision: `"32"` or `"bf16-mixed"`.
-        monitor: a column of the metrics; its best row's weights are kept.
-        mode: `"min"` or `"max"`.
+        precision: `"32"`, `"bf16-mixed"`, or `"fp16-mixed"` with a loss scaler.
+        monitor: a column of the metrics; its best row's weights are kept. `val/<task>/<metric>`, `val/relative_loss`,
+            or `val/delta_m` with `baselines`.
+        mode: `"min"` or `"max"`; None to take what the monitored metric says of itself.
         patience: evaluations without a better value before stopping; None to go on.
-        folder: where `metrics.jsonl` and `checkpoints/best` are written; None to write nothing.
+        folder: where `metrics.jsonl` and `checkpoints/` are written; None to write nothing.
         callbacks: listeners.
-        optimizer: an optimiser of your own instead of AdamW.
+        optimizer: a name, such as `"adamw"` or `"sgd"`, or an optimiser of your own, which brings its own options.
+        momentum: of `"sgd"` (by default 0.9) and `"rmsprop"`; None for the optimiser's own.
+        betas: decays of the two averages of Adam's family; None for the optimiser's own.
+        learning_rates: prefix of a parameter's name (`"trunk"`, `"trunk.encoder"`, `"heads.price"`) -> peak learning
+            rate of these parameters; the longest prefix counts.
+        schedule: course of the learning rate after the warm-up: `"cosine"`, `"linear"` (both to zero), `"constant"`,
+            `"step"` (a tenth at half of it, a hundredth at three quarters), `"one_cycle"`, or `"plateau"` (lower each
+            time the monitored value stays).
+        plateau_factor: what the schedule `"plateau"` multiplies the learning rate by.
+        plateau_patience: evaluations without a better value before the schedule `"plateau"` does so.
+        adaptive_clip: bound on the norm of each unit's gradient relative to the norm of its weights, in the trunk
+            (adaptive gradient clipping, Brock 2021; about 0.01); None for no bound.
+        compile: run the model through `torch.compile`; names in checkpoints stay as they are.
+        average: average of the weights that is evaluated and kept instead of the last ones: `"none"`, `"ema"`
+            (exponential) or `"swa"` (uniform over the last part of the training). The balancer is not averaged.
+        average_decay: of `"ema"`.
+        average_start: share of the steps after which `"swa"` begins.
+        baselines: `"task/metric"` -> score of the task trained alone, on the validation data; gives `val/delta_m`,
+            in percent, positive is better than alone.
+        save_best_per_task: keep `checkpoints/best-TASK`, the weights that were best by that task's primary metric.
+        save_last: write `checkpoints/last` after every epoch, from which a training goes on.
+        checkpoint_every: write `checkpoints/last` also every so many optimiser steps; None for epochs only.
+        resume_from_checkpoint: a folder `checkpoints/last` to go on from, or `"auto"`: the one in `folder`, if there
+            is one. The training then continues as if it had not been interrupted.
+        max_skipped_steps: so many steps in a row that are left out because their gradient is not finite end the
+            training with an error (on an accelerator up to twice as many); None for any number.
+        grad_norm_every: steps between two looks at the gradients of all layers, for `train/grad_norm/<layer>` and the
+            alarm for dead and exploding layers; None for none.
+        loggers: dashboards that get the metrics: `"tensorboard"`, `"wandb"`, `"mlflow"`.
+        progress: show epoch, step, time left and losses on standard error.
 
     Example:
         >>> import torch, lepton
@@ -92,6 +109,13 @@ class Trainer:
         (8, 2)
     """
 
+    # Of the fit under way.
+    schedule: Schedule
+    _position: Position
+    _record: EpochRecord | None
+    _interrupts: Interrupts
+    _clock: float
+
     def __init__(
         self,
         model: LeptonModel,
@@ -104,57 +128,112 @@ class Trainer:
         max_grad_norm: float | None = 1.0,
         max_task_grad_norm: float | None = None,
         gradient_accumulation_steps: int = 1,
-        precision: str = "32",
+        precision: PrecisionName = "32",
         monitor: str = "val/relative_loss",
-        mode: str = "min",
+        mode: Literal["min", "max"] | None = None,
         patience: int | None = None,
         folder: Path | str | None = None,
         callbacks: Sequence[Callback] = (),
-        optimizer: Optimizer | None = None,
+        optimizer: OptimizerName | Optimizer = "adamw",
+        momentum: float | None = None,
+        betas: tuple[float, float] | None = None,
+        learning_rates: Mapping[str, float] | None = None,
+        schedule: ScheduleName = "cosine",
+        plateau_factor: float = 0.1,
+        plateau_patience: int = 5,
+        adaptive_clip: float | None = None,
+        compile: bool = False,
+        average: AverageName = "none",
+        average_decay: float = 0.999,
+        average_start: float = 0.75,
+        baselines: Mapping[str, float] | None = None,
+        save_best_per_task: bool = False,
+        save_last: bool = True,
+        checkpoint_every: int | None = None,
+        resume_from_checkpoint: Path | str | None = None,
+        max_skipped_steps: int | None = 100,
+        grad_norm_every: int | None = 10,
+        loggers: Sequence[LoggerName] = (),
+        progress: bool = False,
     ) -> None:
         if not isinstance(cast(object, model), LeptonModel):
             raise ConfigurationError(f"Trainer needs a LeptonModel, but got {type(model).__name__}.")
         whole = "a whole number of at least 1"
         require(is_whole(max_epochs), "Trainer", "max_epochs", max_epochs, whole)
-        require(max_steps is None or is_whole(max_steps), "Trainer", "max_steps", max_steps, f"{whole}, or None")
-        require(patience is None or is_whole(patience), "Trainer", "patience", patience, f"{whole}, or None")
+        counts = {
+            "max_steps": max_steps,
+            "patience": patience,
+            "checkpoint_every": checkpoint_every,
+            "max_skipped_steps": max_skipped_steps,
+            "grad_norm_every": grad_norm_every,
+        }
+        for argument, count in counts.items():
+            require(count is None or is_whole(count), "Trainer", argument, count, f"{whole}, or None")
         moves = is_number(learning_rate) and 0 < learning_rate < math.inf
         require(moves, "Trainer", "learning_rate", learning_rate, "a number, positive and finite")
         decays = is_number(weight_decay) and 0 <= weight_decay < math.inf
         require(decays, "Trainer", "weight_decay", weight_decay, "a number, at least 0 and finite")
         require(is_number(warmup) and 0 <= warmup <= 1, "Trainer", "warmup", warmup, "a number between 0 and 1")
-        require(mode in ("min", "max"), "Trainer", "mode", mode, "'min' or 'max'")
+        require(mode in ("min", "max", None), "Trainer", "mode", mode, "'min' or 'max', or None")
         require(isinstance(monitor, str), "Trainer", "monitor", monitor, "the name of a column, such as 'val/a/loss'")
         path = folder is None or isinstance(folder, (str, Path))
         require(path, "Trainer", "folder", folder, "a path, or None")
         listen = isinstance(callbacks, Sequence) and all(isinstance(one, Callback) for one in callbacks)
         require(listen, "Trainer", "callbacks", callbacks, "a list of Callback objects")
-        stepping = optimizer is None or isinstance(optimizer, Optimizer)
-        require(stepping, "Trainer", "optimizer", optimizer, "a torch optimiser, or None for AdamW")
+        kept = folder is not None or not (save_best_per_task or checkpoint_every)
+        require(kept, "Trainer", "folder", folder, "given for save_best_per_task or checkpoint_every to write to")
+        check_schedule(schedule, plateau_factor, plateau_patience)
         self.model = model
         self.max_epochs = max_epochs
         self.max_steps = max_steps
-        self.warmup = warmup
-        self.monitor = monitor
-        self.sign = 1.0 if mode == "min" else -1.0
-        self.patience = patience
         self.folder = None if folder is None else Path(folder)
         self.window = gradient_accumulation_steps
+        self.save_best_per_task = save_best_per_task
+        self.save_last = save_last
+        self.checkpoint_every = checkpoint_every
+        self.resume_from = resume_from_checkpoint
         model.fork.gradient_accumulation_steps = gradient_accumulation_steps
-        self.optimizer = optimizer or _adamw(model, learning_rate, weight_decay)
-        _check_parameters(model, self.optimizer)
+        self.optimizer = make_optimizer(
+            model,
+            optimizer,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            betas=betas,
+            learning_rates=learning_rates,
+        )
+        self.layers = LayerNorms(model, grad_norm_every)
         self.step = TrainStep(
             model,
             self.optimizer,
             max_grad_norm=max_grad_norm,
             max_task_grad_norm=max_task_grad_norm,
+            adaptive_clip=adaptive_clip,
             precision=precision,
+            compile=compile,
+            layers=self.layers,
         )
+        self.average = WeightAverage(model, average, decay=average_decay, start=average_start)
+        self.selection = Selection(model, monitor, mode, patience=patience, baselines=baselines)
+        self._make_schedule = partial(
+            Schedule,
+            schedule,
+            self.optimizer,
+            warmup=warmup,
+            mode=self.selection.mode,
+            factor=plateau_factor,
+            patience=plateau_patience,
+        )
+        self.skipped = SkippedSteps(max_skipped_steps, model.device)
         self.state = TrainState()
         self.callbacks = list(callbacks)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.callbacks.append(JsonLines(self.folder / "metrics.jsonl"))
+        self.callbacks += make_loggers(tuple(loggers), self.folder)
+        if progress:
+            self.callbacks.append(ConsoleProgress(model.task_names))
+        self.checkpoints = Checkpoints(self.folder, model, self.callbacks)
         self._best: dict[str, Tensor] | None = None
         self._initial: dict[str, float] = {}
 
@@ -162,7 +241,9 @@ class Trainer:
         """Train, and leave the model with the weights of its best evaluation (the last ones without `val`).
 
         Args:
-            train: batches (inputs, targets) with a length, iterated once in each epoch.
+            train: batches (inputs, targets) with a length, iterated once in each epoch. A loader with `state_dict` and
+                `load_state_dict` is asked for its position; with any other, a resumed epoch begins with passing over
+                the batches it has had, whose order may depend on nothing but the generators of torch, numpy, Python.
             val: batches to select by.
 
         Returns:
@@ -171,155 +252,183 @@ class Trainer:
         Raises:
             DataError: there is no batch, or a task has no label in a whole epoch.
             ConfigurationError: `monitor` is no column of the metrics.
+            CheckpointError: the checkpoint to go on from is damaged or of another training.
+            TrainingError: too many steps in a row had a gradient that is not finite.
         """
         require(train is not None, "Trainer", "train", train, "batches, a loader or a list")
-        self._check_batches(train, val)
-        state = self.state = TrainState()
-        self._best = None
-        state.max_steps = self.max_steps or self.max_epochs * self._steps_per_epoch(train)
-        schedule = warmup_cosine(self.optimizer, max(1, round(self.warmup * state.max_steps)), state.max_steps)
-        self._fit_statistics(train)
+        refuse_iterators(train, val)
         if val is not None:
-            self._initial = self._first_losses(val)
+            self.selection.check_monitor()
+        state = self._begin(train, val)
         self.model.train()
-        announce(self.callbacks, "on_train_begin", state)
-        try:
-            while state.step < state.max_steps and not state.stopped:
-                self._epoch(train, val, schedule)
-        finally:
-            announce(self.callbacks, "on_train_end", state)
+        with Interrupts() as self._interrupts:
+            announce(self.callbacks, "on_train_begin", state)
+            try:
+                while state.step < state.max_steps and not state.stopped:
+                    self._epoch(val)
+            finally:
+                announce(self.callbacks, "on_train_end", state)
         if self._best is not None:
             self.model.load_state_dict(self._best)
+        elif self.average.running:
+            self.average.apply(self._position.again())
+        return state
+
+    # -- before the first step --------------------------------------------------------------------------------
+    def _begin(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> TrainState:
+        """Set everything to its beginning, or to where a checkpoint was written."""
+        state = self.state = TrainState()
+        state.max_steps = self.max_steps or self.max_epochs * steps_per_epoch(train, self.window)
+        self.schedule = self._make_schedule(max_steps=state.max_steps)
+        if self.schedule.follows_evaluations and val is None:
+            raise ConfigurationError("Trainer: schedule='plateau' follows the validation data: pass val to fit.")
+        self._best = None
+        self._position = Position(train, self.model.device)
+        self._record = None
+        self.average.restart()
+        self.skipped.restart()
+        checkpoint = self.checkpoints.find(self.resume_from)
+        self.checkpoints.keep_previous = checkpoint is not None
+        if checkpoint is not None:
+            return self._resume(checkpoint)
+        fit_statistics(self.model, train)
+        if val is not None:
+            self._initial = first_losses(evaluate(self.model, val))
         return state
 
     # -- one epoch --------------------------------------------------------------------------------------------
-    def _epoch(self, train: Iterable[Batch], val: Iterable[Batch] | None, schedule: Any) -> None:
-        record = EpochRecord(self.model)
-        start = time.perf_counter()
-        for window in self._windows(train):
-            result = self.step(window)
-            schedule.step()
-            record.add(result)
-            self.state.step += 1
-            self.state.skipped_steps += result.taken is False
-            announce(self.callbacks, "on_step_end", self.state, result)
-            if self.state.step >= self.state.max_steps:
+    def _epoch(self, val: Iterable[Batch] | None) -> None:
+        state = self.state
+        self._clock = time.perf_counter()
+        if self._record is None:  # otherwise one that was interrupted goes on
+            self._record = EpochRecord(self.model)
+            self.layers.begin()
+            announce(self.callbacks, "on_epoch_begin", state)
+        for window in windows(self._position, self.window, state):
+            self._take_step(window, self._record)
+            if state.step >= state.max_steps or state.stopped:
                 break
-        if not record.steps:
+            self._save_within_epoch()
+        if not self._record.steps:
             raise DataError("an epoch gave no step: there were no batches, or no row of them could be used.")
-        row = record.row()
-        self.state.seconds += time.perf_counter() - start
-        self.state.epoch += 1
-        self._refuse_unlabelled(row)
-        row |= {"step": self.state.step, "epoch": self.state.epoch, "seconds": self.state.seconds}
-        row["train/learning_rate"] = schedule.get_last_lr()[0]
+        row = self._row(self._record)
+        self._record = None
+        self._position.close()
         if val is not None:
-            row |= self._validation(evaluate(self.model, val))
-            self._select(row)
-        self.state.history.append(row)
-        announce(self.callbacks, "on_epoch_end", self.state, row)
+            row |= self._evaluate(val)
+        state.history.append(row)
+        announce(self.callbacks, "on_epoch_end", state, row)
+        if self.save_last:
+            self._write_last()
+        self._grant_interrupt()
 
-    def _windows(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-        """Return the accumulation windows of an epoch, without rows that cannot be used; a rest is left out."""
-        window: list[Batch] = []
-        for batch in batches:
-            inputs, targets = checked_batch(batch)
-            inputs, targets, dropped = drop_rows_not_finite(inputs, targets)
-            self.state.dropped_rows += dropped
-            if dropped and not any(len(target) for target in targets.values()):
-                continue
-            window.append((inputs, targets))
-            if len(window) == self.window:
-                yield window
-                window = []
+    def _take_step(self, window: list[Batch], record: EpochRecord) -> None:
+        state = self.state
+        result = self.step(window)
+        self.schedule.after_step()
+        record.add(result)
+        state.step += 1
+        self.average.update(state.step / state.max_steps)
+        if self.skipped.add(result, state):
+            self._stop_skipping()
+        announce(self.callbacks, "on_step_end", state, result)
 
-    def _steps_per_epoch(self, train: Iterable[Batch]) -> int:
-        if not isinstance(train, Sized):
-            raise ConfigurationError("training batches without a length need max_steps.")
-        if len(train) < self.window:
-            raise DataError(f"there are {len(train)} batches, fewer than one accumulation window of {self.window}.")
-        return len(train) // self.window
-
-    def _check_batches(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> None:
-        """Refuse what cannot be iterated twice, and a monitor that no evaluation will give."""
-        for name, batches in (("train", train), ("val", val)):
-            if batches is not None and not isinstance(batches, Iterable):
-                raise DataError(f"{name} must be batches, a loader or a list, but it is {batches!r}.")
-            if isinstance(batches, Iterator):
-                raise DataError(f"{name} is an iterator, which is empty after one pass: give a loader or a list.")
-        columns = {"val/relative_loss"}
-        for name in self.model.task_names:
-            metrics = ["loss", *self.model.task(name).higher_is_better]
-            columns |= {f"val/{name}/{metric}" for metric in metrics}
-        if val is not None and self.monitor not in columns:
-            raise ConfigurationError(
-                f"monitor is {self.monitor!r}, which is no column of the metrics.{nearest(self.monitor, columns)}"
-            )
-
-    def _first_losses(self, val: Iterable[Batch]) -> dict[str, float]:
-        """Return what the validation losses are divided by: their values before training, or 1 where those are 0."""
-        found = evaluate(self.model, val)
-        if not any(result.n_labels for result in found.values()):
-            raise DataError("the validation batches hold no label of any task.")
-        return {name: result.loss if result.loss > 0 else 1.0 for name, result in found.items()}
-
-    def _fit_statistics(self, train: Iterable[Batch]) -> None:
-        """Give the tasks that want them the statistics of the training targets."""
-        every = [self.model.task(name) for name in self.model.task_names]
-        wanting = [task for task in every if isinstance(task, Regression) and not task.fitted]
-        if not wanting:
-            return
-        if not isinstance(train, Sized):
-            raise ConfigurationError(
-                f"a stream cannot be read for the statistics of {[task.name for task in wanting]} first: pass mean= "
-                "and std= to these tasks, or call fit_statistics."
-            )
-        # A TensorLoader's own rows, so that its epochs, and with them the order of the batches, are left alone.
-        rows: Iterable[Batch] = [(None, train.data.targets)] if isinstance(train, TensorLoader) else train
-        targets: dict[str, list[Tensor]] = {task.name: [] for task in wanting}
-        for row in rows:
-            _, batch = checked_batch(row)
-            for name, found in targets.items():
-                if name in batch:
-                    found.append(batch[name])
-        for task in wanting:
-            if targets[task.name]:
-                task.fit_statistics(_together(task, targets[task.name]))
-
-    def _refuse_unlabelled(self, row: Mapping[str, float]) -> None:
-        never = [name for name in self.model.task_names if math.isnan(row[f"train/{name}/loss"])]
-        broken = [name for name in self.model.task_names if row[f"train/{name}/left_out"] > 0]
-        for name in broken:
-            log.warning(
-                "task %r was left out of %d steps: its gradient was not finite", name, row[f"train/{name}/left_out"]
-            )
-        if never:
-            raise DataError(
-                f"the tasks {never} had no usable label or no finite loss in a whole epoch: check the names and the "
-                "missing values of their targets and the learning rate, or leave these tasks out."
-            )
-
-    # -- selection --------------------------------------------------------------------------------------------
-    def _validation(self, results: Mapping[str, TaskResult]) -> dict[str, float]:
-        row: dict[str, float] = {}
-        for name, result in results.items():
-            row[f"val/{name}/loss"] = result.loss
-            row |= {f"val/{name}/{metric}": value for metric, value in result.metrics.items()}
-        main = [name for name in results if not self.model.task(name).auxiliary] or list(results)
-        ratios = [results[name].loss / self._initial[name] for name in main if results[name].n_labels > 0]
-        row["val/relative_loss"] = sum(ratios) / len(ratios) if ratios else math.nan
+    def _row(self, record: EpochRecord) -> dict[str, float]:
+        """Close the epoch and return its row, without the evaluation."""
+        state = self.state
+        row = record.row()
+        layers = self.layers.row()
+        self._count_time()
+        self.skipped.read(state)
+        state.epoch += 1
+        if not state.stopped:  # an epoch that a callback ended may have been too short
+            record.refuse_unlabelled(row)
+        self.layers.alarm(layers, state)
+        row |= layers | {"step": state.step, "epoch": state.epoch, "seconds": state.seconds}
+        row["train/learning_rate"] = self.schedule.learning_rate
         return row
 
-    def _select(self, row: Mapping[str, float]) -> None:
-        state, value = self.state, row[self.monitor]
-        better = state.best_value is None or self.sign * value < self.sign * state.best_value
-        if math.isfinite(value) and better:
-            state.best_value, state.best_step, state.stale = value, state.step, 0
-            self._best = {key: tensor.detach().clone() for key, tensor in self.model.state_dict().items()}
-            if self.folder is not None:
-                described = {"step": state.step, "epoch": state.epoch, self.monitor: value}
-                save_checkpoint(self.folder / "checkpoints" / "best", self.model, described)
-            return
-        state.stale += 1
-        if self.patience is not None and state.stale >= self.patience:
-            state.stopped = f"{self.monitor} has not improved for {self.patience} evaluations"
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.state.seconds += now - self._clock
+        self._clock = now
+
+    def _stop_skipping(self) -> NoReturn:
+        last = None if self.folder is None else self.checkpoints.find("auto")
+        weights = "from before these steps"
+        if self._best is not None:
+            self.model.load_state_dict(self._best)
+            weights = f"of the best evaluation, at step {self.state.best_step}"
+        raise TrainingError(self.skipped.message(self.state.step, weights, last))
+
+    # -- selection --------------------------------------------------------------------------------------------
+    def _evaluate(self, val: Iterable[Batch]) -> dict[str, float]:
+        """Evaluate the weights, or their average, and keep them where they are the best so far."""
+        state, monitor = self.state, self.selection.monitor
+        with self.average.applied(self._position.again()):
+            results = evaluate(self.model, val)
+            announce(self.callbacks, "on_evaluate_end", state, results)
+            row = self._validation(results)
+            if self.selection.is_best(row, state):
+                self._best = {key: tensor.detach().clone() for key, tensor in self.model.state_dict().items()}
+                self.checkpoints.write_best(state, monitor, row[monitor])
+            if self.save_best_per_task:
+                for name, column in self.selection.best_of_tasks(row, state):
+                    self.checkpoints.write_best(state, column, row[column], name)
+        self.schedule.after_evaluation(row[monitor])
+        return row
+
+    def _validation(self, results: Mapping[str, TaskResult]) -> dict[str, float]:
+        return self.selection.row(results, self._initial)
+
+    # -- to go on later ---------------------------------------------------------------------------------------
+    def _save_within_epoch(self) -> None:
+        """Write `last` if it is due, and end the training if that was asked for; not after an epoch's last step."""
+        train, state = self._position.batches, self.state
+        if isinstance(train, Sized) and self._position.taken >= len(train):
+            return  # the epoch's end comes first: it evaluates, and saves a state that says so
+        due = self.checkpoint_every is not None and state.step % self.checkpoint_every == 0
+        if due or (self._interrupts.requested is not None and self.folder is not None):
+            self._count_time()
+            self._write_last()
+            self._clock = time.perf_counter()
+        self._grant_interrupt()
+
+    def _grant_interrupt(self) -> None:
+        if self._interrupts.requested is not None:
+            announce(self.callbacks, "on_interrupt", self.state)
+            self._interrupts.act()
+
+    def _parts(self) -> dict[str, Stateful]:
+        """Return what has a state of its own that is not in the model's."""
+        return {
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "scaler": self.step.scaler,
+            "average": self.average,
+            "skipped": self.skipped,
+            "layers": self.layers,
+            "position": self._position,
+        }
+
+    def _write_last(self) -> None:
+        self.skipped.read(self.state)
+        record = None if self._record is None else self._record.state_dict()
+        self.checkpoints.write_last(self.state, self._parts(), {"initial": self._initial, "record": record})
+
+    def _resume(self, checkpoint: Path) -> TrainState:
+        """Take everything up where `_write_last` left it."""
+        state, extra = self.checkpoints.read_last(checkpoint, self._parts())
+        # What may be different this time: how far to go, and why it stopped.
+        state.max_steps, state.stopped = self.state.max_steps, ""
+        self.state = state
+        self._initial = extra["initial"]
+        if extra["record"] is not None:
+            self._record = EpochRecord(self.model)
+            self._record.load_state_dict(extra["record"])
+        if state.best_value is not None:
+            self._best = self.checkpoints.read_best(checkpoint.parent / "best")
+            if self._best is None:
+                state.best_value = None
+        log.info("going on from %s: epoch %d, step %d", checkpoint, state.epoch, state.step)
+        return state

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lepton.errors import DataError
 from lepton.nn import LeptonModel
 from lepton.train._step import StepResult
 
 __all__ = ["EpochRecord"]
+
+log = logging.getLogger("lepton")
 
 
 class EpochRecord:
@@ -64,3 +70,39 @@ class EpochRecord:
             for b in range(a + 1, len(names)):
                 row[f"conflict/{names[a]}/{names[b]}"] = cosines[b]
         return row
+
+    def refuse_unlabelled(self, row: Mapping[str, float]) -> None:
+        """Name tasks that were left out of steps in the log.
+
+        Args:
+            row: what `row` returned.
+
+        Raises:
+            DataError: a task had no usable label in the whole epoch.
+        """
+        names = self.model.task_names
+        for name in names:
+            if row[f"train/{name}/left_out"] > 0:
+                steps = row[f"train/{name}/left_out"]
+                log.warning("task %r was left out of %d steps: its gradient was not finite", name, steps)
+        never = [name for name in names if math.isnan(row[f"train/{name}/loss"])]
+        if never:
+            raise DataError(
+                f"the tasks {never} had no usable label or no finite loss in a whole epoch: check the names and the "
+                "missing values of their targets and the learning rate, or leave these tasks out."
+            )
+
+    # -- saving -----------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of the epoch under way."""
+        now = self.model.fork.left_out
+        left_out = {name: count - self._left_out[name] for name, count in now.items()}
+        return {"steps": self.steps, "sums": self._sums, "counts": self._counts, "left_out": left_out}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from saved sums."""
+        device = self.model.device
+        self.steps = state["steps"]
+        self._sums = {key: value.to(device) for key, value in state["sums"].items()}
+        self._counts = {key: value.to(device) for key, value in state["counts"].items()}
+        self._left_out = {name: count - state["left_out"][name] for name, count in self.model.fork.left_out.items()}

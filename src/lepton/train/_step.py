@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,15 @@ from torch.optim import Optimizer
 from lepton.errors import DataError, is_number, require
 from lepton.evaluate import to_device
 from lepton.nn import LeptonModel, MultiTaskLoss
+from lepton.train._clip import clip_adaptively, clip_rows
+from lepton.train._layers import LayerNorms
 
-__all__ = ["StepResult", "TrainStep"]
+__all__ = ["PrecisionName", "StepResult", "TrainStep"]
 
-PRECISIONS = ("32", "bf16-mixed")
+PrecisionName = Literal["32", "bf16-mixed", "fp16-mixed"]
+"""Number formats of a step."""
+
+_HALF = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
 
 Batch = tuple[Any, Mapping[str, Tensor]]
 """Inputs, and targets by task."""
@@ -51,7 +56,10 @@ class TrainStep:
         optimizer: any torch optimiser over its parameters.
         max_grad_norm: bound on the norm of all gradients; None for no bound.
         max_task_grad_norm: bound on the norm of each task's own gradient: of its head, and at the fork.
-        precision: `"32"` or `"bf16-mixed"`.
+        adaptive_clip: bound on each unit's gradient relative to its weights, in the trunk; None for no bound.
+        precision: `"32"`, `"bf16-mixed"`, or `"fp16-mixed"`, where a `GradScaler` keeps small gradients from vanishing.
+        compile: run the model through `torch.compile`. The criterion and what surrounds it stay eager.
+        layers: samples the gradients of the layers before they are clipped.
     """
 
     def __init__(
@@ -61,12 +69,22 @@ class TrainStep:
         *,
         max_grad_norm: float | None = 1.0,
         max_task_grad_norm: float | None = None,
-        precision: str = "32",
+        adaptive_clip: float | None = None,
+        precision: PrecisionName = "32",
+        compile: bool = False,
+        layers: LayerNorms | None = None,
     ) -> None:
         bounded = max_grad_norm is None or (is_number(max_grad_norm) and 0 < max_grad_norm < math.inf)
         require(bounded, "TrainStep", "max_grad_norm", max_grad_norm, "a number, positive and finite, or None")
-        require(precision in PRECISIONS, "TrainStep", "precision", precision, f"one of {PRECISIONS}")
+        names = get_args(PrecisionName)
+        require(precision in names, "TrainStep", "precision", precision, f"one of {names}")
+        bounded = adaptive_clip is None or (is_number(adaptive_clip) and 0 < adaptive_clip < math.inf)
+        require(bounded, "TrainStep", "adaptive_clip", adaptive_clip, "a number, positive and finite, or None")
         self.model = model
+        # Beside the model, not around it: the names in its state_dict stay as they are.
+        self.forward: Any = torch.compile(model) if compile else model
+        self.layers = layers
+        self.adaptive_clip = adaptive_clip
         self.criterion = MultiTaskLoss(model)
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
@@ -74,6 +92,7 @@ class TrainStep:
         self.precision = precision
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = model.device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16-mixed")
         self._left_out = model.fork.left_out
 
     def __call__(self, window: Sequence[Batch]) -> StepResult:
@@ -85,6 +104,7 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         generator_state = self._generators() if self.model.balancer.reevaluates else None
         results = [self._micro_batch(batch, counts) for batch in batches]
+        self.scaler.unscale_(self.optimizer)
         losses = torch.stack([losses for losses, _, _ in results]).sum(0)
         present = torch.stack([present for _, present, _ in results]).any(0)
         idle = self._release_idle_heads(self._idle(window, present))
@@ -94,10 +114,11 @@ class TrainStep:
             broken = {name for name in self.model.task_names if not self._has_finite_gradient(name)}
             idle += self._release_idle_heads(broken)
             grad_norm = self._grad_norm()
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, grad_norm)
+        if self.layers is not None:
+            self.layers.sample()
+        self._clip(grad_norm)
         with _rows_kept(idle, self.optimizer):
-            taken = self._update(grad_norm)
+            taken = self._scaled_update() if self.scaler.is_enabled() else self._update(grad_norm)
         if generator_state is not None and taken is not False:
             self._reevaluate(batches, counts, generator_state)
         return StepResult(losses, present, results[-1][2], grad_norm, taken)
@@ -110,7 +131,7 @@ class TrainStep:
     def _autocast(self) -> Any:
         if self.precision == "32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=_HALF[self.precision])
 
     def _counts(self, batches: Sequence[Batch]) -> Tensor | None:
         """Return the window's label counts [T]; None where one batch is the whole window."""
@@ -121,11 +142,13 @@ class TrainStep:
     def _micro_batch(self, batch: Batch, counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch
         with self._autocast():
-            outputs, task_weights = self.model(inputs)
+            outputs, task_weights = self.forward(inputs)
             loss = self.criterion(outputs, targets, task_weights, label_counts=counts)
-        loss.backward()
+        self.scaler.scale(loss).backward()
         losses, present, factors = self.criterion.last_losses, self.criterion.last_present, self.criterion.last_factors
         assert losses is not None and present is not None and factors is not None
+        if self.scaler.is_enabled():
+            factors = factors / self.scaler.scale(torch.ones_like(factors))
         return losses, present, factors
 
     def _idle(self, window: Sequence[Batch], present: Tensor) -> set[str]:
@@ -160,8 +183,25 @@ class TrainStep:
         """Clip each task's head if that is wanted; return the norm of all gradients."""
         if self.max_task_grad_norm is not None:
             for name in self.model.task_names:
-                _clip_rows(self.model.head_state(name), self.max_task_grad_norm)
+                clip_rows(self.model.head_state(name), self.max_task_grad_norm)
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
+    def _clip(self, grad_norm: Tensor) -> None:
+        """Bound each unit's gradient, then all gradients together."""
+        if self.adaptive_clip is not None:
+            # The trunk only: the paper leaves the last layer alone, and a head is usually that.
+            clip_adaptively(self.model.trunk.parameters(), self.adaptive_clip)
+            if self.max_grad_norm is not None:
+                grad_norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, grad_norm)
+
+    def _scaled_update(self) -> bool | None:
+        """Take the optimiser's step unless the scaler found an overflow; the fork notices a skipped one by itself."""
+        before = self.scaler.get_scale() if self.device.type == "cpu" else 0.0
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return self.scaler.get_scale() >= before if self.device.type == "cpu" else None
 
     def _update(self, grad_norm: Tensor) -> bool | None:
         """Take the optimiser's step unless the gradient is not finite."""
@@ -194,14 +234,6 @@ class TrainStep:
                     found.append(self.criterion.task_losses(outputs, targets, label_counts=counts))
         losses = torch.stack([losses for losses, _ in found]).sum(0) * self.model.loss_weight
         self.model.balancer.reobserve(losses, torch.stack([present for _, present in found]).any(0))
-
-
-def _clip_rows(state: list[tuple[nn.Parameter, slice]], bound: float) -> None:
-    gradients = [parameter.grad[rows] for parameter, rows in state if parameter.grad is not None]
-    if gradients:
-        norm = nn.utils.get_total_norm(gradients)
-        for gradient in gradients:
-            gradient.mul_((bound / (norm + 1e-6)).clamp(max=1.0))
 
 
 @contextmanager

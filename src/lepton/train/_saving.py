@@ -1,0 +1,187 @@
+"""The checkpoints of a training: the best ones to keep, and the last one to go on from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from lepton.errors import CheckpointError, ConfigurationError
+from lepton.nn import LeptonModel
+from lepton.train._checkpoint import (
+    MODEL,
+    STATE,
+    fill_model,
+    json_bytes,
+    read_checkpoint,
+    save_checkpoint,
+    tensor_bytes,
+    write_checkpoint,
+)
+from lepton.train._events import Callback, announce
+from lepton.train._nest import pack, unpack
+from lepton.train._position import random_state, restore_random_state
+from lepton.train._state import TrainState
+
+__all__ = ["Checkpoints", "Stateful"]
+
+TRAINING = "training.safetensors"
+FORMAT = 1
+
+log = logging.getLogger("lepton")
+
+
+class Stateful(Protocol):
+    """What can be saved and taken up again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a nest of tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> None:
+        """Go on from what `state_dict` returned."""
+        ...
+
+
+class Checkpoints:
+    """Writes `best`, `best-TASK` and `last` below a run's folder, and reads what a training goes on from.
+
+    A folder `last` holds `model.safetensors`, `training.safetensors` (the tensors of optimiser, average, generators,
+    sums of the epoch) and `state.json` (all the rest). A write that fails leaves the older checkpoint whole, is
+    logged in one line and counted; the training goes on.
+
+    Args:
+        folder: the run's folder; None to write nothing.
+        model: whose weights are written.
+        callbacks: told of every checkpoint.
+
+    Attributes:
+        keep_previous: keep the `last` before the one that is written, to fall back to. Not the one of an earlier
+            training in the same folder: to go on from that would be another training.
+    """
+
+    def __init__(self, folder: Path | None, model: LeptonModel, callbacks: list[Callback]) -> None:
+        self.folder = None if folder is None else folder / "checkpoints"
+        self.model = model
+        self.callbacks = callbacks
+        self.keep_previous = False
+
+    def write_best(self, state: TrainState, column: str, value: float, task: str | None = None) -> None:
+        """Write the weights as they are to `best`, or to `best-TASK`."""
+        if self.folder is not None:
+            name = "best" if task is None else f"best-{quote(task, safe=' ')}"
+            described = {"step": state.step, "epoch": state.epoch, column: value}
+            self._guarded(state, name, lambda folder: save_checkpoint(folder, self.model, described))
+
+    def write_last(self, state: TrainState, parts: Mapping[str, Stateful], extra: Mapping[str, Any]) -> None:
+        """Write the weights and everything that a training needs to go on to `last`.
+
+        Args:
+            state: where the training stands.
+            parts: name -> what has a state of its own.
+            extra: what else is to be kept, as `pack` takes it.
+        """
+        if self.folder is None:
+            return
+        training = {
+            "state": asdict(state),
+            "kinds": {name: type(part).__name__ for name, part in parts.items()},
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+            "extra": dict(extra),
+            "random": random_state(self.model.device),
+        }
+        tensors: dict[str, Tensor] = {}
+        packed = {"format": FORMAT, "torch": torch.__version__, "training": pack(training, tensors)}
+        files = {
+            MODEL: tensor_bytes(self.model.state_dict()),
+            TRAINING: tensor_bytes(tensors),
+            STATE: json_bytes(packed),
+        }
+        keep = self.keep_previous
+        written = self._guarded(state, "last", lambda folder: write_checkpoint(folder, files, keep_previous=keep))
+        self.keep_previous = keep or written
+
+    def _guarded(self, state: TrainState, name: str, write: Callable[[Path], None]) -> bool:
+        assert self.folder is not None
+        try:
+            write(self.folder / name)
+        except OSError as error:
+            state.failed_saves += 1
+            log.error("checkpoint %s was not written (%s); an older one there is as it was", self.folder / name, error)
+            return False
+        announce(self.callbacks, "on_checkpoint", state, self.folder / name)
+        return True
+
+    # -- reading ----------------------------------------------------------------------------------------------
+    def find(self, resume_from: Path | str | None) -> Path | None:
+        """Return the checkpoint to go on from; None to begin anew."""
+        if resume_from is None:
+            return None
+        if str(resume_from) != "auto":
+            return Path(resume_from)
+        if self.folder is None:
+            raise ConfigurationError(
+                "Trainer: resume_from_checkpoint='auto' looks in the run's folder: pass folder=..."
+            )
+        last = self.folder / "last"
+        return last if last.exists() or (self.folder / ".last.previous").exists() else None
+
+    def read_last(self, folder: Path, parts: Mapping[str, Stateful]) -> tuple[TrainState, dict[str, Any]]:
+        """Set the model, the parts and the generators to what a checkpoint `last` holds.
+
+        Returns:
+            The state, and what else was kept.
+
+        Raises:
+            CheckpointError: it is not there, damaged, of another model or other options, or holds weights only.
+        """
+        training = self._read_training(folder)
+        try:
+            state = TrainState(**training["state"])
+            for name, part in parts.items():
+                # Another optimiser would take the numbers, and fail at its first step.
+                before, now = training["kinds"][name], type(part).__name__
+                if before != now:
+                    raise ValueError(f"{name} was {before} and is {now}")
+                part.load_state_dict(training["parts"][name])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint {folder} is of a training with other options (optimizer, learning_rates, schedule, "
+                f"precision, average): {error}"
+            ) from error
+        restore_random_state(training["random"], self.model.device)
+        return state, training["extra"]
+
+    def _read_training(self, folder: Path) -> dict[str, Any]:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        files = read_checkpoint(folder)
+        if TRAINING not in files:
+            raise CheckpointError(
+                f"the checkpoint {folder} holds weights only, so that a training cannot go on from it: resume from "
+                "checkpoints/last, or begin anew from these weights with load_weights."
+            )
+        try:
+            training: dict[str, Any] = unpack(json.loads(files[STATE])["training"], load(files[TRAINING]))
+        except (KeyError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"the checkpoint {folder} cannot be read by this version: {error!r}") from error
+        fill_model(self.model, files, folder)
+        return training
+
+    def read_best(self, folder: Path) -> dict[str, Tensor] | None:
+        """Return the weights of the best evaluation before an interruption; None, with a warning, without them."""
+        from safetensors.torch import load
+
+        try:
+            return load(read_checkpoint(folder)[MODEL])
+        except (CheckpointError, KeyError) as error:
+            log.warning("%s The best weights so far are lost: the next evaluation begins anew.", error)
+            return None
