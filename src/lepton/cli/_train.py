@@ -18,7 +18,6 @@ __all__ = ["fit", "init", "train"]
 
 Folder = Annotated[Path | None, typer.Option(help="Where the run is written; a number is added if it is taken.")]
 Targets = Annotated[list[str], typer.Option("--target", "-t", help="A column to predict; repeat it for each task.")]
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, as `lepton init` writes one.")]
 
 
 def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
@@ -58,8 +57,11 @@ def fit(
 
 
 def train(
-    config: ConfigFile,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="A YAML file, as `lepton init` writes one.")
+    ] = None,
     overrides: Overrides = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run instead.")] = None,
     folder: Folder = None,
     trust: Trust = False,
     json_: Json = False,
@@ -71,8 +73,15 @@ def train(
     Example: lepton train houses.yaml balance.method=cagrad training.max_epochs=5
     """
     from lepton.config import read_config
-    from lepton.run import default_folder, train_run
+    from lepton.run import default_folder, resume_run, train_run
 
+    if (config is None) == (resume is None):
+        raise ConfigurationError("give a configuration to train, or --resume RUN to go on with a run.")
+    if resume is not None:
+        output = Output(json_, quiet, plain)
+        _report_run(output, resume_run(resume, trust=trust, quiet=output.silent, plain=plain))
+        return
+    assert config is not None
     found = read_config(config, overrides or [])
     output = Output(json_, quiet, plain)
     place = folder or found.output or default_folder(found)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.run._build import build_model
 from lepton.run._doctor import Diagnosis, diagnose
-from lepton.run._fit import default_folder, fit, make_config, make_trainer, override_config, train_run
+from lepton.run._fit import default_folder, fit, make_config, override_config
 from lepton.run._folder import new_folder
 from lepton.run._frames import write_table
 from lepton.run._init import commented_config
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._run import Run, load
 from lepton.run._summary import metrics_table
+from lepton.run._train import make_loaders, make_trainer, resume_run, train_run
 
 if TYPE_CHECKING:
     from lepton.run._estimator import LeptonEstimator
@@ -29,11 +30,13 @@ __all__ = [
     "fit",
     "load",
     "make_config",
+    "make_loaders",
     "make_trainer",
     "metrics_table",
     "new_folder",
     "override_config",
     "prepare",
+    "resume_run",
     "train_run",
     "write_table",
 ]

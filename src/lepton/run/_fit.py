@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import lepton
 from lepton.config import Config, Source, check_config
 from lepton.errors import ConfigurationError
-from lepton.evaluate import TaskResult, evaluate
-from lepton.nn import LeptonModel
-from lepton.run._build import build_model
-from lepton.run._folder import new_folder, write_json, write_rules, write_run, write_split
-from lepton.run._prepare import Prepared, prepare
-from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
-from lepton.run._summary import columns_table, metrics_table, plan_table
-from lepton.tasks import Regression
-from lepton.train import Callback, Progress, Trainer
+from lepton.run._train import train_run
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["default_folder", "fit", "make_config", "make_trainer", "override_config", "train_run"]
-
-log = logging.getLogger("lepton")
-
-OWN_TRAINING_KEYS = {"batch_size", "num_workers"}
+__all__ = ["default_folder", "fit", "make_config", "override_config"]
 
 
 def fit(
@@ -137,123 +117,3 @@ def default_folder(config: Config) -> Path:
     """Return `runs/` and the name of the source."""
     source = config.data.source
     return Path("runs") / (Path(source).name.split(".")[0] if source else "run")
-
-
-def train_run(
-    config: Config,
-    folder: Path,
-    *,
-    source: Any = None,
-    trust: bool = False,
-    quiet: bool = False,
-    plain: bool = False,
-    callbacks: Sequence[Callback] = (),
-) -> Run:
-    """Train what a configuration describes, and write its run.
-
-    Args:
-        config: the configuration.
-        folder: where the run is written; a number is added if it is taken.
-        source: rows in memory, instead of `config.data.source`.
-        trust: whether classes that the configuration names may be imported.
-        quiet: print nothing.
-        plain: no colours, frames or moving bars.
-        callbacks: further listeners.
-    """
-    prepared = prepare(config, source)
-    model = build_model(prepared.config, prepared.encoder, prepared.rules, trust=trust)
-    _fit_statistics(model, prepared)
-    place = new_folder(folder)
-    write_run(place, prepared.config, lepton.__version__)
-    write_rules(place, prepared.encoder, prepared.rules)
-    write_split(place, prepared.split)
-    console = None if quiet else _console(plain)
-    with _shown(prepared, model, console) as listeners:
-        trainer = make_trainer(prepared.config, model, place, [*listeners, *callbacks])
-        trainer.fit(*make_loaders(prepared))
-    write_json(place / "results.json", _held_out(model, prepared))
-    run = Run(place, prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
-    if console is not None:
-        console.print(metrics_table(run, run.results))
-    return run
-
-
-def _fit_statistics(model: LeptonModel, prepared: Prepared) -> None:
-    """Give regressions mean and standard deviation of their training labels, without reading the pictures."""
-    for rule in prepared.rules:
-        task = model.task(rule.task)
-        if isinstance(task, Regression):
-            task.fit_statistics(prepared.data["train"].targets[rule.task])
-
-
-def make_loaders(prepared: Prepared) -> tuple[Loader, Loader | None]:
-    """Return the loaders of training and validation rows."""
-    val = prepared.data.get("val")
-    train = make_loader(prepared.data["train"], prepared.config, training=True)
-    return train, None if val is None else make_loader(val, prepared.config)
-
-
-def make_trainer(
-    config: Config, model: LeptonModel, folder: Path | None, callbacks: Sequence[Callback] = ()
-) -> Trainer:
-    """Return the trainer that the section `training` describes."""
-    options = {key: value for key, value in config.training.model_dump().items() if key not in OWN_TRAINING_KEYS}
-    options = {key: value for key, value in options.items() if value is not None or key not in ("max_epochs", "mode")}
-    return Trainer(model, folder=folder, callbacks=callbacks, **options)
-
-
-def _held_out(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
-    parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
-    return {part: _finite(evaluate(model, make_loader(rows, prepared.config))) for part, rows in parts.items()}
-
-
-def _finite(found: Mapping[str, TaskResult]) -> dict[str, Any]:
-    """Return results as JSON can hold them: null where a value is not finite."""
-    content: dict[str, Any] = json.loads(
-        json.dumps({task: asdict(result) for task, result in found.items()}), parse_constant=lambda _: None
-    )
-    return content
-
-
-# -- what a person sees -------------------------------------------------------------------------------------------
-@contextmanager
-def _shown(prepared: Prepared, model: LeptonModel, console: Console | None) -> Iterator[list[Callback]]:
-    """Say what was decided; show a progress bar meanwhile."""
-    if console is None:
-        yield []
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Display
-
-    console.print(columns_table(prepared))
-    console.print(plan_table(prepared, count_parameters(model)))
-    show_notes(console, prepared.notes)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Display(*columns, console=console, transient=True) as display:
-        yield [Progress(display, "training")]
-
-
-def show_notes(console: Console, notes: Sequence[str]) -> None:
-    """Print the notes, one line each."""
-    for note in notes:
-        console.print(f"- {note}", markup=False, highlight=False)
-
-
-def _console(plain: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, no_color=plain, force_terminal=False if plain else None)
-
-
-def count_parameters(model: LeptonModel) -> dict[str, int]:
-    """Return how many parameters are shared, and how many belong to heads."""
-    shared = sum(parameter.numel() for parameter in model.trunk.parameters())
-    every = sum(parameter.numel() for parameter in model.parameters())
-    balancer = sum(parameter.numel() for parameter in model.balancer.parameters())
-    return {"shared": shared, "heads": every - shared - balancer}

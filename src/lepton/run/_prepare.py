@@ -47,6 +47,7 @@ class Prepared:
         split: row numbers of the parts that come from the source.
         data: part -> encoded rows.
         tables: part -> rows as they were read.
+        table: the source.
         notes: sentences about what was decided or looks odd.
     """
 
@@ -57,6 +58,7 @@ class Prepared:
     split: Split
     data: dict[str, Rows]
     tables: dict[str, pa.Table]
+    table: pa.Table
     notes: list[str] = field(default_factory=list)
 
 
@@ -83,7 +85,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     resolved = _resolve(config, inputs, rules, encoder, tables["train"])
     data = {part: encode_rows(resolved, encoder, rules, rows, notes, part) for part, rows in tables.items()}
     _check_labels(rules, data, notes)
-    return Prepared(resolved, columns, encoder, rules, split, data, tables, notes)
+    return Prepared(resolved, columns, encoder, rules, split, data, tables, table, notes)
 
 
 # -- targets ------------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from lepton.evaluate import TaskResult
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from lepton.nn import LeptonModel
     from lepton.run._prepare import Prepared
     from lepton.run._run import Run
 
-__all__ = ["columns_table", "metrics_table", "plan_table", "results_rows"]
+__all__ = ["columns_table", "count_parameters", "metrics_table", "plan_table", "results_rows"]
 
 
 def columns_table(prepared: Prepared) -> Table:
@@ -88,3 +89,11 @@ def metrics_table(run: Run, results: Mapping[str, Mapping[str, TaskResult]]) -> 
         table.add_row(row[0] if row[0] != last else "", *row[1:])
         last = row[0]
     return table
+
+
+def count_parameters(model: LeptonModel) -> dict[str, int]:
+    """Return how many parameters are shared, and how many belong to heads."""
+    shared = sum(parameter.numel() for parameter in model.trunk.parameters())
+    every = sum(parameter.numel() for parameter in model.parameters())
+    balancer = sum(parameter.numel() for parameter in model.balancer.parameters())
+    return {"shared": shared, "heads": every - shared - balancer}

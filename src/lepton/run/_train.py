@@ -1,0 +1,189 @@
+"""Training what a configuration describes, and going on with a training that was interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lepton
+from lepton.config import Config
+from lepton.errors import CheckpointError
+from lepton.evaluate import TaskResult, evaluate
+from lepton.nn import LeptonModel
+from lepton.run._build import build_model
+from lepton.run._folder import new_folder, read_run_config, read_split, write_json, write_rules, write_run, write_split
+from lepton.run._prepare import Prepared, prepare
+from lepton.run._rows import Loader, make_loader
+from lepton.run._run import Run
+from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
+from lepton.tasks import Regression
+from lepton.train import Callback, Trainer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["make_loaders", "make_trainer", "resume_run", "train_run"]
+
+OWN_TRAINING_KEYS = {"batch_size", "num_workers"}
+
+
+def train_run(
+    config: Config,
+    folder: Path,
+    *,
+    source: Any = None,
+    trust: bool = False,
+    quiet: bool = False,
+    plain: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Train what a configuration describes, and write its run.
+
+    Args:
+        config: the configuration.
+        folder: where the run is written; a number is added if it is taken.
+        source: rows in memory, instead of `config.data.source`.
+        trust: whether classes that the configuration names may be imported.
+        quiet: print nothing.
+        plain: no colours, frames or moving bars.
+        callbacks: further listeners.
+    """
+    prepared = prepare(config, source)
+    model = _model(prepared, trust)
+    place = new_folder(folder)
+    write_run(place, prepared.config, lepton.__version__)
+    write_rules(place, prepared.encoder, prepared.rules)
+    write_split(place, prepared.split)
+    return _train(prepared, model, place, None if quiet else _console(plain), callbacks, resume=False)
+
+
+def resume_run(
+    folder: Path,
+    *,
+    source: Any = None,
+    trust: bool = False,
+    quiet: bool = False,
+    plain: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Go on with a training that was interrupted, in its folder, as if it had not been.
+
+    Args:
+        folder: the run's folder.
+        source: the same rows, if the run was trained on rows in memory.
+        trust: as in `train_run`, like the rest.
+        quiet: see there.
+        plain: see there.
+        callbacks: see there.
+
+    Raises:
+        CheckpointError: the folder is no run, or holds no checkpoint to go on from.
+        DataError: the rows are not those that the run was trained on.
+    """
+    config = read_run_config(folder)
+    if not (folder / "checkpoints" / "last").is_dir():
+        raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
+    prepared = prepare(config, source)
+    if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
+        kept.check(prepared.table, str(config.data.source or "the source"))
+    return _train(prepared, _model(prepared, trust), folder, None if quiet else _console(plain), callbacks, resume=True)
+
+
+def _train(
+    prepared: Prepared,
+    model: LeptonModel,
+    place: Path,
+    console: Console | None,
+    callbacks: Sequence[Callback],
+    *,
+    resume: bool,
+) -> Run:
+    if console is not None:
+        show_plan(console, prepared, model)
+    trainer = make_trainer(
+        prepared.config, model, place, callbacks=callbacks, resume=resume, progress=console is not None
+    )
+    try:
+        trainer.fit(*make_loaders(prepared))
+    except KeyboardInterrupt:
+        if console is not None:
+            console.print(f"Go on with:  lepton train --resume {place}", highlight=False)
+        raise
+    write_json(place / "results.json", _held_out(model, prepared))
+    run = Run(place, prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
+    if console is not None:
+        console.print(metrics_table(run, run.results))
+    return run
+
+
+def _model(prepared: Prepared, trust: bool) -> LeptonModel:
+    model = build_model(prepared.config, prepared.encoder, prepared.rules, trust=trust)
+    # Here, and not from the batches as a trainer would: that would decode every picture for nothing.
+    for rule in prepared.rules:
+        task = model.task(rule.task)
+        if isinstance(task, Regression):
+            task.fit_statistics(prepared.data["train"].targets[rule.task])
+    return model
+
+
+def make_loaders(prepared: Prepared) -> tuple[Loader, Loader | None]:
+    """Return the loaders of training and validation rows."""
+    val = prepared.data.get("val")
+    train = make_loader(prepared.data["train"], prepared.config, training=True)
+    return train, None if val is None else make_loader(val, prepared.config)
+
+
+def make_trainer(
+    config: Config,
+    model: LeptonModel,
+    folder: Path | None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+    progress: bool = False,
+) -> Trainer:
+    """Return the trainer that the section `training` describes.
+
+    Args:
+        config: resolved.
+        model: what is trained.
+        folder: where metrics and checkpoints are written; None to write nothing.
+        callbacks: listeners.
+        resume: go on from the folder's last checkpoint.
+        progress: show a bar.
+    """
+    options = {key: value for key, value in config.training.model_dump().items() if key not in OWN_TRAINING_KEYS}
+    options = {key: value for key, value in options.items() if value is not None or key != "max_epochs"}
+    last = folder / "checkpoints" / "last" if resume and folder is not None else None
+    return Trainer(model, folder=folder, callbacks=callbacks, resume_from_checkpoint=last, progress=progress, **options)
+
+
+def _held_out(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
+    parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
+    return {part: _finite(evaluate(model, make_loader(rows, prepared.config))) for part, rows in parts.items()}
+
+
+def _finite(found: Mapping[str, TaskResult]) -> dict[str, Any]:
+    """Return results as JSON can hold them: null where a value is not finite."""
+    content: dict[str, Any] = json.loads(
+        json.dumps({task: asdict(result) for task, result in found.items()}), parse_constant=lambda _: None
+    )
+    return content
+
+
+# -- what a person sees -------------------------------------------------------------------------------------------
+def show_plan(console: Console, prepared: Prepared, model: LeptonModel) -> None:
+    """Say what was decided."""
+    console.print(columns_table(prepared))
+    console.print(plan_table(prepared, count_parameters(model)))
+    for note in prepared.notes:
+        console.print(f"- {note}", markup=False, highlight=False)
+
+
+def _console(plain: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, no_color=plain, force_terminal=False if plain else None)
