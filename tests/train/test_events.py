@@ -7,7 +7,9 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -103,14 +105,9 @@ def log_records(content: bytes) -> Iterator[bytes]:
             whole = b""
 
 
-def test_wandb_offline_holds_the_rows_under_their_keys(tmp_path, monkeypatch) -> None:
-    pytest.importorskip("wandb", reason="the extra wandb is not installed")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    trainer(max_epochs=2, folder=tmp_path, loggers=["wandb"]).fit(loader(32), loader(16))
+def wandb_history(path: Path) -> list[dict[str, float]]:
     from wandb.proto import wandb_internal_pb2
 
-    (path,) = (tmp_path / "wandb").rglob("*.wandb")
     found = []
     for content in log_records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
@@ -118,7 +115,21 @@ def test_wandb_offline_holds_the_rows_under_their_keys(tmp_path, monkeypatch) ->
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
             found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-    for seen, row in zip(found, rows_of(tmp_path), strict=True):
+    return found
+
+
+def test_wandb_offline_holds_the_rows_under_their_keys(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    trainer(max_epochs=2, folder=tmp_path, loggers=["wandb"]).fit(loader(32), loader(16))
+    (path,) = (tmp_path / "wandb").rglob("*.wandb")
+    rows = rows_of(tmp_path)
+    deadline = time.monotonic() + 30
+    # Another process writes the file, and may be at it after the run has ended.
+    while len(found := wandb_history(path)) < len(rows) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for seen, row in zip(found, rows, strict=True):
         assert {key: seen[key] for key in row} == pytest.approx(row)
 
 
