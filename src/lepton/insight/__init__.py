@@ -6,11 +6,25 @@ Figures need the extra `demo` (matplotlib); nothing else here does.
 
 from __future__ import annotations
 
+from lepton.insight._advice import (
+    Advice,
+    advise_conflict,
+    advise_cost,
+    advise_learning_rate,
+    advise_scale,
+    advise_views,
+    sorted_advice,
+)
 from lepton.insight._comparison import Comparison, DeltaM, DeltaMEstimate, MethodSummary, ScoreCell, delta_m
+from lepton.insight._cost import MemoryCount, count_memory, time_in_turns
+from lepton.insight._dependence import CertainValue, bins_of, certain_values, explained_share, ranks
 from lepton.insight._estimate import Estimate
+from lepton.insight._gradients import GradientRecord, ViewDistance, measure_gradients, view_distance
 from lepton.insight._history import Series, conflict_matrix, history_series
 from lepton.insight._plots import plot_comparison, plot_conflict, plot_curves, plot_weights
+from lepton.insight._range_test import RangeTest, learning_rate_range, read_range
 from lepton.insight._report import Chart, Picture, Points, Section, write_report
+from lepton.insight._resampling import Interval, bootstrap, constant_output, interval_of, resampled_rows, score_outputs
 from lepton.insight._results import MetricInfo, RunResult, TaskScore
 from lepton.insight._scenes import Caption, MaskPanel, plot_scenes
 from lepton.insight._sentences import summary_sentences
@@ -19,17 +33,23 @@ from lepton.insight._style import png_of, svg_of
 from lepton.insight._tables import Table, TableCell, TableRow, comparison_table
 
 __all__ = [
+    "Advice",
     "Caption",
+    "CertainValue",
     "Chart",
     "Comparison",
     "DeltaM",
     "DeltaMEstimate",
     "Estimate",
+    "GradientRecord",
+    "Interval",
     "MaskPanel",
+    "MemoryCount",
     "MethodSummary",
     "MetricInfo",
     "Picture",
     "Points",
+    "RangeTest",
     "RunResult",
     "ScoreCell",
     "Section",
@@ -38,18 +58,40 @@ __all__ = [
     "TableCell",
     "TableRow",
     "TaskScore",
+    "ViewDistance",
+    "advise_conflict",
+    "advise_cost",
+    "advise_learning_rate",
+    "advise_scale",
+    "advise_views",
+    "bins_of",
+    "bootstrap",
+    "certain_values",
     "comparison_sections",
     "comparison_table",
     "conflict_matrix",
+    "constant_output",
+    "count_memory",
     "delta_m",
+    "explained_share",
     "history_series",
+    "interval_of",
+    "learning_rate_range",
+    "measure_gradients",
     "plot_comparison",
     "plot_conflict",
     "plot_curves",
     "plot_scenes",
     "plot_weights",
     "png_of",
+    "ranks",
+    "read_range",
+    "resampled_rows",
+    "score_outputs",
+    "sorted_advice",
     "summary_sentences",
     "svg_of",
+    "time_in_turns",
+    "view_distance",
     "write_report",
 ]
