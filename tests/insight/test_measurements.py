@@ -15,6 +15,7 @@ from lepton.balance import FAMO, MGDA, Balancer, CAGrad, Equal
 from lepton.insight import (
     advise_learning_rate,
     advise_scale,
+    advise_weights,
     bins_of,
     bootstrap,
     certain_values,
@@ -121,6 +122,13 @@ def test_losses_of_different_scale_are_advised_upon_and_equal_ones_are_not() -> 
     assert [item.confidence for item in advise_scale(far) if item.about == "losses"] == ["high"]
     near = measure_gradients(model_of(Equal()), batches())
     assert not [item for item in advise_scale(near) if item.about == "losses"]
+
+
+def test_a_task_that_the_balancer_nearly_leaves_out_is_named() -> None:
+    """MGDA gives a loss that is 30 times larger nearly no weight; equal weights leave nobody out."""
+    starved = [item.words for item in advise_weights(measure_gradients(model_of(MGDA(), scale=30.0), batches()))]
+    assert len(starved) == 1 and "'size'" in starved[0]
+    assert not list(advise_weights(measure_gradients(model_of(Equal(), scale=30.0), batches())))
 
 
 # -- learning rate ------------------------------------------------------------------------------------------------

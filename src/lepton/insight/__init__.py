@@ -13,6 +13,7 @@ from lepton.insight._advice import (
     advise_learning_rate,
     advise_scale,
     advise_views,
+    advise_weights,
     sorted_advice,
 )
 from lepton.insight._comparison import Comparison, DeltaM, DeltaMEstimate, MethodSummary, ScoreCell, delta_m
@@ -64,6 +65,7 @@ __all__ = [
     "advise_learning_rate",
     "advise_scale",
     "advise_views",
+    "advise_weights",
     "bins_of",
     "bootstrap",
     "certain_values",

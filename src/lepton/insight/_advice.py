@@ -19,10 +19,14 @@ __all__ = [
     "advise_learning_rate",
     "advise_scale",
     "advise_views",
+    "advise_weights",
     "sorted_advice",
 ]
 
 Confidence = Literal["high", "medium", "low"]
+
+STARVED = 0.25
+"""Part of an equal share of the weights below which a task is said to be nearly left out."""
 
 CONFLICT = -0.1
 """Cosine below which two gradients are said to point against each other."""
@@ -105,6 +109,19 @@ def advise_conflict(record: GradientRecord, when: str) -> Iterator[Advice]:
             "later; the run records it."
         )
         yield Advice("conflict", words, "low")
+
+
+def advise_weights(record: GradientRecord) -> Iterator[Advice]:
+    """Yield the tasks that the balancer nearly leaves out of the trunk."""
+    equal = 1 / len(record.tasks)
+    for name, share in record.weight_share.items():
+        if share.mean < STARVED * equal:
+            words = (
+                f"the balancer gives {name!r} {share.mean:.1%} of the weight in the trunk, where equal weights would "
+                f"give {equal:.0%}: it may learn slowly. That is how some methods answer to gradients of different "
+                "size; compare with log: true, which brings them closer."
+            )
+            yield Advice("weights", words, "medium")
 
 
 def advise_learning_rate(test: RangeTest, learning_rate: float) -> Iterator[Advice]:

@@ -56,6 +56,13 @@ class GradientRecord:
         return {name: _estimate(self.norms[:, place]) for place, name in enumerate(self.tasks)}
 
     @property
+    def weight_share(self) -> dict[str, Estimate]:
+        """Task -> share of the balancer's weights that it got."""
+        shares = self.weights / self.weights.abs().sum(1, keepdim=True)
+        shares = torch.where(torch.isfinite(self.losses), shares, torch.nan)
+        return {name: _estimate(shares[:, place]) for place, name in enumerate(self.tasks)}
+
+    @property
     def cosines(self) -> Tensor:
         """[N, T, T] cosines between the tasks' gradients, NaN where one of them had none."""
         return self.gramians / (self.norms[:, :, None] * self.norms[:, None])

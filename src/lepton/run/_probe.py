@@ -29,6 +29,7 @@ from lepton.insight import (
     advise_learning_rate,
     advise_scale,
     advise_views,
+    advise_weights,
     count_memory,
     learning_rate_range,
     measure_gradients,
@@ -157,6 +158,7 @@ def _gradients_dict(record: GradientRecord) -> dict[str, Any]:
     return {
         "losses": {name: dataclasses.asdict(found) for name, found in record.loss.items()},
         "gradient_norms": {name: dataclasses.asdict(found) for name, found in record.norm.items()},
+        "weight_share": {name: dataclasses.asdict(found) for name, found in record.weight_share.items()},
         "cosines": [{"tasks": pair, **dataclasses.asdict(found)} for pair, found in record.cosine.items()],
     }
 
@@ -205,6 +207,7 @@ def probe(config: Config | Prepared, source: Any = None, *, batches: int = 20, t
         sweep = learning_rate_range(trainer.step, windows)
     advice = [
         *advise_scale(record),
+        *advise_weights(later),
         *advise_conflict(later, f"after {LATER} steps"),
         *advise_learning_rate(sweep, prepared.config.training.learning_rate),
         *advise_views(record.view, views),

@@ -55,11 +55,17 @@ def _number(found: Estimate) -> str:
 def _tasks(probe: Probe) -> Table:
     record = probe.gradients
     table = _table(
-        f"tasks at initialisation, {len(record.losses)} batches, 95 % intervals", "task", "labels", "loss", "gradient"
+        f"tasks at initialisation, {len(record.losses)} batches, 95 % intervals",
+        "task",
+        "labels",
+        "loss",
+        "gradient",
+        "weight later",
     )
+    later = probe.later.weight_share
     for name in record.tasks[:MOST_ROWS]:
         share = f"{probe.labels.share[name]:.0%}"
-        table.add_row(name, share, _number(record.loss[name]), _number(record.norm[name]))
+        table.add_row(name, share, _number(record.loss[name]), _number(record.norm[name]), _number(later[name]))
     if len(record.tasks) > MOST_ROWS:
         table.caption = f"and {len(record.tasks) - MOST_ROWS} tasks more"
     return table
