@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,8 @@ class GradientRecord:
     @property
     def norm(self) -> dict[str, Estimate]:
         """Task -> norm of its gradient."""
-        return {name: _estimate(self.norms[:, place]) for place, name in enumerate(self.tasks)}
+        norms = self.norms
+        return {name: _estimate(norms[:, place]) for place, name in enumerate(self.tasks)}
 
     @property
     def weight_share(self) -> dict[str, Estimate]:
@@ -70,8 +72,9 @@ class GradientRecord:
     @property
     def cosine(self) -> dict[tuple[str, str], Estimate]:
         """Pair of tasks -> cosine of their gradients."""
-        pairs = [(a, b) for a in range(len(self.tasks)) for b in range(a + 1, len(self.tasks))]
-        return {(self.tasks[a], self.tasks[b]): _estimate(self.cosines[:, a, b]) for a, b in pairs}
+        cosines = self.cosines
+        pairs = itertools.combinations(range(len(self.tasks)), 2)
+        return {(self.tasks[a], self.tasks[b]): _estimate(cosines[:, a, b]) for a, b in pairs}
 
 
 def _estimate(values: Tensor) -> Estimate:

@@ -244,12 +244,13 @@ def _windows(batches: Sequence[Batch], size: int) -> list[Window]:
 
 
 def _labels(prepared: Prepared) -> LabelMap:
-    rows = prepared.data["train"]
-    known = {rule.task: present_rows(rule, rows) for rule in prepared.rules}
-    pairs = itertools.combinations(known, 2)
+    names = [rule.task for rule in prepared.rules]
+    known = torch.stack([present_rows(rule, prepared.data["train"]) for rule in prepared.rules]).double()
+    both = (known @ known.T / known.shape[1]).tolist()
+    pairs = itertools.combinations(range(len(names)), 2)
     return LabelMap(
-        {name: float(there.float().mean()) for name, there in known.items()},
-        {(a, b): float((known[a] & known[b]).float().mean()) for a, b in pairs},
+        {name: both[place][place] for place, name in enumerate(names)},
+        {(names[a], names[b]): both[a][b] for a, b in pairs},
     )
 
 

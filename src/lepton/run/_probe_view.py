@@ -25,7 +25,7 @@ def probe_view(probe: Probe) -> RenderableType:
     from rich.text import Text
 
     parts: list[RenderableType] = [_tasks(probe)]
-    if probe.gradients.cosine:
+    if len(probe.gradients.tasks) > 1:
         parts.append(_pairs(probe))
     parts += [_plan(probe), *(Text(line) for line in _views(probe))]
     parts.append(Text("what this speaks for", style="bold"))
@@ -62,10 +62,10 @@ def _tasks(probe: Probe) -> Table:
         "gradient",
         "weight later",
     )
-    later = probe.later.weight_share
+    later, losses, norms = probe.later.weight_share, record.loss, record.norm
     for name in record.tasks[:MOST_ROWS]:
         share = f"{probe.labels.share[name]:.0%}"
-        table.add_row(name, share, _number(record.loss[name]), _number(record.norm[name]), _number(later[name]))
+        table.add_row(name, share, _number(losses[name]), _number(norms[name]), _number(later[name]))
     if len(record.tasks) > MOST_ROWS:
         table.caption = f"and {len(record.tasks) - MOST_ROWS} tasks more"
     return table
@@ -74,10 +74,11 @@ def _tasks(probe: Probe) -> Table:
 def _pairs(probe: Probe) -> Table:
     after = f"after {probe.later_steps} steps"
     table = _table(f"cosines, view {probe.gradients.view}", "tasks", "rows with both", "random heads", after)
+    before = probe.gradients.cosine
     known = sorted(probe.later.cosine.items(), key=lambda item: (item[1].mean != item[1].mean, item[1].mean))
     for (a, b), cosine in known[:MOST_ROWS]:
-        first = probe.gradients.cosine[a, b]
-        table.add_row(f"{a}, {b}", f"{probe.labels.both[a, b]:.0%}", _number(first), _number(cosine))
+        both = f"{probe.labels.both[a, b]:.0%}"
+        table.add_row(f"{a}, {b}", both, _number(before[a, b]), _number(cosine))
     if len(known) > MOST_ROWS:
         table.caption = f"the lowest of {len(known)}"
     return table
