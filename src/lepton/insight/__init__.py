@@ -6,11 +6,26 @@ Figures need the extra `demo` (matplotlib); nothing else here does.
 
 from __future__ import annotations
 
+from lepton.insight._blocks import (
+    Card,
+    Chart,
+    Code,
+    Flag,
+    Fold,
+    Gallery,
+    Grid,
+    Heading,
+    Matrix,
+    Picture,
+    Plot,
+    Points,
+    Trace,
+)
 from lepton.insight._comparison import Comparison, DeltaM, DeltaMEstimate, MethodSummary, ScoreCell, delta_m
 from lepton.insight._estimate import Estimate
 from lepton.insight._history import Series, conflict_matrix, history_series
 from lepton.insight._plots import plot_comparison, plot_conflict, plot_curves, plot_weights
-from lepton.insight._report import Chart, Picture, Points, Section, write_report
+from lepton.insight._report import Section, write_report
 from lepton.insight._results import MetricInfo, RunResult, TaskScore
 from lepton.insight._scenes import Caption, MaskPanel, plot_scenes
 from lepton.insight._sentences import summary_sentences
@@ -20,15 +35,24 @@ from lepton.insight._tables import Table, TableCell, TableRow, comparison_table
 
 __all__ = [
     "Caption",
+    "Card",
     "Chart",
+    "Code",
     "Comparison",
     "DeltaM",
     "DeltaMEstimate",
     "Estimate",
+    "Flag",
+    "Fold",
+    "Gallery",
+    "Grid",
+    "Heading",
     "MaskPanel",
+    "Matrix",
     "MethodSummary",
     "MetricInfo",
     "Picture",
+    "Plot",
     "Points",
     "RunResult",
     "ScoreCell",
@@ -38,6 +62,7 @@ __all__ = [
     "TableCell",
     "TableRow",
     "TaskScore",
+    "Trace",
     "comparison_sections",
     "comparison_table",
     "conflict_matrix",

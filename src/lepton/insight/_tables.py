@@ -26,11 +26,13 @@ class TableCell:
         value: first line.
         remark: second line, or nothing.
         tone: colour of the remark. Colour never says anything that the words do not say.
+        bars: heights of a small histogram that a page shows in place of the value, which describes it.
     """
 
     value: str
     remark: str = ""
     tone: Tone = "muted"
+    bars: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
