@@ -21,12 +21,24 @@ from lepton.insight._blocks import (
     Points,
     Trace,
 )
+from lepton.insight._card import model_card
 from lepton.insight._comparison import Comparison, DeltaM, DeltaMEstimate, MethodSummary, ScoreCell, delta_m
 from lepton.insight._estimate import Estimate
+from lepton.insight._facts import (
+    ColumnFacts,
+    CostFacts,
+    DataFacts,
+    LabelFacts,
+    Predictions,
+    RunFacts,
+    SampleFacts,
+    TaskFacts,
+)
 from lepton.insight._history import Series, conflict_matrix, history_series
 from lepton.insight._plots import plot_comparison, plot_conflict, plot_curves, plot_weights
 from lepton.insight._report import Section, write_report
 from lepton.insight._results import MetricInfo, RunResult, TaskScore
+from lepton.insight._run_story import run_sections
 from lepton.insight._scenes import Caption, MaskPanel, plot_scenes
 from lepton.insight._sentences import summary_sentences
 from lepton.insight._story import comparison_sections
@@ -38,7 +50,10 @@ __all__ = [
     "Card",
     "Chart",
     "Code",
+    "ColumnFacts",
     "Comparison",
+    "CostFacts",
+    "DataFacts",
     "DeltaM",
     "DeltaMEstimate",
     "Estimate",
@@ -47,6 +62,7 @@ __all__ = [
     "Gallery",
     "Grid",
     "Heading",
+    "LabelFacts",
     "MaskPanel",
     "Matrix",
     "MethodSummary",
@@ -54,13 +70,17 @@ __all__ = [
     "Picture",
     "Plot",
     "Points",
+    "Predictions",
+    "RunFacts",
     "RunResult",
+    "SampleFacts",
     "ScoreCell",
     "Section",
     "Series",
     "Table",
     "TableCell",
     "TableRow",
+    "TaskFacts",
     "TaskScore",
     "Trace",
     "comparison_sections",
@@ -68,12 +88,14 @@ __all__ = [
     "conflict_matrix",
     "delta_m",
     "history_series",
+    "model_card",
     "plot_comparison",
     "plot_conflict",
     "plot_curves",
     "plot_scenes",
     "plot_weights",
     "png_of",
+    "run_sections",
     "summary_sentences",
     "svg_of",
     "write_report",
