@@ -102,7 +102,8 @@ class Plot:
         caption: one sentence that says how to read it.
         log: whether the vertical axis begins logarithmic; the reader can change that.
         marks: positions on the horizontal axis with words, drawn as a dotted line.
-        y_range: ends of the vertical axis; by default those of the data.
+        x_range: ends of the horizontal axis; by default those of the data.
+        y_range: ends of the vertical axis.
     """
 
     title: str
@@ -112,6 +113,7 @@ class Plot:
     caption: str = ""
     log: bool = False
     marks: tuple[tuple[float, str], ...] = ()
+    x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
 
 
@@ -158,10 +160,12 @@ class Gallery:
     Args:
         title: what they show.
         cards: the cards.
+        size: `wide` for cards of several pictures, `small` for a key of colours.
     """
 
     title: str
     cards: tuple[Card, ...]
+    size: Literal["normal", "wide", "small"] = "normal"
 
 
 @dataclass(frozen=True)

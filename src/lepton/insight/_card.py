@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lepton.insight._facts import RunFacts, TaskFacts
 from lepton.insight._format import as_bytes, as_count, as_duration, as_number
@@ -83,15 +83,20 @@ def _results(facts: RunFacts) -> Iterator[str]:
     part = facts.part
     yield "## Results"
     yield ""
+    found: list[tuple[str, dict[str, Mapping[str, float]]]] = [
+        (PARTS[part], {task.name: task.results.get(part, {}) for task in facts.tasks}),
+        ("inputs ignored", {task.name: chance_scores(task, labels_of(facts, task), part) for task in facts.tasks}),
+        ("alone", {task.name: task.alone.get(part, {}) for task in facts.tasks}),
+        ("gradient boosting", {task.name: task.boosting.get(part, {}) for task in facts.tasks}),
+    ]
+    columns = [(name, scores) for name, scores in found if any(scores.values())]
     rows = []
     for task in facts.tasks[:SHOWN_TASKS]:
-        chance = chance_scores(task, labels_of(facts, task), part)
         for metric in task.metrics:
-            scores = (task.results.get(part, {}), chance, task.alone.get(part, {}), task.boosting.get(part, {}))
-            cells = (as_number(found[metric.name]) if metric.name in found else "" for found in scores)
-            arrow = "↑" if metric.higher_is_better else "↓"
-            rows.append((task.name, f"{metric_words(metric.name)} {arrow}", *cells))
-    yield from _table(("task", "metric", PARTS[part], "inputs ignored", "alone", "gradient boosting"), rows)
+            values = (scores[task.name].get(metric.name) for _, scores in columns)
+            cells = ("" if value is None else as_number(value) for value in values)
+            rows.append((task.name, f"{metric_words(metric.name)} {'↑' if metric.higher_is_better else '↓'}", *cells))
+    yield from _table(("task", "metric", *(name for name, _ in columns)), rows)
     yield ""
 
 

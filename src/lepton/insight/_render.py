@@ -63,7 +63,7 @@ class Renderer:
                 return _matrix(block)
             case Gallery():
                 cards = "".join(f"<li>{_card(card)}</li>" for card in block.cards)
-                return f'<ul class="gallery" aria-label="{escape(block.title)}">{cards}</ul>'
+                return f'<ul class="gallery {block.size}" aria-label="{escape(block.title)}">{cards}</ul>'
             case Fold():
                 inside = self.blocks(block.blocks)
                 return f"<details>\n<summary>{typeset(block.summary)}</summary>\n{inside}\n</details>"
@@ -165,6 +165,7 @@ def _plot(plot: Plot) -> str:
         "x": plot.x,
         "y": plot.y,
         "log": plot.log,
+        "width": plot.x_range,
         "range": plot.y_range,
         "marks": [[_short(x), words] for x, words in plot.marks],
         "traces": [_trace(trace) for trace in plot.traces],
@@ -210,7 +211,8 @@ def _short(value: float) -> float | None:
 
 def _card(card: Card) -> str:
     pictures = "".join(
-        f"<figure>{_image(png, name)}<figcaption>{typeset(name)}</figcaption></figure>" for name, png in card.pictures
+        f"<figure>{_image(png, name)}{f'<figcaption>{typeset(name)}</figcaption>' if name else ''}</figure>"
+        for name, png in card.pictures
     )
     lines = "".join(f'<p class="{tone}">{typeset(text)}</p>' for text, tone in card.lines)
-    return f'<div class="pictures">{pictures}</div>{lines}'
+    return f'<div class="pictures" style="--n: {max(1, len(card.pictures))}">{pictures}</div>{lines}'

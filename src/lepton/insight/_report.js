@@ -26,17 +26,30 @@
     if (value === null || !Number.isFinite(value)) return "not measured";
     const size = Math.abs(value);
     if (size !== 0 && (size < 1e-4 || size >= 1e9)) return value.toExponential(2).replace("-", "−");
-    const digits = size === 0 ? 0 : Math.max(0, 3 - Math.floor(Math.log10(size)));
+    const digits = size === 0 ? 0 : Math.min(20, Math.max(0, 3 - Math.floor(Math.log10(size))));
+    if (size === 0) return "0"; // and not -0
     return value.toLocaleString("en", { maximumFractionDigits: digits }).replace("-", "−");
   };
-  const ticks = (low, high, count) => {
-    const rough = (high - low) / count;
+  const ticks = (low, high, count, whole = false) => {
+    const rough = whole ? Math.max(1, (high - low) / count) : (high - low) / count;
     if (!(rough > 0)) return [low];
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = ([1, 2, 5, 10].find((factor) => factor * power >= rough * 0.99) || 10) * power;
     const found = [];
-    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) found.push(i * step);
+    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) found.push(i * step || 0);
     return found;
+  };
+  // Powers of ten with 2 and 5 between where there is room; within one decade, round numbers.
+  const logTicks = (low, high) => {
+    const factors = high - low > 3 ? [1] : [1, 2, 5];
+    const found = [];
+    for (let power = Math.floor(low); power <= high; power++) {
+      for (const factor of factors) found.push(Math.log10(factor) + power);
+    }
+    const inside = found.filter((tick) => tick >= low && tick <= high);
+    const every = Math.ceil(inside.length / 6);
+    if (inside.length > 2) return inside.filter((_, i) => i % every === 0);
+    return ticks(10 ** low, 10 ** high, 4).filter((value) => value > 0).map(Math.log10);
   };
 
   class Plot {
@@ -48,6 +61,7 @@
       this.box = null; // what the reader has zoomed to: {x: [low, high], y: [low, high] or null}
       this.at = null; // the point under the cursor
       this.cloud = this.traces.some((trace) => trace.kind === "points");
+      this.whole = this.traces.every((trace) => trace.kind === "line" && trace.x.every(Number.isInteger));
       this.build();
       this.listen();
       new ResizeObserver(() => this.draw()).observe(this.stage);
@@ -78,8 +92,8 @@
           this.draw();
         });
       }
-      this.whole = element("button", { type: "button", hidden: "" }, controls, "show all");
-      this.whole.addEventListener("click", () => this.reset());
+      this.all = element("button", { type: "button", hidden: "" }, controls, "show all");
+      this.all.addEventListener("click", () => this.reset());
       const hint = "Arrow keys read the values, plus and minus zoom, Escape shows all.";
       const label = { role: "application", tabindex: "0", "aria-label": `${this.told.title}. ${hint}`, title: hint };
       this.stage = element("div", { class: "stage", ...label });
@@ -123,6 +137,7 @@
         const pad = (x[1] - x[0]) / Math.max(2, 2 * Math.max(...data.map((trace) => trace.x.length)));
         x = [x[0] - pad, x[1] + pad];
       }
+      if (this.told.width) x = this.told.width;
       if (this.box) x = this.box.x;
       if (this.box && this.box.y) return { x, y: this.box.y };
       if (this.told.range && !this.log) return { x, y: this.told.range };
@@ -147,7 +162,7 @@
       const width = Math.max(240, this.stage.clientWidth || 560);
       this.inner = { width: width - EDGE.left - EDGE.right, height: HEIGHT - EDGE.top - EDGE.bottom };
       this.span = this.spans();
-      this.whole.hidden = !this.box;
+      this.all.hidden = !this.box;
       const svg = document.createElementNS(NS, "svg");
       svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
       svg.setAttribute("aria-hidden", "true");
@@ -167,13 +182,13 @@
 
     axes(svg, width) {
       const bottom = HEIGHT - EDGE.bottom;
-      for (const tick of ticks(...this.span.y, 4)) {
+      for (const tick of this.log ? logTicks(...this.span.y) : ticks(...this.span.y, 4)) {
         const y = EDGE.top + (1 - (tick - this.span.y[0]) / (this.span.y[1] - this.span.y[0])) * this.inner.height;
         drawn("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y, y2: y }, svg);
         const word = words(this.log ? 10 ** tick : tick);
         drawn("text", { x: EDGE.left - 6, y: y + 4, "text-anchor": "end" }, svg, word);
       }
-      for (const tick of ticks(...this.span.x, Math.max(2, Math.floor(width / 90)))) {
+      for (const tick of ticks(...this.span.x, Math.max(2, Math.floor(width / 90)), this.whole)) {
         drawn("text", { x: this.across(tick), y: bottom + 16, "text-anchor": "middle" }, svg, words(tick));
       }
       const middle = { x: EDGE.left + this.inner.width / 2, y: HEIGHT - 6, "text-anchor": "middle" };
@@ -194,8 +209,9 @@
       const colour = trace.kind === "guide" ? "var(--muted)" : `var(--series-${(trace.place % 6) + 1})`;
       const places = trace.x.map((x, i) => (this.usable(trace.y[i]) ? [this.across(x), this.down(trace.y[i])] : null));
       if (trace.kind === "points") {
+        const few = places.length <= 20;
         for (const place of places) {
-          if (place) drawn("circle", { cx: place[0], cy: place[1], r: 2.8, fill: colour, "fill-opacity": 0.6 }, group);
+          if (place) drawn("circle", { cx: place[0], cy: place[1], r: few ? 4.5 : 2.8, fill: colour, "fill-opacity": few ? 1 : 0.6 }, group);
         }
       } else if (trace.kind === "bars") {
         const step = trace.x.length > 1 ? Math.abs(this.across(trace.x[1]) - this.across(trace.x[0])) : 60;

@@ -71,7 +71,7 @@ def _cell(task: TaskFacts, place: int) -> TableCell:
 
 def _line(task: TaskFacts, place: int) -> tuple[str, str]:
     said, true, tone = _judged(task, place)
-    return (f"{task.name}: {said}" + (f", true {true}" if tone != "better" else ""), tone)
+    return (f"{task.name}: {said}" + f", true {true}", tone)
 
 
 def _judged(task: TaskFacts, place: int) -> tuple[str, str, Tone]:
@@ -79,5 +79,5 @@ def _judged(task: TaskFacts, place: int) -> tuple[str, str, Tone]:
     said, true = prediction_words(task, task.predictions, place)
     tone: Tone = "muted"
     if task.kind == "classification" and true != "no label":
-        tone = "better" if task.predictions.truth[place] == task.predictions.predicted[place] else "worse"
+        tone = "muted" if task.predictions.truth[place] == task.predictions.predicted[place] else "worse"
     return said, true, tone

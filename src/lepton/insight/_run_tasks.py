@@ -77,7 +77,7 @@ def _classification(task: TaskFacts, predictions: Predictions, sample: SampleFac
     if len(task.classes) <= SHOWN_CLASSES:
         yield _confusion(task, confusion)
     yield _class_table(task, confusion)
-    yield _reliability(confidence, truth == predicted)
+    yield Grid((_reliability(confidence, truth == predicted), _confidences(confidence, truth == predicted)))
     yield from _wrong_classes(task, predictions, sample)
 
 
@@ -133,7 +133,22 @@ def _reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> P
         f"Predictions of equal confidence, taken together: on the dashed line confidences are what they say. Here they "
         f"are {as_percent(float(confidence.mean()))} on average and {as_percent(float(right.mean()))} are right, so "
         f"the model is {word}confident.",
+        x_range=(0.0, 1.0),
         y_range=(0.0, 1.0),
+    )
+
+
+def _confidences(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Plot:
+    edges = np.linspace(0.0, 1.0, 21)
+    middle = ((edges[1:] + edges[:-1]) / 2).tolist()
+    every, wrong = (np.histogram(values, edges)[0].tolist() for values in (confidence, confidence[~right]))
+    return Plot(
+        "Confidences",
+        "confidence",
+        "rows",
+        (Trace("all rows", middle, every, "bars"), Trace("wrong ones", middle, wrong, "bars")),
+        "A model that knows what it does not know is wrong on the left only.",
+        x_range=(0.0, 1.0),
     )
 
 
@@ -245,7 +260,9 @@ def _segmentation(task: TaskFacts, predictions: Predictions, sample: SampleFacts
         ("Worst errors: fewest right pixels", order[:SHOWN_PICTURES]),
     ):
         yield Heading(heading)
-        yield Gallery(heading, tuple(_mask_card(task, predictions, sample, int(i), float(share[i])) for i in chosen))
+        yield Gallery(
+            heading, tuple(_mask_card(task, predictions, sample, int(i), float(share[i])) for i in chosen), "wide"
+        )
     yield _mask_legend(task)
 
 
@@ -299,7 +316,7 @@ def _mask_legend(task: TaskFacts) -> Gallery:
     cards = []
     for number, name in enumerate(task.classes[:SHOWN_CLASSES]):
         cards.append(Card((("", _mask_png(np.full((4, 24), number), task)),), ((name, "muted"),)))
-    return Gallery("Colours of the classes", tuple(cards))
+    return Gallery("Colours of the classes", tuple(cards), "small")
 
 
 # -- samples ------------------------------------------------------------------------------------------------------

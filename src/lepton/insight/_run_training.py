@@ -155,7 +155,7 @@ def _conflict(facts: RunFacts) -> Iterator[Block]:
         "Cosine of every two tasks' gradients, mean over the last epoch",
         tuple(names),
         tuple(names),
-        tuple(tuple("–" if math.isnan(v) else f"{v:.2f}" for v in row) for row in values),
+        tuple(tuple(_cosine_words(v) for v in row) for row in values),
         tuple(tuple(math.nan if a == b else values[a][b] for b in range(len(names))) for a in range(len(names))),
         caption="+1 pulls the same way (blue), 0 is unrelated, -1 pulls against each other (orange). "
         f"View of the gradients: {facts.view}.",
@@ -165,6 +165,10 @@ def _conflict(facts: RunFacts) -> Iterator[Block]:
     if lines:
         more = "" if len(drawn) == len(pairs) else f"The {len(drawn)} pairs that disagree most of {len(pairs)}."
         yield Plot("Cosines over time", "epoch", "cosine", lines, more, marks=_marks(facts))
+
+
+def _cosine_words(value: float) -> str:
+    return "–" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # -0.00 is 0
 
 
 # -- gradient norms -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from html import escape
 
 from lepton.insight._blocks import Plot, Trace
 
-__all__ = ["DASHES", "histogram_svg", "nice_ticks", "plot_svg", "span_of"]
+__all__ = ["histogram_svg", "log_ticks", "nice_ticks", "plot_svg", "span_of"]
 
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 40
@@ -34,8 +34,8 @@ def span_of(values: Sequence[float], *, log: bool) -> Span:
     return low, high
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return round numbers within the ends.
+def nice_ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
+    """Return round numbers within the ends; whole ones if they are to be.
 
     Example:
         >>> nice_ticks(0.0, 1.0, 5)
@@ -43,11 +43,27 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """
     if not high > low:
         return [low]
-    rough = (high - low) / count
+    rough = max(1.0, (high - low) / count) if whole else (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.99), 10 * power)
     first = math.ceil(low / step - 1e-9)
     return [round(first * step + i * step, 12) for i in range(math.floor((high - first * step) / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return the logarithms of powers of ten, with 2 and 5 between where there is room; of round numbers within one
+    decade.
+
+    Example:
+        >>> [round(10**tick, 3) for tick in log_ticks(-2.0, 0.0)]
+        [0.01, 0.05, 0.2, 1.0]
+    """
+    factors = (1, 2, 5) if high - low <= 3 else (1,)
+    powers = range(math.floor(low), math.floor(high) + 1)
+    inside = [tick for power in powers for f in factors if low <= (tick := power + math.log10(f)) <= high]
+    if len(inside) > 2:
+        return inside[:: math.ceil(len(inside) / 6)]
+    return [math.log10(value) for value in nice_ticks(10**low, 10**high, 4) if value > 0]
 
 
 class _Frame:
@@ -59,10 +75,12 @@ class _Frame:
         self.log = plot.log and any(y > 0 for y in ys)
         data = [trace for trace in shown if trace.kind != "guide"]
         self.x = span_of([x for trace in data for x in trace.x], log=False)
+        self.whole = all(t.kind == "line" and all(float(x).is_integer() for x in t.x) for t in plot.traces)
         self.y = plot.y_range if plot.y_range is not None and not self.log else self._vertical(shown, ys)
         if any(trace.kind == "bars" for trace in shown):
             pad = (self.x[1] - self.x[0]) / max(2, 2 * max(len(t.x) for t in shown))
             self.x = (self.x[0] - pad, self.x[1] + pad)
+        self.x = plot.x_range or self.x
 
     def _vertical(self, shown: Sequence[Trace], ys: Sequence[float]) -> Span:
         low, high = span_of(ys, log=self.log)
@@ -95,12 +113,12 @@ def plot_svg(plot: Plot) -> str:
 def _axes(plot: Plot, frame: _Frame) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = []
-    for tick in nice_ticks(*frame.y, 4):
+    for tick in log_ticks(*frame.y) if frame.log else nice_ticks(*frame.y, 4):
         y = bottom - (tick - frame.y[0]) / (frame.y[1] - frame.y[0]) * (bottom - TOP)
         word = f"{10**tick:.3g}" if frame.log else f"{tick:.6g}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{word}</text>')
-    for tick in nice_ticks(*frame.x, 6):
+    for tick in nice_ticks(*frame.x, 6, whole=frame.whole):
         parts.append(f'<text x="{frame.across(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:.6g}</text>')
     middle = (LEFT + right) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(plot.x)}</text>')

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from lepton.data import InputEncoder
 from lepton.evaluate import to_device
 from lepton.insight import CostFacts
 from lepton.nn import LeptonModel
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ["cost_of", "example_batch"]
 
@@ -77,10 +80,13 @@ def _flops(model: LeptonModel, inputs: dict[str, Any]) -> tuple[int | None, int 
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = to_device(inputs, model.device)
-    counts = []
-    for run in (lambda: model.trunk(**inputs), lambda: model(inputs)):
-        with FlopCounterMode(display=False) as counter:  # type: ignore[no-untyped-call]
-            run()
-        counts.append(counter.get_total_flops() // ROWS)
+    trunk = _counted(FlopCounterMode(display=False), lambda: model.trunk(**inputs))
+    every = _counted(FlopCounterMode(display=False), lambda: model(inputs))
     # A trunk of sums and look-ups alone has no product to count: nothing is said then.
-    return (counts[0], counts[1]) if counts[0] > 0 else (None, None)
+    return (trunk, every) if trunk > 0 else (None, None)
+
+
+def _counted(counter: FlopCounterMode, run: Callable[[], object]) -> int:
+    with counter:
+        run()
+    return int(counter.get_total_flops()) // ROWS
