@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,8 +189,8 @@ class RunFacts:
         inputs: column -> kind, of those that are read.
         tasks: every task.
         history: rows of `metrics.jsonl`.
-        monitor: the column of the metrics that selected the weights.
-        mode: whether its smallest or largest value did.
+        best_epoch: the epoch whose weights were kept; None if nothing was monitored.
+        alarms: sentences about what went wrong while it trained.
         cost: the account.
         data: of the source, or None if it was not recorded.
         sample: the held-out rows looked at, or None.
@@ -207,8 +207,8 @@ class RunFacts:
     inputs: Mapping[str, str]
     tasks: tuple[TaskFacts, ...]
     history: tuple[Mapping[str, float], ...]
-    monitor: str
-    mode: Literal["min", "max"]
+    best_epoch: float | None
+    alarms: tuple[str, ...]
     cost: CostFacts
     data: DataFacts | None
     sample: SampleFacts | None
@@ -222,11 +222,3 @@ class RunFacts:
         """The part whose results count: the test, or the validation where there is no test."""
         parts = {part for task in self.tasks for part in task.results}
         return "test" if "test" in parts else "val"
-
-    @property
-    def best_epoch(self) -> float | None:
-        """The epoch whose weights were kept; None if nothing was monitored."""
-        sign = 1 if self.mode == "min" else -1
-        rows = [row for row in self.history if row.get(self.monitor, float("nan")) == row.get(self.monitor)]
-        rows = [row for row in rows if self.monitor in row]
-        return min(rows, key=lambda row: sign * row[self.monitor])["epoch"] if rows else None

@@ -137,10 +137,11 @@
         const pad = (x[1] - x[0]) / Math.max(2, 2 * Math.max(...data.map((trace) => trace.x.length)));
         x = [x[0] - pad, x[1] + pad];
       }
+      if (this.cloud) x = [x[0] - 0.03 * (x[1] - x[0]), x[1] + 0.03 * (x[1] - x[0])];
       if (this.told.width) x = this.told.width;
       if (this.box) x = this.box.x;
       if (this.box && this.box.y) return { x, y: this.box.y };
-      if (this.told.range && !this.log) return { x, y: this.told.range };
+      if (this.told.range && !this.log && !this.box) return { x, y: this.told.range };
       const inside = (this.box ? data : shown).flatMap((trace) =>
         trace.y.filter((y, i) => this.usable(y) && (!this.box || (trace.x[i] >= x[0] && trace.x[i] <= x[1]))));
       const [low, high] = ends(inside.map((y) => (this.log ? Math.log10(y) : y)));

@@ -200,6 +200,3 @@ def _norms(facts: RunFacts) -> Iterator[Block]:
         steps = sum(row.get(f"train/{task.name}/left_out", 0.0) for row in facts.history)
         if steps > 0:
             yield Flag(f"{task.name} was left out of {as_count(steps)} steps, because its gradient was not finite.")
-    dead = [key.removeprefix(prefix) for key in layers if last.get(key) == 0.0]
-    if dead:
-        yield Flag(f"No gradient reached {len(dead)} layers in the last epoch: {', '.join(dead[:8])}.")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from lepton.insight._blocks import Block, Flag, Points
+from lepton.insight._comparison import delta_m
 from lepton.insight._facts import LabelFacts, RunFacts, TaskFacts
 from lepton.insight._format import as_count, as_duration, as_large, as_number, as_percent
 from lepton.insight._tables import Table, TableCell, TableRow, Tone
@@ -49,8 +50,25 @@ def summary_blocks(facts: RunFacts) -> tuple[Block, ...]:
         _opening(facts),
         Points(tuple(task_words(facts, task) for task in facts.tasks[:12])),
         *([f"The other {len(facts.tasks) - 12} tasks are in the table below."] if len(facts.tasks) > 12 else []),
+        *_against_alone(facts),
         *(Flag(text) for text in flags(facts)[:12]),
     )
+
+
+def _against_alone(facts: RunFacts) -> Iterator[str]:
+    """Return delta_m of the tasks that were trained alone as well."""
+    part = facts.part
+    info = {t.name: t.metrics for t in facts.tasks if all(m.name in t.alone.get(part, {}) for m in t.metrics)}
+    if not info:
+        return
+    scores = {task.name: task.results.get(part, {}) for task in facts.tasks if task.name in info}
+    found = delta_m(scores, {task.name: task.alone[part] for task in facts.tasks if task.name in info}, info)
+    if found.per_task == found.per_task:
+        of = "" if len(info) == len(facts.tasks) else f" over the {len(info)} tasks that were trained alone"
+        yield (
+            f"Against networks of their own delta_m is {found.per_task:+.1f} % per task{of}: the mean relative "
+            "improvement, positive where sharing is better."
+        )
 
 
 def _opening(facts: RunFacts) -> str:
@@ -90,6 +108,7 @@ def _labels(task: TaskFacts, part: str) -> str:
 def flags(facts: RunFacts) -> list[str]:
     """Return sentences on tasks at chance level, worse than alone, or without labels, and on a training cut short."""
     found = [text for task in facts.tasks for text in _task_flags(facts, task)]
+    found += [*_behind(facts), *facts.alarms]
     best = facts.best_epoch
     if best is not None and len(facts.history) > 3 and best == facts.history[-1]["epoch"]:
         found.append(
@@ -114,24 +133,30 @@ def _task_flags(facts: RunFacts, task: TaskFacts) -> Iterator[str]:
     spread = _spread(metric.name, value, task.labels.get(part, 0))
     if chance is not None and sign * (value - chance) <= max(2 * spread, 0.01 * abs(chance)):
         yield _chance_words(task, part, metric.name, value, chance)
-    alone = task.alone.get(part, {}).get(metric.name)
-    if alone is not None and sign * (value - alone) < 0:
-        luck = abs(value - alone) < 2 * math.sqrt(2) * spread
+
+
+def _behind(facts: RunFacts) -> Iterator[str]:
+    """Say which tasks a network of their own, or gradient boosting, predicts better."""
+    clear, unclear, boosted = [], [], []
+    for task in facts.tasks:
+        metric, part = task.metrics[0], facts.part
+        value = task.results.get(part, {}).get(metric.name, math.nan)
+        sign = 1 if metric.higher_is_better else -1
+        luck = 2 * math.sqrt(2) * _spread(metric.name, value, task.labels.get(part, 0))
+        for scores, boosting in ((task.alone, False), (task.boosting, True)):
+            other = scores.get(part, {}).get(metric.name, math.nan)
+            if sign * (value - other) < 0:
+                words = f"{task.name} ({metric_words(metric.name)} {as_number(value)} against {as_number(other)})"
+                (boosted if boosting else unclear if abs(value - other) < luck else clear).append(words)
+    if clear:
         yield (
-            f"{task.name} is worse than in a network of its own: {metric_words(metric.name)} {as_number(value)} "
-            f"against {as_number(alone)}. "
-            + (
-                "So small a difference may be luck of the rows drawn."
-                if luck
-                else "It is one seed each: repeat with other seeds before you conclude that sharing harms it."
-            )
+            f"Worse than in a network of its own: {listed(clear)}. It is one seed each: repeat with other seeds before "
+            "you conclude that sharing does harm."
         )
-    boosting = task.boosting.get(part, {}).get(metric.name)
-    if boosting is not None and sign * (value - boosting) < 0:
-        yield (
-            f"{task.name}: gradient boosting is better, {metric_words(metric.name)} {as_number(boosting)} against "
-            f"{as_number(value)}."
-        )
+    if unclear:
+        yield f"Worse than in a network of its own, by so little that it may be luck of the rows drawn: {listed(unclear)}."
+    if boosted:
+        yield f"Gradient boosting is better: {listed(boosted)}."
 
 
 def _chance_words(task: TaskFacts, part: str, metric: str, value: float, chance: float) -> str:

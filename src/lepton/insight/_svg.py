@@ -80,6 +80,9 @@ class _Frame:
         if any(trace.kind == "bars" for trace in shown):
             pad = (self.x[1] - self.x[0]) / max(2, 2 * max(len(t.x) for t in shown))
             self.x = (self.x[0] - pad, self.x[1] + pad)
+        if any(trace.kind == "points" for trace in shown):
+            pad = 0.03 * (self.x[1] - self.x[0])
+            self.x = (self.x[0] - pad, self.x[1] + pad)
         self.x = plot.x_range or self.x
 
     def _vertical(self, shown: Sequence[Trace], ys: Sequence[float]) -> Span:

@@ -75,7 +75,6 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
     sample, predictions, reason = _sample(run) if rows else (None, {}, "not asked for.")
     seconds = max((row.get("seconds", 0.0) for row in history), default=0.0)
     alone = {name: found["seconds"] for name, found in baselines.get("alone", {}).items() if "seconds" in found}
-    training = run.config.training
     return RunFacts(
         name=run.folder.resolve().name,
         trunk=run.config.trunk.type,
@@ -84,8 +83,8 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
         inputs={column.name: column.kind for column in run.encoder.columns},
         tasks=tuple(_task(run, rule, baselines, predictions.get(rule.task)) for rule in run.rules),
         history=history,
-        monitor=training.monitor,
-        mode=training.mode,
+        best_epoch=_json(run.folder / "checkpoints" / "best" / "state.json").get("epoch"),
+        alarms=_alarms(_json(run.folder / "checkpoints" / "last" / "state.json")),
         cost=cost_of(run.model, run.config, run.encoder, run.folder, seconds, alone),
         data=read_data(run.folder),
         sample=sample,
@@ -116,6 +115,22 @@ def _environment(about: Mapping[str, Any], run: Run) -> dict[str, str]:
     found = {word: str(about[key]) for key, word in names.items() if key in about}
     source = run.config.data.source or "rows in memory"
     return found | {"seed": str(run.config.seed), "source": source, "fingerprint": run.split.fingerprint[:16]}
+
+
+def _alarms(last: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the training's state says went wrong, in words."""
+    state = last.get("training", {}).get("state", {})
+    kinds = (
+        ("dead_layers", "had no gradient to speak of in a whole epoch"),
+        ("exploding_layers", "had a gradient that grew a hundredfold"),
+    )
+    found = [f"These layers {words}: {', '.join(state[key][:8])}." for key, words in kinds if state.get(key)]
+    counts = (
+        ("skipped_steps", "steps were left out, because their gradient was not finite"),
+        ("dropped_rows", "times a row was left out, because an input was not finite"),
+        ("failed_saves", "checkpoints could not be written"),
+    )
+    return (*found, *(f"{state[key]:,} {words}." for key, words in counts if state.get(key)))
 
 
 # -- tasks --------------------------------------------------------------------------------------------------------
