@@ -12,11 +12,20 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+# Chromium reads from descriptor 3 and writes to 4, whatever numbers the pipes have in this process.
+LAUNCH = """
+import fcntl, os, sys
+reads, writes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(reads, 3)
+os.dup2(writes, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -39,9 +48,8 @@ class Browser:
         theirs, self._out = os.pipe()
         self._in, answers = os.pipe()
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"]
-        # Chromium reads from descriptor 3 and writes to 4, whatever numbers the pipes have here.
-        line = f'exec "$0" "$@" 3<&{theirs} 4>&{answers}'
-        command = ["sh", "-c", line, program, *options, f"--user-data-dir={self._folder.name}", "about:blank"]
+        place = f"--user-data-dir={self._folder.name}"
+        command = [sys.executable, "-c", LAUNCH, str(theirs), str(answers), program, *options, place, "about:blank"]
         self._process = subprocess.Popen(
             command, pass_fds=(theirs, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -87,7 +95,10 @@ class Browser:
         return json.loads(message)  # type: ignore[no-any-return]
 
     # -- what a reader does ---------------------------------------------------------------------------------------
-    def open(self, path: Path, *, width: int = 1200, height: int = 900, scheme: str = "light") -> None:
+    def open(
+        self, path: Path, *, width: int = 1200, height: int = 900, scheme: str = "light", scripts: bool = True
+    ) -> None:
+        self.send("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events.clear()
@@ -96,7 +107,8 @@ class Browser:
             if self.run("document.readyState") == "complete":
                 break
             time.sleep(0.05)
-        self.settle()
+        if scripts:  # without them no frame is ever announced
+            self.settle()
 
     def settle(self) -> None:
         """Wait until what was changed is drawn."""

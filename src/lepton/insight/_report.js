@@ -57,7 +57,9 @@
       this.figure = figure;
       this.told = JSON.parse(figure.dataset.plot);
       this.traces = this.told.traces.map((trace, place) => ({ ...trace, place }));
-      this.log = this.told.log;
+      const lines = this.traces.every((trace) => trace.kind === "line");
+      this.loggable = lines && this.traces.some((trace) => trace.y.some((y) => y > 0));
+      this.log = this.told.log && this.loggable;
       this.box = null; // what the reader has zoomed to: {x: [low, high], y: [low, high] or null}
       this.at = null; // the point under the cursor
       this.cloud = this.traces.some((trace) => trace.kind === "points");
@@ -82,8 +84,7 @@
           this.draw();
         });
       }
-      const lines = data.every((trace) => trace.kind === "line");
-      if (lines && data.some((trace) => trace.y.some((y) => y > 0))) {
+      if (this.loggable) {
         const button = element("button", { type: "button", "aria-pressed": this.log }, controls, "log scale");
         button.addEventListener("click", () => {
           this.log = !this.log;
@@ -189,7 +190,7 @@
         const word = words(this.log ? 10 ** tick : tick);
         drawn("text", { x: EDGE.left - 6, y: y + 4, "text-anchor": "end" }, svg, word);
       }
-      for (const tick of ticks(...this.span.x, Math.max(2, Math.floor(width / 90)), this.whole)) {
+      for (const tick of ticks(...this.span.x, Math.max(3, Math.floor(width / 90)), this.whole)) {
         drawn("text", { x: this.across(tick), y: bottom + 16, "text-anchor": "middle" }, svg, words(tick));
       }
       const middle = { x: EDGE.left + this.inner.width / 2, y: HEIGHT - 6, "text-anchor": "middle" };

@@ -137,24 +137,29 @@ def _task_flags(facts: RunFacts, task: TaskFacts) -> Iterator[str]:
 
 def _behind(facts: RunFacts) -> Iterator[str]:
     """Say which tasks a network of their own, or gradient boosting, predicts better."""
-    clear, unclear, boosted = [], [], []
+    clear: list[str] = []
+    unclear: list[str] = []
+    boosted: list[str] = []
     for task in facts.tasks:
         metric, part = task.metrics[0], facts.part
         value = task.results.get(part, {}).get(metric.name, math.nan)
-        sign = 1 if metric.higher_is_better else -1
         luck = 2 * math.sqrt(2) * _spread(metric.name, value, task.labels.get(part, 0))
-        for scores, boosting in ((task.alone, False), (task.boosting, True)):
+        for scores, kind in ((task.alone, "alone"), (task.boosting, "boosting")):
             other = scores.get(part, {}).get(metric.name, math.nan)
-            if sign * (value - other) < 0:
-                words = f"{task.name} ({metric_words(metric.name)} {as_number(value)} against {as_number(other)})"
-                (boosted if boosting else unclear if abs(value - other) < luck else clear).append(words)
+            if (value - other) * (1 if metric.higher_is_better else -1) < 0:
+                small = abs(value - other) < luck
+                found = boosted if kind == "boosting" else unclear if small else clear
+                found.append(f"{task.name} ({metric_words(metric.name)} {as_number(value)} against {as_number(other)})")
     if clear:
         yield (
-            f"Worse than in a network of its own: {listed(clear)}. It is one seed each: repeat with other seeds before "
-            "you conclude that sharing does harm."
+            f"Worse than in networks of their own: {listed(clear)}. It is one seed each: repeat with other seeds "
+            "before you conclude that sharing does harm."
         )
     if unclear:
-        yield f"Worse than in a network of its own, by so little that it may be luck of the rows drawn: {listed(unclear)}."
+        yield (
+            f"Worse than in networks of their own, by so little that it may be luck of the rows drawn: "
+            f"{listed(unclear)}."
+        )
     if boosted:
         yield f"Gradient boosting is better: {listed(boosted)}."
 

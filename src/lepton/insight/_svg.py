@@ -72,7 +72,7 @@ class _Frame:
     def __init__(self, plot: Plot) -> None:
         shown = [trace for trace in plot.traces if trace.shown] or list(plot.traces)
         ys = [y for trace in shown for y in trace.y]
-        self.log = plot.log and any(y > 0 for y in ys)
+        self.log = plot.log and all(t.kind == "line" for t in plot.traces) and any(y > 0 for y in ys)
         data = [trace for trace in shown if trace.kind != "guide"]
         self.x = span_of([x for trace in data for x in trace.x], log=False)
         self.whole = all(t.kind == "line" and all(float(x).is_integer() for x in t.x) for t in plot.traces)
