@@ -110,8 +110,9 @@ def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     bodies = "".join(f"<tbody>{''.join(map(_row, group))}</tbody>\n" for group in _groups(table.rows))
     notes = "".join(f"<p>{typeset(note)}</p>" for note in table.footnotes)
+    kind = ' class="words"' if table.words_last else ""
     return (
-        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title)}"><table>\n'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title)}"><table{kind}>\n'
         f"<caption>{escape(table.title)}</caption>\n<thead><tr><td></td>{head}</tr></thead>\n{bodies}</table></div>\n"
         + (f'<div class="notes">{notes}</div>' if notes else "")
     )

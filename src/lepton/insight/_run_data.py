@@ -108,7 +108,8 @@ def _columns(data: DataFacts) -> Table:
         rows.append(TableRow(TableCell(column.name, column.role), (*cells, TableCell(column.words))))
     more = data.n_columns - len(data.columns)
     notes = (f"{as_count(more)} further columns are not shown.",) if more > 0 else ()
-    return Table("Columns", ("kind", "missing", "distinct", "distribution", "values"), tuple(rows), notes)
+    headings = ("kind", "missing", "distinct", "distribution", "values")
+    return Table("Columns", headings, tuple(rows), notes, words_last=True)
 
 
 def _labels(data: DataFacts, tasks: dict[str, TaskFacts]) -> Table:
@@ -159,7 +160,7 @@ def environment_section(facts: RunFacts) -> Section:
         (
             "The command:",
             Code(facts.command, "the command"),
-            Table("Environment", ("",), rows),
+            Table("Environment", ("value",), rows, words_last=True),
             Fold(
                 "The configuration with every decision written out: config.yaml", (Code(facts.config, "config.yaml"),)
             ),

@@ -66,12 +66,13 @@ def _samples(facts: RunFacts, sample: SampleFacts) -> Iterator[Block]:
 
 def _cell(task: TaskFacts, place: int) -> TableCell:
     said, true, tone = _judged(task, place)
-    return TableCell(said, f"true {true}" if tone != "worse" else f"wrong: true {true}", tone)
+    truth = true if true == "no label" else f"true {true}"
+    return TableCell(said, truth if tone != "worse" else f"wrong: {truth}", tone)
 
 
 def _line(task: TaskFacts, place: int) -> tuple[str, str]:
     said, true, tone = _judged(task, place)
-    return (f"{task.name}: {said}" + f", true {true}", tone)
+    return f"{task.name}: {said}, " + (true if true == "no label" else f"true {true}"), tone
 
 
 def _judged(task: TaskFacts, place: int) -> tuple[str, str, Tone]:

@@ -46,6 +46,9 @@ SAMPLE = 5000
 PICTURES = 200
 """Rows with pictures that are looked at: decoding them takes the time."""
 
+COLUMNS = 200
+"""Inputs whose values are looked at: a page shows a few of each row."""
+
 PICTURE_SIDE = 160
 
 
@@ -180,7 +183,8 @@ def _sample(run: Run) -> tuple[SampleFacts | None, dict[str, Predictions], str]:
     generator = torch.Generator().manual_seed(run.config.seed)
     rows = torch.randperm(table.num_rows, generator=generator)[:limit].numpy()
     chosen = table.take(rows)
-    inputs = {name: chosen.column(name).to_pylist() for name in run.encoder.names if name not in run.encoder.images}
+    names = [name for name in run.encoder.names if name not in run.encoder.images][:COLUMNS]
+    inputs = {name: chosen.column(name).to_pylist() for name in names}
     sample = SampleFacts(part, rows, table.num_rows, inputs, _pictures(run, chosen))
     return sample, _predictions(run, chosen, part), ""
 
