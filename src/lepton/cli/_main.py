@@ -13,7 +13,7 @@ import lepton
 from lepton.cli._demo import demo
 from lepton.cli._doctor import doctor
 from lepton.cli._train import fit, init, train
-from lepton.cli._use import evaluate, predict
+from lepton.cli._use import evaluate, predict, report
 from lepton.errors import LeptonError
 
 __all__ = ["main"]
@@ -44,7 +44,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (fit, init, train, evaluate, predict, demo, doctor):
+for verb in (fit, init, train, evaluate, predict, report, demo, doctor):
     app.command()(guarded(verb))
 
 

@@ -1,4 +1,4 @@
-"""`lepton evaluate`, `predict`: what a trained run is for."""
+"""`lepton evaluate`, `predict`, `report`: what a trained run is for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from lepton.cli._output import Json, Output, Plain, Quiet, RunFolder, Trust
 from lepton.errors import ConfigurationError
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "predict", "report"]
 
 Rows = Annotated[Path, typer.Argument(help="CSV, Parquet, JSON lines, or a folder of images.")]
 
@@ -68,6 +68,26 @@ def predict(
         return
     out.result({"rows": found.to_pylist()})
     out.show(_preview(found))
+
+
+def report(
+    run: RunFolder,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; by default in the run.")] = None,
+    trust: Trust = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
+) -> None:
+    """Write one offline page about a run: results, cost, curves, conflicts, errors, calibration, data.
+
+    Example: lepton report runs/houses
+    """
+    from lepton.run import load
+
+    path = load(run, trust=trust).report(output)
+    out = Output(json_, quiet, plain)
+    out.show(f"Wrote {path}. Open it in a browser.")
+    out.result({"report": str(path)})
 
 
 def _preview(table: Any, rows: int = 20) -> Any:

@@ -12,6 +12,7 @@ from lepton.data._labels import hide_labels
 from lepton.data._parts import PARTS, Split, SplitRule
 from lepton.data._source import read_table
 from lepton.data._split import split_rows
+from lepton.data._summary import ColumnSummary, summarise_column
 from lepton.data._targets import LabelRule, TaskKind, class_names, infer_task
 from lepton.data._tensors import TensorData, TensorLoader
 
@@ -20,6 +21,7 @@ __all__ = [
     "TEXT_BUCKETS",
     "Augment",
     "Column",
+    "ColumnSummary",
     "ImageLoader",
     "ImageRows",
     "InputEncoder",
@@ -41,4 +43,5 @@ __all__ = [
     "infer_task",
     "read_table",
     "split_rows",
+    "summarise_column",
 ]

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lepton.insight._blocks import Block, Chart, Points
 from lepton.insight._comparison import Comparison
 from lepton.insight._plots import plot_comparison, plot_conflict, plot_curves, plot_weights
-from lepton.insight._report import Block, Chart, Points, Section
+from lepton.insight._report import Section
 from lepton.insight._results import RunResult
 from lepton.insight._sentences import summary_sentences
 from lepton.insight._tables import comparison_table

@@ -26,11 +26,13 @@ class TableCell:
         value: first line.
         remark: second line, or nothing.
         tone: colour of the remark. Colour never says anything that the words do not say.
+        bars: heights of a small histogram that a page shows in place of the value, which describes it.
     """
 
     value: str
     remark: str = ""
     tone: Tone = "muted"
+    bars: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Table:
         columns: their headings; the first is the one that others are compared with.
         rows: each with as many cells as there are columns.
         footnotes: sentences that explain the marks.
+        words_last: whether the last column holds words, which a page sets to the left and may wrap.
 
     Example:
         >>> row = TableRow(TableCell("digit"), (TableCell("0.91"), TableCell("0.88", "worse -0.03")))
@@ -71,6 +74,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
     footnotes: tuple[str, ...] = ()
+    words_last: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Yield what rich prints: as many columns at a time as fit."""

@@ -94,6 +94,7 @@ class LeptonEstimator(_base.BaseEstimator):  # type: ignore[misc]  # scikit-lear
                 folder=Path(place) / "run",
                 quiet=True,
             )
+        self.run_.rows = None  # they would be copied and pickled with the estimator
         self._dtypes = {name: targets[name].dtype for name in self.target_names_}
         found = [self._task_classes(rule.task, rule.classes) for rule in self.run_.rules]
         self.classes_ = found[0] if self._single else found

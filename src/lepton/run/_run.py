@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +42,7 @@ class Run:
         rules: rules of the labels, one for each task.
         split: which rows of the source trained, validated and tested.
         notes: what was decided or looked odd while the rows were prepared; empty for a loaded run.
+        rows: part -> rows, for a run that was trained on rows in memory; None for one whose source is a file.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Run:
         split: Split,
         model: LeptonModel,
         notes: Sequence[str] = (),
+        rows: Mapping[str, pa.Table] | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -61,6 +63,7 @@ class Run:
         self.split = split
         self.model = model.eval()
         self.notes = list(notes)
+        self.rows = rows
 
     # -- results ----------------------------------------------------------------------------------------------
     @property
@@ -162,11 +165,14 @@ class Run:
         return evaluate(self.model, make_loader(rows, self.config))
 
     def tables(self) -> dict[str, pa.Table]:
-        """Return the rows of every part, read from the training source again.
+        """Return the rows of every part: those in memory, or read from the training source again.
 
         Raises:
-            DataError: the source has changed since.
+            ConfigurationError: the run was trained on rows in memory, which are gone.
+            DataError: the source has changed since, or is gone.
         """
+        if self.rows is not None:
+            return dict(self.rows)
         source = self.config.require_source()
         table = read_table(source)
         self.split.check(table, source)
@@ -178,6 +184,26 @@ class Run:
         if wanted not in tables:
             raise DataError(f"this run has no part {wanted!r}; it has {sorted(tables)}.")
         return tables[wanted]
+
+    # -- report -----------------------------------------------------------------------------------------------
+    def report(self, path: Path | str | None = None) -> Path:
+        """Write one offline page about the run: results, cost, curves, conflicts, errors, calibration, data.
+
+        The page shows values of held-out rows. It needs the training source for that; without it, or without the rows
+        in memory that the run was trained on, the page says so and shows the rest.
+
+        Args:
+            path: of the page; by default `report.html` in the run's folder.
+
+        Returns:
+            The path.
+
+        Raises:
+            CheckpointError: a file in the run's folder is damaged.
+        """
+        from lepton.run._report import write_run_report
+
+        return write_run_report(self, self.folder / "report.html" if path is None else Path(path))
 
     # -- showing ----------------------------------------------------------------------------------------------
     def __repr__(self) -> str:

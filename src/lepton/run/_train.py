@@ -14,8 +14,10 @@ from lepton.errors import CheckpointError
 from lepton.evaluate import TaskResult, evaluate
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
+from lepton.run._describe import write_data
 from lepton.run._folder import new_folder, read_run_config, read_split, write_json, write_rules, write_run, write_split
 from lepton.run._prepare import Prepared, prepare
+from lepton.run._report import write_card
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
@@ -103,6 +105,7 @@ def _train(
 ) -> Run:
     if console is not None:
         show_plan(console, prepared, model)
+    write_data(place, prepared)
     trainer = make_trainer(
         prepared.config, model, place, callbacks=callbacks, resume=resume, progress=console is not None
     )
@@ -113,7 +116,10 @@ def _train(
             console.print(f"Go on with:  lepton train --resume {place}", highlight=False)
         raise
     write_json(place / "results.json", _held_out(model, prepared))
-    run = Run(place, prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
+    rows = prepared.tables if prepared.config.data.source is None else None
+    parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
+    run = Run(place, *parts, rows=rows)
+    write_card(run)
     if console is not None:
         console.print(metrics_table(run, run.results))
     return run

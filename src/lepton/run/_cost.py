@@ -1,0 +1,92 @@
+"""What a model costs: parameters, operations for one row, memory, disk, time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lepton.config import Config
+from lepton.data import InputEncoder
+from lepton.evaluate import to_device
+from lepton.insight import CostFacts
+from lepton.nn import LeptonModel
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["cost_of", "example_batch"]
+
+ROWS = 2
+"""Rows of the batch whose operations are counted."""
+
+
+def cost_of(
+    model: LeptonModel,
+    config: Config,
+    encoder: InputEncoder,
+    folder: Path,
+    seconds: float,
+    alone_seconds: Mapping[str, float],
+) -> CostFacts:
+    """Return the account of a model."""
+    private = {name: _size(model.heads[name]) for name in model.task_names}
+    trunk, every = _flops(model, example_batch(config, encoder))
+    trunk_bytes = _bytes(model.trunk)
+    balancer = _bytes(model.balancer)
+    weights = folder / "checkpoints" / "best" / "model.safetensors"
+    return CostFacts(
+        shared=_size(model.trunk),
+        private=private,
+        trunk_flops=trunk,
+        head_flops=None if every is None or trunk is None else every - trunk,
+        weight_bytes=_bytes(model) - balancer,
+        trunk_bytes=trunk_bytes,
+        disk_bytes=weights.stat().st_size if weights.exists() else None,
+        seconds=seconds,
+        alone_seconds=alone_seconds,
+    )
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def example_batch(config: Config, encoder: InputEncoder, rows: int = ROWS) -> dict[str, Tensor]:
+    """Return inputs of rows whose every value is missing: of the right shapes, without any source."""
+    import pyarrow as pa
+
+    table = pa.table({name: pa.nulls(rows, pa.string()) for name in encoder.names})
+    inputs = encoder.encode(table)
+    if encoder.images:
+        height, width = config.data.image_size or (1, 1)
+        several = (len(encoder.images),) if config.trunk.type == "mixed" else ()
+        inputs["image"] = torch.zeros(rows, *several, 3, height, width, dtype=torch.uint8)
+        if several:
+            inputs["image_missing"] = torch.zeros(rows, *several, dtype=torch.bool)
+    return inputs
+
+
+@torch.no_grad()
+def _flops(model: LeptonModel, inputs: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Return the operations of the trunk, and of trunk and heads, for one row."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = to_device(inputs, model.device)
+    trunk = _counted(FlopCounterMode(display=False), lambda: model.trunk(**inputs))
+    every = _counted(FlopCounterMode(display=False), lambda: model(inputs))
+    # A trunk of sums and look-ups alone has no product to count: nothing is said then.
+    return (trunk, every) if trunk > 0 else (None, None)
+
+
+def _counted(counter: FlopCounterMode, run: Callable[[], object]) -> int:
+    with counter:
+        run()
+    return int(counter.get_total_flops()) // ROWS
