@@ -22,8 +22,9 @@ def doctor(
     """
     from lepton.run import diagnose
 
-    found = diagnose()
     output = Output(json_, False, plain)
+    with output.busy("looking, and compiling a small function"):
+        found = diagnose()
     output.show(found.table())
     output.result(found.to_dict())
     raise typer.Exit(1 if strict and not found.healthy else 0)

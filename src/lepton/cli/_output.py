@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,22 @@ class Output:
                 console.print(thing, markup=False, highlight=False, soft_wrap=True)
             else:
                 console.print(thing)
+
+    @contextmanager
+    def busy(self, words: str) -> Iterator[None]:
+        """Show that something is under way, on stderr where a person may look."""
+        if self.silent:
+            yield
+            return
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if self.plain or not console.is_terminal:
+            console.print(f"{words} ...", highlight=False)
+            yield
+            return
+        with console.status(words):
+            yield
 
     def result(self, content: Mapping[str, Any]) -> None:
         """Print the result for programs, if that is asked for; what is not finite becomes null."""
