@@ -102,7 +102,8 @@ def type_words(hint: Any) -> str:
         members = [type_words(argument) for argument in arguments if argument is not type(None)]
         return " or ".join(dict.fromkeys([*members, *(["null"] if type(None) in arguments else [])]))
     if origin is list:
-        return f"list of {type_words(arguments[0])}s"
+        words = type_words(arguments[0])
+        return f"list of {words}" if words.startswith("`") else f"list of {words}s"
     if origin is tuple:
         return f"list of {len(arguments)} {type_words(arguments[0])}s"
     if origin is dict:
