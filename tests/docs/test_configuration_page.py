@@ -47,8 +47,8 @@ def test_every_option_is_on_the_page(generator: ModuleType) -> None:
         for option in set(inspect.signature(kind).parameters) - {"balancer"}:
             assert f"| `{option}` |" in own, (name, option)
     training = page[page.index("## `training`") :]
-    objects = {"model", "callbacks", "folder", "optimizer", "resume_from_checkpoint", "baselines"}
-    for option in set(inspect.signature(lepton.Trainer).parameters) - objects:
+    of_the_caller = {"model", "callbacks", "folder", "resume_from_checkpoint", "baselines", "progress"}
+    for option in set(inspect.signature(lepton.Trainer).parameters) - of_the_caller:
         assert f"| `{option}` |" in training, option
 
 
