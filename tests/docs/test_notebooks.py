@@ -13,7 +13,7 @@ nbclient = pytest.importorskip("nbclient", reason="pip install 'lepton-mtl[test]
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs" / "notebooks").glob("*.ipynb"))
 MOST_BYTES = 300_000
-ONE_MACHINE = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|Users|work)/")
+ONE_MACHINE = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|opt|Users)/|site-packages")
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
