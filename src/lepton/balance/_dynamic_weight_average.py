@@ -35,7 +35,7 @@ class DynamicWeightAverage(LossBalancer):
 
     Args:
         temperature: tau; the larger, the more equal the weights.
-        window: see above.
+        window: batches with a label of the task that count as one epoch; None: epochs end with `end_epoch()`.
 
     Example:
         >>> import torch

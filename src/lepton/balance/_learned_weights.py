@@ -28,7 +28,7 @@ class LearnedWeights(LossBalancer):
     - a is a parameter: the optimiser must be given it.
 
     Args:
-        floor: f, in (0, 1].
+        floor: f, the least weight of a task, in (0, 1].
 
     Example:
         >>> LearnedWeights().bind(3).task_weights().tolist()

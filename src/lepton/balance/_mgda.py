@@ -54,7 +54,7 @@ class MGDA(GradientBalancer):
     Args:
         normalization: d_k. `"none"` 1, `"l2"` ||g_k||, `"loss"` L_k, `"loss+"` L_k ||g_k||. As published, the
             divisors choose the weights only: what is summed are the gradients themselves.
-        iterations: see above.
+        iterations: steps of the solver beyond 64 tasks; up to 64 the solution is exact.
 
     Example:
         >>> import torch

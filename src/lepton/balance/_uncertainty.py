@@ -29,7 +29,7 @@ class Uncertainty(LossBalancer):
     - s is a parameter: the optimiser must be given it, without weight decay at best.
 
     Args:
-        nonnegative: use Liebel's regulariser.
+        nonnegative: whether Liebel's regulariser takes the place of Kendall's.
 
     Example:
         >>> import torch

@@ -47,7 +47,7 @@ class UPGrad(GradientBalancer):
     - They do not change with the scale of all losses.
 
     Args:
-        regularization: r.
+        regularization: r; the larger, the less of a conflict is taken out.
 
     Example:
         >>> import torch

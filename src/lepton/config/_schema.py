@@ -112,7 +112,8 @@ def section_of(
             continue
         required = parameter.default is inspect.Parameter.empty
         default = None if required and parameter.name in optional else ... if required else parameter.default
-        default = list(default) if isinstance(default, tuple) else default  # YAML knows no other
+        if isinstance(default, tuple):
+            default = list(default)  # what YAML has, and what the type became
         if default is None:
             hint = hint | None
         fields[parameter.name] = (hint, Field(default, description=texts.get(parameter.name)))

@@ -30,8 +30,8 @@ class Classification(Categorical):
     Args:
         name: name of the task, without `.`.
         classes: their number C >= 2, or their names.
-        label_smoothing: e, in [0, 1).
-        class_weights: v, C numbers >= 0.
+        label_smoothing: e, the share of every label that is spread over all classes, in [0, 1).
+        class_weights: v, factors of the classes in the loss, C numbers >= 0.
         missing: the label that marks a missing one.
         head: your own head, features to logits; None makes a linear layer.
         loss_weight: factor of the loss before balancing; > 0.

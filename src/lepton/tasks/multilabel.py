@@ -31,8 +31,8 @@ class MultiLabel(Task):
     Args:
         name: name of the task, without `.`.
         labels: their number n, or their names.
-        label_smoothing: e, in [0, 1).
-        positive_weights: v, n numbers >= 0.
+        label_smoothing: e, by which every label moves towards one half, in [0, 1).
+        positive_weights: v, factors of the positive labels in the loss, n numbers >= 0.
         missing: a further value that marks a missing label, such as -1.
         head: your own head, features to logits; None makes a linear layer.
         loss_weight: factor of the loss before balancing; > 0.

@@ -43,8 +43,8 @@ class Segmentation(Categorical):
     Args:
         name: name of the task, without `.`.
         classes: their number C >= 2, or their names.
-        label_smoothing: e, in [0, 1).
-        class_weights: C numbers >= 0.
+        label_smoothing: e, the share of every label that is spread over all classes, in [0, 1).
+        class_weights: factors of the classes in the loss, C numbers >= 0.
         missing: the label that marks a pixel without one.
         upsample: factor by which the head enlarges the features, bilinearly.
         head: your own head, features [B, D, h, w] to logits; None makes a 1 x 1 convolution.
