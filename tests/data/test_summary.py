@@ -31,7 +31,7 @@ def test_words_are_counted_the_most_frequent_first() -> None:
     assert found == ColumnSummary("b 50%, a 30%, c 10%, 1 more", (5.0, 3.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize("values", [[None, None], [5, 5, 5], ["2024-01-01", "2024-02-01", "2024-03-05"], [True, False]])
+@pytest.mark.parametrize("values", [[5, 5, 5], ["2024-01-01", "2024-02-01", "2024-03-05"], [True, False]])
 def test_columns_without_a_shape_are_no_fault(values: list[object]) -> None:
     found = summary(values)
     assert sum(found.bars) in (0.0, float(len(values)))

@@ -118,6 +118,13 @@ def test_a_difference_within_the_luck_of_the_rows_is_called_so() -> None:
     assert "their own: sort (accuracy 0.8 against 0.95)" in found
 
 
+def test_without_held_out_rows_nothing_is_claimed() -> None:
+    task = TaskFacts("price", "regression", (), RMSE, {}, {})
+    run = facts(task)
+    assert "No row was held out" in flag_words(run) and "chance" not in flag_words(run)
+    assert "not measured, because no row was held out" in str(run_sections(run)[0].blocks)
+
+
 def test_alarms_of_the_training_are_shown() -> None:
     assert "trunk.0 had no gradient" in flag_words(facts(regression("a", 1.0), alarms=("trunk.0 had no gradient.",)))
 
@@ -125,7 +132,7 @@ def test_alarms_of_the_training_are_shown() -> None:
 def test_delta_m_is_that_of_the_tasks_trained_alone() -> None:
     run = facts(regression("price", 0.9, alone={"test": {"rmse": 1.0}}), regression("size", 1.0))
     opening = " ".join(block for block in run_sections(run)[0].blocks if isinstance(block, str))
-    assert "delta_m is +10.0 % per task over the 1 tasks" in opening
+    assert "delta_m is +10.0 % per task over the 1 task trained alone" in opening
 
 
 # -- costs ---------------------------------------------------------------------------------------------------------

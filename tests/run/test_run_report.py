@@ -141,6 +141,16 @@ def test_costs_are_those_of_the_model(run: Run) -> None:
     assert cost.disk_bytes == (run.folder / "checkpoints/best/model.safetensors").stat().st_size
 
 
+def test_heads_that_are_stored_together_are_counted_too(tmp_path: Path) -> None:
+    names = [f"y{i}" for i in range(64)]
+    size = RANDOM.normal(size=60)
+    table = {"size": size.tolist(), **{name: (size * i).tolist() for i, name in enumerate(names, 1)}}
+    run = lepton.fit(table, names, training={"max_steps": 1}, folder=tmp_path / "run", quiet=True)
+    cost = gather(run, rows=False).cost
+    assert set(cost.private.values()) == {1 + run.model.heads["y0"].in_features}
+    assert cost.shared + sum(cost.private.values()) == sum(p.numel() for p in run.model.parameters())
+
+
 def test_an_example_batch_needs_no_source_and_fits_the_trunk(run: Run) -> None:
     inputs = example_batch(run.config, run.encoder, rows=3)
     with torch.no_grad():

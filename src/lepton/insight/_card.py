@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lepton.insight._facts import RunFacts, TaskFacts
 from lepton.insight._format import as_bytes, as_count, as_duration, as_number
-from lepton.insight._run_words import PARTS, chance_scores, flags, labels_of, metric_words
+from lepton.insight._run_words import PARTS, chance_scores, flags, labels_of, metric_words, plural
 
 __all__ = ["model_card"]
 
@@ -59,7 +59,7 @@ def _pipeline(task: TaskFacts, facts: RunFacts) -> str:
 def _what(facts: RunFacts) -> Iterator[str]:
     yield f"# {_plain(facts.name)}"
     yield ""
-    yield f"One network that predicts {len(facts.tasks)} targets of a row at once, trained with Lepton."
+    yield f"One network that predicts {plural(len(facts.tasks), 'target')} of a row, trained with Lepton."
     yield ""
     yield "## What it predicts"
     yield ""
@@ -107,7 +107,7 @@ def _training(facts: RunFacts) -> Iterator[str]:
         rows = ", ".join(f"{as_count(n)} {PARTS.get(part, part)}" for part, n in facts.data.rows.items())
         yield f"- Rows: {rows}; split: {facts.data.how}."
     best = "" if facts.best_epoch is None else f", of which epoch {facts.best_epoch:.0f} was kept"
-    yield f"- {len(facts.history)} epochs{best}; {as_duration(facts.cost.seconds)} of training steps."
+    yield f"- {plural(len(facts.history), 'epoch')}{best}; {as_duration(facts.cost.seconds)} of training steps."
     private = sum(facts.cost.private.values())
     yield (
         f"- Trunk: {facts.trunk}, {as_count(facts.cost.shared)} shared parameters, {as_count(private)} in heads, "

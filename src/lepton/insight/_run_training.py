@@ -11,7 +11,7 @@ from lepton.insight._blocks import Block, Flag, Fold, Grid, Matrix, Plot, Trace
 from lepton.insight._facts import RunFacts, TaskFacts
 from lepton.insight._format import as_count
 from lepton.insight._report import Section
-from lepton.insight._run_words import metric_words
+from lepton.insight._run_words import listed, metric_words
 
 __all__ = ["training_sections"]
 
@@ -107,6 +107,13 @@ def _weights(facts: RunFacts) -> Iterator[Block]:
     values = [y for line in lines for y in line.y if math.isfinite(y)]
     if not values:
         return
+    told = [
+        f"{task.name} has loss_weight {task.loss_weight:g} and priority {task.priority:g}"
+        for task in facts.tasks
+        if (task.loss_weight, task.priority) != (1.0, 1.0)
+    ]
+    if told:
+        yield f"Set by hand, before and after balancing: {listed(told)}; all others have 1."
     if max(values) - min(values) < 1e-6 * max(map(abs, values)):
         yield f"The method {facts.method} gave every task the weight {values[0]:.4g} in every epoch."
         return

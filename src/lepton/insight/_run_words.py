@@ -11,7 +11,10 @@ from lepton.insight._facts import LabelFacts, RunFacts, TaskFacts
 from lepton.insight._format import as_count, as_duration, as_large, as_number, as_percent
 from lepton.insight._tables import Table, TableCell, TableRow, Tone
 
-__all__ = ["chance_scores", "flags", "labels_of", "listed", "results_table", "summary_blocks", "task_words"]
+__all__ = [
+    "PARTS", "chance_scores", "flags", "labels_of", "listed", "metric_words", "plural", "results_table",
+    "summary_blocks", "task_words",
+]  # fmt: skip
 
 SHOWN_TASKS = 100
 """Tasks in the table of results; all are in results.json."""
@@ -64,7 +67,7 @@ def _against_alone(facts: RunFacts) -> Iterator[str]:
     scores = {task.name: task.results.get(part, {}) for task in facts.tasks if task.name in info}
     found = delta_m(scores, {task.name: task.alone[part] for task in facts.tasks if task.name in info}, info)
     if found.per_task == found.per_task:
-        of = "" if len(info) == len(facts.tasks) else f" over the {len(info)} tasks that were trained alone"
+        of = "" if len(info) == len(facts.tasks) else f" over the {plural(len(info), 'task')} trained alone"
         yield (
             f"Against networks of their own delta_m is {found.per_task:+.1f} % per task{of}: the mean relative "
             "improvement, positive where sharing is better."
@@ -76,10 +79,10 @@ def _opening(facts: RunFacts) -> str:
     parameters = facts.cost.shared + sum(facts.cost.private.values())
     rows = f" from {as_count(facts.data.rows.get('train', 0))} rows" if facts.data is not None else ""
     best = "" if facts.best_epoch is None else f", of which epoch {facts.best_epoch:.0f} was kept"
-    epochs = _plural(len(facts.history), "epoch")
+    epochs = plural(len(facts.history), "epoch")
     return (
-        f"One network with {as_large(parameters)} parameters predicts {_plural(n, 'target')} from "
-        f"{_plural(columns, 'column')}. It learned{rows} in {as_duration(facts.cost.seconds)} and {epochs}{best}."
+        f"One network with {as_large(parameters)} parameters predicts {plural(n, 'target')} from "
+        f"{plural(columns, 'column')}. It learned{rows} in {as_duration(facts.cost.seconds)} and {epochs}{best}."
     )
 
 
@@ -87,6 +90,8 @@ def task_words(facts: RunFacts, task: TaskFacts) -> str:
     """Return one line: how well a task is predicted, and beside what."""
     part, metric = facts.part, task.metrics[0]
     value = task.results.get(part, {}).get(metric.name, math.nan)
+    if not task.results:
+        return f"{task.name}: not measured, because no row was held out."
     if math.isnan(value):
         return f"{task.name}: not measured, because the {PARTS[part]} rows have no label of it."
     words = [f"{task.name}: {metric_words(metric.name)} {as_number(value)} on {_labels(task, part)}"]
@@ -115,7 +120,9 @@ def flags(facts: RunFacts) -> list[str]:
             "The last epoch was the best one: the training may have ended too early. Try more epochs or a larger "
             "learning rate."
         )
-    if facts.part == "val":
+    if not any(task.results for task in facts.tasks):
+        found.append("No row was held out: how well the model predicts new rows is not known.")
+    elif facts.part == "val":
         found.append(
             "There are no test rows: the scores are of the validation rows that also selected the weights, and are "
             "a little too good."
@@ -206,7 +213,9 @@ def results_table(facts: RunFacts) -> Table:
                     TableCell(f"{task.name} {metric_words(metric.name)}", arrow), tuple(cells), new_group=place == 0
                 )
             )
-    notes = [f"{PARTS[part].capitalize()} scores decide; validation rows also selected the weights."]
+    notes = []
+    if any(part in task.results for task in facts.tasks):
+        notes.append(f"{PARTS[part].capitalize()} scores decide; validation rows also selected the weights.")
     if len(facts.tasks) > SHOWN_TASKS:
         notes.append(f"The first {SHOWN_TASKS} of {len(facts.tasks)} tasks; results.json holds them all.")
     if not any(task.alone for task in facts.tasks):
@@ -250,10 +259,12 @@ _METRICS = {
 
 
 def metric_words(name: str) -> str:
+    """Return a metric's name as people write it."""
     return _METRICS.get(name, name)
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """Return a number and what it counts."""
     return f"{as_count(count)} {noun}" if count == 1 else f"{as_count(count)} {noun}s"
 
 

@@ -33,7 +33,7 @@ def cost_of(
     alone_seconds: Mapping[str, float],
 ) -> CostFacts:
     """Return the account of a model."""
-    private = {name: _size(model.heads[name]) for name in model.task_names}
+    private = {name: _head_size(model.heads[name]) for name in model.task_names}
     trunk, every = _flops(model, example_batch(config, encoder))
     trunk_bytes = _bytes(model.trunk)
     balancer = _bytes(model.balancer)
@@ -53,6 +53,12 @@ def cost_of(
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _head_size(head: nn.Module) -> int:
+    # Many linear heads are rows of one parameter: they have a weight and a bias, but no parameters of their own.
+    rows = (getattr(head, name, None) for name in ("weight", "bias"))
+    return _size(head) or sum(part.numel() for part in rows if isinstance(part, Tensor))
 
 
 def _bytes(module: nn.Module) -> int:

@@ -55,7 +55,9 @@ PICTURE_SIDE = 160
 def write_run_report(run: Run, path: Path) -> Path:
     """Write the report of a run and return its path."""
     facts = gather(run, rows=True)
-    return write_report(path, f"{facts.name}: {len(facts.tasks)} tasks", run_sections(facts))
+    return write_report(
+        path, f"{facts.name}: {len(facts.tasks)} task{'' if len(facts.tasks) == 1 else 's'}", run_sections(facts)
+    )
 
 
 def write_card(run: Run) -> Path:
