@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from lepton.cli._output import Json, Output, Plain
+from lepton.cli._output import Json, Output, Plain, Quiet
 
 __all__ = ["doctor"]
 
 
 def doctor(
     json_: Json = False,
+    quiet: Quiet = False,
     plain: Plain = False,
     strict: Annotated[bool, typer.Option(help="Exit with 1 if something is wrong.")] = False,
 ) -> None:
@@ -22,7 +23,7 @@ def doctor(
     """
     from lepton.run import diagnose
 
-    output = Output(json_, False, plain)
+    output = Output(json_, quiet, plain)
     with output.busy("looking, and compiling a small function"):
         found = diagnose()
     output.show(found.table())

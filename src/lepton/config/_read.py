@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,9 @@ def load_class(section: Custom, *, trust: bool) -> nn.Module:
             "know where it comes from."
         )
     module, colon, name = section.class_.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # as `python -m lepton` would have it, but a script of the environment has not
     if not colon:
         raise ConfigurationError(f"class is {section.class_!r}, but must be written package.module:Class.")
     try:

@@ -118,8 +118,8 @@ def _task_union() -> Any:
                 text = "Their names, or their number; by default found in the data."
                 told[parameter] = (list[str] | int | None, Field(None, description=text))
         models.append(section_of(kind, skip=("name",), extra={"type": (Literal[name], name), **told}))
-    fields: dict[str, Any] = {**AUTO, **extra}
-    auto = create_model("AutoTask", __base__=Section, __doc__="Inferred.", **fields)
+    common = section_of(Task, skip=("name", "loss", "metrics", "higher_is_better", "missing"), extra={**AUTO, **extra})
+    auto = create_model("AutoTask", __base__=common, __doc__="The kind is inferred from the column.")
     return _tagged([*models, auto], "type")
 
 

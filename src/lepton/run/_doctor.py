@@ -67,12 +67,13 @@ class Diagnosis:
 
     def table(self) -> Table:
         """Return a table for the terminal."""
+        from rich.markup import escape
         from rich.table import Table
 
         marks = {"ok": "[green]ok[/]", "missing": "[dim]not installed[/]", "warning": "[yellow]look at this[/]"}
         table = Table(title="environment", title_justify="left", show_header=False)
         for finding in self.findings:
-            table.add_row(finding.what, marks[finding.status], finding.words)
+            table.add_row(finding.what, marks[finding.status], escape(finding.words))
         return table
 
 

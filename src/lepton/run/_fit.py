@@ -29,6 +29,7 @@ def fit(
     training: Mapping[str, Any] | None = None,
     seed: int = 0,
     folder: Path | str | None = None,
+    trust: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Train one model that predicts several columns of a table.
@@ -52,6 +53,7 @@ def fit(
             `lepton.Trainer`.
         seed: fixes initial weights and order.
         folder: where the run is written; a number is added if it is taken. By default `runs/` and the source's name.
+        trust: whether classes of your own that `trunk` or `targets` name may be imported, which runs their code.
         quiet: print nothing.
 
     Returns:
@@ -84,7 +86,7 @@ def fit(
         rest={"trunk": trunk, "balance": balance, "training": dict(training or {}), "seed": seed},
     )
     wanted = Path(folder) if folder is not None else default_folder(config)
-    return train_run(config, wanted, source=source, quiet=quiet)
+    return train_run(config, wanted, source=source, trust=trust, quiet=quiet)
 
 
 def make_config(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton.evaluate import TaskResult
 
@@ -24,8 +24,10 @@ def columns_table(prepared: Prepared) -> Table:
 
     taken = {name: rule.kind for rule in prepared.rules for name in rule.columns}
     table = Table(title="columns", title_justify="left")
-    for header in ("column", "read as", "why", "missing", "example"):
-        table.add_column(header, justify="right" if header == "missing" else "left", overflow="ellipsis", no_wrap=True)
+    widths = {"column": (16, None), "read as": (11, 24), "why": (10, 36), "missing": (7, 7), "example": (None, 16)}
+    for header, (least, most) in widths.items():
+        justify: Any = "right" if header == "missing" else "left"
+        table.add_column(header, justify=justify, overflow="ellipsis", no_wrap=True, min_width=least, max_width=most)
     for column in prepared.columns:
         read = f"target: {taken[column.name]}" if column.name in taken else column.kind
         if column.name not in taken and column.name not in prepared.encoder.names:
@@ -44,7 +46,7 @@ def plan_table(prepared: Prepared, parameters: Mapping[str, int]) -> Table:
     sizes = ", ".join(f"{len(rows)} {part}" for part, rows in prepared.data.items())
     tasks = ", ".join(f"{rule.task} ({_kind(rule.kind, len(rule.classes))})" for rule in prepared.rules)
     training = config.training
-    length = f"{training.max_steps} steps" if training.max_steps else f"at most {training.max_epochs} epochs"
+    length = f"{training.max_steps} steps" if training.max_steps else f"at most {training.max_epochs} epoch(s)"
     for name, value in (
         ("rows", f"{sizes}; split: {prepared.split.how}"),
         ("tasks", tasks),
