@@ -118,7 +118,11 @@ def _task_union() -> Any:
                 text = "Their names, or their number; by default found in the data."
                 told[parameter] = (list[str] | int | None, Field(None, description=text))
         models.append(section_of(kind, skip=("name",), extra={"type": (Literal[name], name), **told}))
-    common = section_of(Task, skip=("name", "loss", "metrics", "higher_is_better", "missing"), extra={**AUTO, **extra})
+    kind, *others = task_kinds().values()
+    parameters = inspect.signature(kind).parameters
+    shared = {name for name in parameters if all(name in inspect.signature(other).parameters for other in others)}
+    not_shared = [*(parameters.keys() - shared), "name", "missing"]
+    common = section_of(kind, name="Common", skip=not_shared, extra={**AUTO, **extra})
     auto = create_model("AutoTask", __base__=common, __doc__="The kind is inferred from the column.")
     return _tagged([*models, auto], "type")
 
