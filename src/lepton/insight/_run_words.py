@@ -159,7 +159,7 @@ def _behind(facts: RunFacts) -> Iterator[str]:
                 found.append(f"{task.name} ({metric_words(metric.name)} {as_number(value)} against {as_number(other)})")
     if clear:
         yield (
-            f"Worse than in networks of their own: {listed(clear)}. It is one seed each: repeat with other seeds "
+            f"Worse than in networks of their own: {listed(clear)}. The run is one seed: repeat with other seeds "
             "before you conclude that sharing does harm."
         )
     if unclear:
