@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_numbers, as_words
+from lepton.data._arrays import as_numbers, as_words, reading
 from lepton.data._kinds import FEW, Column, find_column
 from lepton.errors import DataError, nearest
 
@@ -37,6 +37,8 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
     name = column.name
     if column.missing == 1:
         raise DataError(f"target {name!r}: every value is missing.")
+    if column.kind == "ignore" and not _learnable(table.column(name)):
+        raise DataError(f"target {name!r} holds {table.column(name).type}, which cannot be learned.")
     if column.kind != "labels" and column.distinct < 2:
         raise DataError(f"target {name!r} has one value only, {column.example!r}: there is nothing to learn.")
     if column.kind == "labels":
@@ -44,7 +46,8 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
     if column.kind == "image":
         return "segmentation"
     if column.kind == "number" or (column.kind == "ignore" and _is_numeric(table, name)):
-        numbers = as_numbers(table.column(name))
+        with reading(name, "numbers"):
+            numbers = as_numbers(table.column(name))
         present = numbers[~np.isnan(numbers)]
         few_whole = column.distinct <= FEW and bool((present == np.floor(present)).all())
         return "classification" if few_whole else "regression"
@@ -58,6 +61,13 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
             'classes. If they are meant, say so: targets={"' + name + '": "classification"}.'
         )
     return "classification"
+
+
+def _learnable(column: pa.ChunkedArray) -> bool:
+    import pyarrow as pa
+
+    kind = column.type
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_numeric(table: pa.Table, name: str) -> bool:
@@ -119,14 +129,20 @@ class LabelRule:
         """
         columns = [find_column(table, name) for name in self.columns]
         if self.kind == "regression":
-            numbers = np.stack([as_numbers(column) for column in columns], 1)
-            labels = torch.from_numpy(numbers).float()
+            labels = torch.from_numpy(self._numbers(columns)).float()
             return (labels[:, 0] if len(columns) == 1 else labels), 0
         if self.kind == "multi_label":
             return self._several(columns, strict)
         index = self._index(columns[0], strict)
         unknown = int(((index < 0) & ~_nulls(columns[0])).sum())
         return torch.from_numpy(np.where(index < 0, -100, index)), unknown
+
+    def _numbers(self, columns: Sequence[pa.ChunkedArray]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        found = []
+        for name, column in zip(self.columns, columns, strict=True):
+            with reading(name, "numbers"):
+                found.append(as_numbers(column))
+        return np.stack(found, 1)
 
     def _index(self, column: pa.ChunkedArray, strict: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         import pyarrow as pa
@@ -151,8 +167,7 @@ class LabelRule:
         import pyarrow.compute as pc
 
         if len(columns) > 1 or not pa.types.is_nested(columns[0].type):
-            numbers = np.stack([as_numbers(column) for column in columns], 1)
-            return torch.from_numpy(numbers).float(), 0
+            return torch.from_numpy(self._numbers(columns)).float(), 0
         lists = columns[0].combine_chunks()
         parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
         index = self._index(pa.chunked_array([pc.list_flatten(lists)]), strict)
