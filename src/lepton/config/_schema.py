@@ -18,10 +18,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
+from torch import Tensor
 
 from lepton.errors import nearest
 
-__all__ = ["Section", "argument_texts", "section_of", "snake_case"]
+__all__ = ["Section", "argument_texts", "content_of", "section_of", "snake_case"]
 
 _PLAIN = (bool, int, float, str, Path, type(None))
 
@@ -41,6 +42,19 @@ class Section(BaseModel):
                     words = f"unknown key {key!r}.{nearest(str(key), allowed)} Allowed here: {', '.join(allowed)}"
                     raise PydanticCustomError("unknown_key", "{words}", {"words": words, "key": key})
         return given
+
+
+def content_of(value: Any) -> Any:
+    """Return sections as what YAML and JSON can hold; what is None by default and still is None is left out."""
+    if isinstance(value, Section):
+        fields = type(value).model_fields
+        found = {field.alias or name: (getattr(value, name), field.default) for name, field in fields.items()}
+        return {key: content_of(item) for key, (item, default) in found.items() if (item, default) != (None, None)}
+    if isinstance(value, Mapping):
+        return {key: content_of(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [content_of(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def snake_case(name: str) -> str:
@@ -69,6 +83,8 @@ def argument_texts(owner: Any) -> dict[str, str]:
 def plain_type(hint: Any) -> Any | None:
     """Return the part of a type that YAML can write, or None if there is none."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Tensor:
+        return list[float] | list[list[float]]
     if hint is Any or hint in _PLAIN or origin is Literal:
         return hint
     if origin in (Union, types.UnionType):

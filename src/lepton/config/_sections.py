@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 import lepton.balance
 import lepton.nn
@@ -205,6 +206,11 @@ class DataSection(Section):
     image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")
     augment: bool | dict[str, Any] = Field(True, description="Augmentation of pictures in training; or its options.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, given: Any) -> Any:
+        return _without_empty(given)
+
     @field_validator("inputs", mode="before")
     @classmethod
     def _short_inputs(cls, given: Any) -> Any:
@@ -214,8 +220,8 @@ class DataSection(Section):
 
     @field_validator("split", mode="before")
     @classmethod
-    def _default_split(cls, given: Any) -> Any:
-        return {} if given is None else given
+    def _short_split(cls, given: Any) -> Any:
+        return {"method": given} if isinstance(given, str) else given
 
 
 class Config(Section):
@@ -240,12 +246,14 @@ class Config(Section):
     def _short_forms(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        found = dict(given)
+        found = dict(_without_empty(given))
         tasks = found.get("tasks")
+        if isinstance(tasks, (list, tuple, Mapping)):
+            _check_names(tasks)
         if isinstance(tasks, (list, tuple)):
             found["tasks"] = {str(name): {"type": "auto"} for name in tasks}
         elif isinstance(tasks, Mapping):
-            found["tasks"] = {name: _long_task(value) for name, value in tasks.items()}
+            found["tasks"] = {str(name): _long_task(value) for name, value in tasks.items()}
         for section, key, default in (("trunk", "type", "auto"), ("balance", "method", "equal")):
             value = found.get(section)
             if isinstance(value, str):
@@ -259,6 +267,24 @@ class Config(Section):
         if self.data.source is None:
             raise ConfigurationError("data.source is not set: this run was trained on rows in memory; give a file.")
         return self.data.source
+
+
+def _without_empty(given: Any) -> Any:
+    """Leave out sections whose every line is commented out: they are as if not there."""
+    return {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given
+
+
+def _check_names(tasks: Collection[Any]) -> None:
+    names = list(tasks)
+    words = "" if names else "names no task: there is nothing to learn"
+    for name in names:
+        if not isinstance(name, (str, int)) or isinstance(name, bool):
+            words = f"a task's name must be a word, but it is {name!r}: put it in quotes"
+            break
+        if names.count(name) > 1:
+            words = f"the task {name!r} is there more than once"
+    if words:
+        raise PydanticCustomError("names", "{words}", {"words": words, "key": "tasks"})
 
 
 def _long_task(value: Any) -> Any:

@@ -11,7 +11,7 @@ from lepton.data._labels import hide_labels
 from lepton.data._parts import PARTS, Split, SplitRule
 from lepton.data._source import read_table
 from lepton.data._split import split_rows
-from lepton.data._targets import LabelRule, TaskKind, class_names, infer_task
+from lepton.data._targets import LabelRule, TaskKind, class_names, infer_task, is_list
 from lepton.data._tensors import TensorData, TensorLoader
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "find_column",
     "hide_labels",
     "infer_task",
+    "is_list",
     "read_table",
     "split_rows",
 ]

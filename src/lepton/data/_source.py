@@ -153,7 +153,9 @@ def _array(name: str, column: Any) -> pa.Array:
 
 def _is_missing(value: Any) -> bool:
     """Whether it is None, NaN, or the NA or NaT of pandas."""
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -224,7 +226,10 @@ def _delimiter(path: Path) -> str:
         raise DataError(f"{str(path)!r} holds zero bytes: it is no UTF-8 text. Save it as UTF-8.")
     scores = {}
     for delimiter in "\t" if ".tsv" in path.suffixes else ",;\t|":
-        sizes = [len(row) for row in itertools.islice(csv.reader(io.StringIO(head, newline=None), delimiter=delimiter), _HEAD_ROWS)]
+        sizes = [
+            len(row)
+            for row in itertools.islice(csv.reader(io.StringIO(head, newline=None), delimiter=delimiter), _HEAD_ROWS)
+        ]
         if sizes and sizes[0] > 1:
             scores[delimiter] = (sizes.count(sizes[0]) / len(sizes), sizes[0])
     return max(scores, key=scores.__getitem__, default=",")  # a file of one column has none
@@ -335,7 +340,9 @@ def _read_folder(folder: Path) -> pa.Table:
     if not found:
         if pictures := _pictures(folder):
             return pa.table({"image": [str(path) for path in pictures]})
-        inside = f" Its sub-folders are {[child.name for child in children][:5]}: is one of them meant?" if children else ""
+        inside = (
+            f" Its sub-folders are {[child.name for child in children][:5]}: is one of them meant?" if children else ""
+        )
         raise DataError(
             f"the folder {str(folder)!r} holds no metadata.csv, .jsonl or .parquet, no pictures, and no sub-folder with "
             f"pictures.{inside}"

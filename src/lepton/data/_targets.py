@@ -17,9 +17,12 @@ from lepton.errors import DataError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LabelRule", "TaskKind", "class_names", "infer_task"]
+__all__ = ["LabelRule", "TaskKind", "class_names", "infer_task", "is_list"]
 
 TaskKind = Literal["classification", "regression", "multi_label", "segmentation"]
+
+_LARGEST = 1e18
+"""Beyond that, squared errors leave the range of float32."""
 
 MAX_CLASSES = 1000
 """More different words than that in a target are taken for a mistake unless the kind is given."""
@@ -86,7 +89,7 @@ def class_names(table: pa.Table, column: str) -> list[str]:
     import pyarrow.compute as pc
 
     values = find_column(table, column)
-    if pa.types.is_nested(values.type):
+    if is_list(values):
         values = pc.list_flatten(values)
     words = [word for word in as_words(values).unique().to_pylist() if word is not None]
     try:
@@ -118,7 +121,7 @@ class LabelRule:
     min_share: float = 0.0
 
     def encode(self, table: pa.Table, *, strict: bool = False) -> tuple[Tensor, int]:
-        """Return the labels [N] or [N, L], and how many values were no class and now count as missing.
+        """Return the labels [N] or [N, L], and how many values were no class or number and now count as missing.
 
         Args:
             table: N rows; a column that is not there raises.
@@ -129,20 +132,32 @@ class LabelRule:
         """
         columns = [find_column(table, name) for name in self.columns]
         if self.kind == "regression":
-            labels = torch.from_numpy(self._numbers(columns)).float()
-            return (labels[:, 0] if len(columns) == 1 else labels), 0
+            labels, unknown = self._numbers(columns)
+            return (labels[:, 0] if len(columns) == 1 else labels), unknown
         if self.kind == "multi_label":
             return self._several(columns, strict)
         index = self._index(columns[0], strict)
         unknown = int(((index < 0) & ~_nulls(columns[0])).sum())
         return torch.from_numpy(np.where(index < 0, -100, index)), unknown
 
-    def _numbers(self, columns: Sequence[pa.ChunkedArray]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        found = []
+    def _numbers(self, columns: Sequence[pa.ChunkedArray]) -> tuple[Tensor, int]:
+        found, unknown = [], 0
         for name, column in zip(self.columns, columns, strict=True):
             with reading(name, "numbers"):
-                found.append(as_numbers(column))
-        return np.stack(found, 1)
+                numbers = as_numbers(column)
+            strange = np.isnan(numbers) & ~_nulls(column)
+            if strange.any() and strange.sum() == len(column) - column.null_count:
+                word = column[int(strange.argmax())].as_py()
+                raise DataError(
+                    f"target {name!r} of {self.task!r} must hold numbers, but it holds words such as {word!r}."
+                )
+            if (np.abs(numbers[~np.isnan(numbers)]) > _LARGEST).any():
+                raise DataError(
+                    f"target {name!r} holds {np.nanmax(np.abs(numbers)):g}; a number to predict may be {_LARGEST:g} at most: scale it."
+                )
+            found.append(numbers)
+            unknown += int(strange.sum())
+        return torch.from_numpy(np.stack(found, 1)).float(), unknown
 
     def _index(self, column: pa.ChunkedArray, strict: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         import pyarrow as pa
@@ -157,8 +172,7 @@ class LabelRule:
                 word = words[int(wrong.argmax())].as_py()
                 shown = list(self.classes[:10])
                 raise DataError(
-                    f"target {self.columns[0]!r}, row {int(wrong.argmax())}: {word!r} is no class of {self.task!r}; "
-                    f"its classes are {shown}{'...' if len(self.classes) > 10 else ''}.{nearest(word, self.classes)}"
+                    f"target {self.columns[0]!r}: {word!r} is no class of {self.task!r}; its classes are {shown}{'...' if len(self.classes) > 10 else ''}.{nearest(word, self.classes)}"
                 )
         return numbers
 
@@ -166,8 +180,8 @@ class LabelRule:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if len(columns) > 1 or not pa.types.is_nested(columns[0].type):
-            return torch.from_numpy(self._numbers(columns)).float(), 0
+        if len(columns) > 1 or not is_list(columns[0]):
+            return self._numbers(columns)
         lists = columns[0].combine_chunks()
         parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
         index = self._index(pa.chunked_array([pc.list_flatten(lists)]), strict)
@@ -205,14 +219,11 @@ class LabelRule:
 
 
 def _nulls(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return (
-        np.asarray(as_words(column).is_null().to_numpy(), dtype=bool)
-        if not _nested(column)
-        else np.asarray(column.is_null().to_numpy(), dtype=bool)
-    )
+    return np.asarray(column.is_null(nan_is_null=True).to_numpy(), dtype=bool)
 
 
-def _nested(column: pa.ChunkedArray) -> bool:
+def is_list(column: pa.ChunkedArray) -> bool:
+    """Whether each value of the column is a list."""
     import pyarrow as pa
 
-    return bool(pa.types.is_nested(column.type))
+    return bool(pa.types.is_list(column.type) or pa.types.is_large_list(column.type))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lepton
-from lepton.config import Config, Source, check_config
+from lepton.config import Config, Source, check_config, content_of
 from lepton.errors import ConfigurationError
 from lepton.evaluate import TaskResult, evaluate
 from lepton.nn import LeptonModel
@@ -22,7 +22,7 @@ from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._summary import columns_table, metrics_table, plan_table
 from lepton.tasks import Regression
-from lepton.train import Callback, Progress, Trainer
+from lepton.train import Callback, Progress, Trainer, save_checkpoint
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,9 +94,9 @@ def fit(
         source=str(source) if isinstance(source, (str, Path)) else None,
         targets=targets,
         data={
-            "inputs": inputs,
-            "ignore": list(ignore),
-            "kinds": dict(kinds or {}),
+            "inputs": None if inputs is None else {str(name): kind for name, kind in inputs.items()},
+            "ignore": [ignore] if isinstance(ignore, str) else [str(name) for name in ignore],
+            "kinds": {str(name): kind for name, kind in (kinds or {}).items()},
             "split": split,
             "val": val,
             "test": test,
@@ -127,7 +127,7 @@ def override_config(config: Config, assignments: Sequence[str]) -> Config:
     """Return the configuration with `section.key=value` assignments applied, the later ones winning."""
     if not assignments:
         return config
-    source = Source("the configuration", config.model_dump(mode="json", by_alias=True, exclude_none=True), None)
+    source = Source("the configuration", content_of(config), None)
     for assignment in assignments:
         source.override(assignment)
     return check_config(source.content, source)
@@ -171,6 +171,8 @@ def train_run(
     with _shown(prepared, model, console) as listeners:
         trainer = make_trainer(prepared.config, model, place, [*listeners, *callbacks])
         trainer.fit(*make_loaders(prepared))
+    if not (place / "checkpoints" / "best").exists():  # without validation rows nobody told which weights were best
+        save_checkpoint(place / "checkpoints" / "best", model, {})
     write_json(place / "results.json", _held_out(model, prepared))
     run = Run(place, prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     if console is not None:
