@@ -16,7 +16,7 @@ import lepton.balance
 import lepton.nn
 import lepton.tasks
 from lepton.balance import VIEWS, Balancer
-from lepton.config._schema import Section, section_of, snake_case
+from lepton.config._schema import Section, content_of, section_of, snake_case
 from lepton.data import Kind, SplitRule
 from lepton.errors import ConfigurationError
 from lepton.tasks import Task
@@ -261,6 +261,10 @@ class Config(Section):
             elif isinstance(value, Mapping) and key not in value:
                 found[section] = {key: "custom" if "class" in value else default, **value}
         return found
+
+    def __reduce__(self) -> Any:
+        # The sections' classes are made at run time, where pickling cannot find them by name.
+        return Config.model_validate, (content_of(self),)
 
     def require_source(self) -> str:
         """Return the source, or say that there is none."""

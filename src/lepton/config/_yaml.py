@@ -70,7 +70,7 @@ class Source:
             raise ConfigurationError(f"override {assignment!r}: the value is no YAML: {words}.") from error
         at = self.content
         for key in path[:-1]:
-            if at.get(key) is None or isinstance(at[key], str) and key in _SHORT:
+            if at.get(key) is None or (isinstance(at[key], str) and key in _SHORT):
                 at[key] = {} if at.get(key) in (None, "auto") else {_SHORT[key]: at[key]}
             found = at[key]
             if not isinstance(found, dict):

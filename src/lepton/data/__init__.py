@@ -1,5 +1,6 @@
 """Rows to batches: sources, what columns hold, inputs, labels, images, splits, loaders, unusable rows."""
 
+from lepton.data._arrays import as_words
 from lepton.data._augment import Augment
 from lepton.data._finite import drop_rows_not_finite
 from lepton.data._image_loader import ImageLoader
@@ -29,6 +30,7 @@ __all__ = [
     "TaskKind",
     "TensorData",
     "TensorLoader",
+    "as_words",
     "class_names",
     "decode_image",
     "decode_mask",

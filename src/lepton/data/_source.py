@@ -103,7 +103,7 @@ def _from_memory(source: Any) -> pa.Table:
         return source
     if _is_frame(source):
         names, columns = [str(name) for name in source.columns], [source.iloc[:, i] for i in range(source.shape[1])]
-    elif hasattr(source, "__arrow_c_stream__") and hasattr(source, "columns") or isinstance(source, pa.RecordBatch):
+    elif (hasattr(source, "__arrow_c_stream__") and hasattr(source, "columns")) or isinstance(source, pa.RecordBatch):
         return pa.table(source)
     elif isinstance(source, Mapping):
         names, columns = [str(name) for name in source], list(source.values())
@@ -340,12 +340,10 @@ def _read_folder(folder: Path) -> pa.Table:
     if not found:
         if pictures := _pictures(folder):
             return pa.table({"image": [str(path) for path in pictures]})
-        inside = (
-            f" Its sub-folders are {[child.name for child in children][:5]}: is one of them meant?" if children else ""
-        )
+        names = [child.name for child in children][:5]
         raise DataError(
-            f"the folder {str(folder)!r} holds no metadata.csv, .jsonl or .parquet, no pictures, and no sub-folder with "
-            f"pictures.{inside}"
+            f"the folder {str(folder)!r} holds no metadata.csv, .jsonl or .parquet, no pictures, no sub-folder with "
+            f"pictures.{f' Is one of its sub-folders meant, {names}?' if names else ''}"
         )
     stems = {name: {path.stem: str(path) for path in files} for name, files in found.items()}
     first = next(iter(stems.values()))

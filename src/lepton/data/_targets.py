@@ -85,7 +85,6 @@ def class_names(table: pa.Table, column: str) -> list[str]:
 
     Lists give the different words in them.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     values = find_column(table, column)
@@ -137,7 +136,7 @@ class LabelRule:
         if self.kind == "multi_label":
             return self._several(columns, strict)
         index = self._index(columns[0], strict)
-        unknown = int(((index < 0) & ~_nulls(columns[0])).sum())
+        unknown = int(((index < 0) & ~_nulls(as_words(columns[0]))).sum())
         return torch.from_numpy(np.where(index < 0, -100, index)), unknown
 
     def _numbers(self, columns: Sequence[pa.ChunkedArray]) -> tuple[Tensor, int]:
@@ -148,13 +147,10 @@ class LabelRule:
             strange = np.isnan(numbers) & ~_nulls(column)
             if strange.any() and strange.sum() == len(column) - column.null_count:
                 word = column[int(strange.argmax())].as_py()
-                raise DataError(
-                    f"target {name!r} of {self.task!r} must hold numbers, but it holds words such as {word!r}."
-                )
-            if (np.abs(numbers[~np.isnan(numbers)]) > _LARGEST).any():
-                raise DataError(
-                    f"target {name!r} holds {np.nanmax(np.abs(numbers)):g}; a number to predict may be {_LARGEST:g} at most: scale it."
-                )
+                raise DataError(f"target {name!r} must hold numbers, but it holds words such as {word!r}.")
+            largest = np.abs(numbers[~np.isnan(numbers)]).max(initial=0)
+            if largest > _LARGEST:
+                raise DataError(f"target {name!r} holds {largest:g}, but must stay within {_LARGEST:g}: scale it.")
             found.append(numbers)
             unknown += int(strange.sum())
         return torch.from_numpy(np.stack(found, 1)).float(), unknown
@@ -167,12 +163,13 @@ class LabelRule:
         index = pc.index_in(words, value_set=pa.array(self.classes, pa.string()), skip_nulls=True)
         numbers = np.asarray(pc.cast(pc.fill_null(index, -1), pa.int64()).to_numpy(zero_copy_only=False), np.int64)
         if strict:
-            wrong = (numbers < 0) & ~_nulls(column)
+            wrong = (numbers < 0) & ~_nulls(words)
             if wrong.any():
                 word = words[int(wrong.argmax())].as_py()
                 shown = list(self.classes[:10])
                 raise DataError(
-                    f"target {self.columns[0]!r}: {word!r} is no class of {self.task!r}; its classes are {shown}{'...' if len(self.classes) > 10 else ''}.{nearest(word, self.classes)}"
+                    f"target {self.columns[0]!r}: {word!r} is no class of {self.task!r}; its classes are "
+                    f"{shown}{'...' if len(self.classes) > 10 else ''}.{nearest(word, self.classes)}"
                 )
         return numbers
 

@@ -26,6 +26,7 @@ from lepton.train import Callback, Progress, Trainer, save_checkpoint
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 __all__ = ["default_folder", "fit", "make_config", "make_trainer", "override_config", "train_run"]
 
@@ -176,7 +177,7 @@ def train_run(
     write_json(place / "results.json", _held_out(model, prepared))
     run = Run(place, prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     if console is not None:
-        console.print(metrics_table(run, run.results))
+        _print_table(console, metrics_table(run, run.results))
     return run
 
 
@@ -227,8 +228,8 @@ def _shown(prepared: Prepared, model: LeptonModel, console: Console | None) -> I
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Display
 
-    console.print(columns_table(prepared))
-    console.print(plan_table(prepared, count_parameters(model)))
+    _print_table(console, columns_table(prepared))
+    _print_table(console, plan_table(prepared, count_parameters(model)))
     show_notes(console, prepared.notes)
     columns = (
         TextColumn("{task.description}"),
@@ -245,6 +246,12 @@ def show_notes(console: Console, notes: Sequence[str]) -> None:
     """Print the notes, one line each."""
     for note in notes:
         console.print(f"- {note}", markup=False, highlight=False)
+
+
+def _print_table(console: Console, table: Table) -> None:
+    if console.no_color:
+        table.box = None
+    console.print(table)
 
 
 def _console(plain: bool) -> Console:

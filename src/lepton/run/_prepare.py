@@ -291,8 +291,8 @@ def _check_trunk(config: Config, encoder: InputEncoder) -> None:
         fits, reads = "table" in arguments or one_picture, "one column of pictures and nothing else"
     if not fits:
         raise ConfigurationError(
-            f"the trunk {config.trunk.type!r} reads {reads}, but the inputs are {encoder.names[:12]}: choose trunk: auto, "
-            "or other inputs."
+            f"the trunk {config.trunk.type!r} reads {reads}, but the inputs are {encoder.names[:12]}: choose trunk: "
+            "auto, or other inputs."
         )
 
 
