@@ -159,7 +159,7 @@ def test_order_and_number_of_columns_and_rows_do_not_matter() -> None:
 
 
 def test_a_missing_column_is_named() -> None:
-    with pytest.raises(DataError, match="no column 'city'.*Did you mean 'citi'"):
+    with pytest.raises(DataError, match=r"no column 'city'.*Did you mean 'citi'"):
         encoder().encode(read_table({"citi" if name == "city" else name: values for name, values in TABLE.items()}))
 
 
@@ -241,7 +241,7 @@ def test_ten_thousand_categories() -> None:
 
 def test_nothing_to_predict_from() -> None:
     table = read_table({"c": [None, None]})
-    with pytest.raises(DataError, match="no column to predict from"):
+    with pytest.raises(DataError, match=r"no column to predict from"):
         InputEncoder.fit(table, describe_columns(table))
 
 

@@ -26,7 +26,7 @@ def test_classes_are_in_the_order_of_numbers_or_of_the_alphabet() -> None:
 def test_numbers_of_classes_and_what_is_none() -> None:
     rule = LabelRule("y", "classification", ("y",), ("a", "b"))
     assert encode(rule, y=["b", None, "a", "c"]) == ([1, -100, 0, -100], 1)
-    with pytest.raises(DataError, match="'B ?' is no class of 'y'|'c' is no class of 'y'; its classes are"):
+    with pytest.raises(DataError, match="'c' is no class of 'y'; its classes are"):
         encode(rule, strict=True, y=["b", "c"])
     with pytest.raises(DataError, match="Did you mean 'yes'"):
         encode(LabelRule("y", "classification", ("y",), ("yes", "no")), strict=True, y=["yess", "no"])

@@ -127,13 +127,13 @@ def test_files_that_cannot_be_read_say_why(name: str, tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_packed_although_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="a.csv.gz.*cannot be read"):
+    with pytest.raises(DataError, match=r"a.csv.gz.*cannot be read"):
         read_table(tmp_path / "a.csv.gz")
 
 
 def test_the_nearest_file_is_offered(tmp_path: Path) -> None:
     write(tmp_path, "houses.csv", "a\n1\n")
-    with pytest.raises(DataError, match="Did you mean 'houses.csv'"):
+    with pytest.raises(DataError, match=r"Did you mean 'houses.csv'"):
         read_table(tmp_path / "house.csv")
 
 

@@ -172,7 +172,7 @@ def load_class(section: Custom, *, trust: bool) -> nn.Module:
     """Import a module class of the user's and build it.
 
     Raises:
-        ConfigurationError: without the trust flag, or if there is no such class.
+        ConfigurationError: without the trust flag, or if there is no such class, or if it takes other arguments.
     """
     if not trust:
         raise ConfigurationError(
@@ -186,6 +186,10 @@ def load_class(section: Custom, *, trust: bool) -> nn.Module:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"class {section.class_!r} cannot be imported: {error}.") from error
+    try:
+        inspect.signature(found).bind(**section.arguments)
+    except TypeError as error:
+        raise ConfigurationError(f"class {section.class_!r} does not take these arguments: {error}.") from error
     built = found(**section.arguments)
     if not isinstance(built, nn.Module):
         raise ConfigurationError(f"class {section.class_!r} made a {type(built).__name__}, not a torch module.")

@@ -45,16 +45,20 @@ class Section(BaseModel):
 
 
 def content_of(value: Any) -> Any:
-    """Return sections as what YAML and JSON can hold; what is None by default and still is None is left out."""
+    """Return sections as what YAML and JSON can hold; what is None or NaN by default and still is, is left out."""
     if isinstance(value, Section):
         fields = type(value).model_fields
         found = {field.alias or name: (getattr(value, name), field.default) for name, field in fields.items()}
-        return {key: content_of(item) for key, (item, default) in found.items() if (item, default) != (None, None)}
+        return {key: content_of(item) for key, (item, default) in found.items() if not (_void(item) and _void(default))}
     if isinstance(value, Mapping):
         return {key: content_of(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [content_of(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _void(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def snake_case(name: str) -> str:
