@@ -186,11 +186,10 @@ def load_class(section: Custom, *, trust: bool) -> nn.Module:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"class {section.class_!r} cannot be imported: {error}.") from error
+    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+        raise ConfigurationError(f"class {section.class_!r} is not a torch module's.")
     try:
         inspect.signature(found).bind(**section.arguments)
     except TypeError as error:
         raise ConfigurationError(f"class {section.class_!r} does not take these arguments: {error}.") from error
-    built = found(**section.arguments)
-    if not isinstance(built, nn.Module):
-        raise ConfigurationError(f"class {section.class_!r} made a {type(built).__name__}, not a torch module.")
-    return built
+    return found(**section.arguments)
