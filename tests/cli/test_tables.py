@@ -167,7 +167,7 @@ def test_the_schema_accepts_what_init_writes(place: Path, tmp_path: Path) -> Non
         (["predict", "{place}", "{t}"], "is no run"),
         (["predict", "{run}", "{t}", "--task", "yess"], "Did you mean 'yes'"),
         (["predict", "{run}", "{t}", "-o", "{place}/p.xlsx"], "the ending must be"),
-        (["predict", "{run}", "{t}", "-o", "{place}/no/p.csv"], "No such file or directory"),
+        (["predict", "{run}", "{t}", "-o", "{t}/p.csv"], "File exists"),
         (["nope"], "No such command"),
     ],
 )

@@ -191,4 +191,4 @@ def test_classes_that_cannot_be_used(path: str, words: str) -> None:
 
 def test_arguments_that_a_class_does_not_take() -> None:
     with pytest.raises(ConfigurationError, match=r"does not take these arguments:.*no_such"):
-        load_class(own("torch.nn:Linear", no_such=1), trust=True)
+        load_class(own("torch.nn:Linear", in_features=1, out_features=1, no_such=1), trust=True)

