@@ -130,6 +130,8 @@ def test_rows_of_nothing_but_what_was_never_seen_are_predicted(run: Run) -> None
     found = run.predict(odd)
     assert np.isfinite(found.select_dtypes("number").to_numpy()).all()
     assert len(run.predict({name: values[:1] for name, values in odd.items()})) == 1
+    nothing = run.predict({name: [None] for name in odd})
+    assert np.isfinite(nothing.select_dtypes("number").to_numpy()).all()
 
 
 def test_a_missing_column_is_named(run: Run) -> None:

@@ -69,6 +69,6 @@ def _options(
 
 
 def main() -> None:
-    """Run the program."""
+    """Run the program `lepton`."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     app()
