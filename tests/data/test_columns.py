@@ -149,6 +149,14 @@ def test_numbers_are_standardised_at_every_scale(name: str) -> None:
     assert float(column.std(correction=0)) == pytest.approx(1, abs=1e-5)
 
 
+def test_one_absurd_number_does_not_make_all_others_equal() -> None:
+    values = np.linspace(0, 1, N).tolist()
+    table = read_table({"c": [*values, 1e30]})
+    numbers = InputEncoder.fit(table, describe_columns(table)).encode(table)["numbers"][:, 0]
+    assert numbers[:N].diff().min() > 1e-3
+    assert numbers[N] > numbers[:N].max() + 1
+
+
 def test_order_and_number_of_columns_and_rows_do_not_matter() -> None:
     fitted = encoder()
     every = fitted.encode(read_table(TABLE))

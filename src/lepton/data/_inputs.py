@@ -30,6 +30,10 @@ KNOTS = 32
 LIMIT = 10.0
 """Standard deviations beyond which a number counts as that far: one absurd value must not drown its row."""
 
+FAR = 100.0
+"""Widths of the middle half of the numbers beyond which one counts as that far for mean and standard deviation: a
+single 1e30 would make all others equal."""
+
 TEXT_BUCKETS = 1 << 14
 TEXT_LENGTH = 64
 
@@ -49,15 +53,25 @@ class Scaled:
         present = numbers[~np.isnan(numbers)]
         if not len(present):
             return cls(0.0, 1.0, [0.0, 1.0])
-        unit = float(np.abs(present).max()) or 1.0  # the square of 1e200 is not finite
-        mean, std = float((present / unit).mean()) * unit, float((present / unit).std()) * unit
+        largest = float(np.abs(present).max()) or 1.0  # the square of 1e200 is not finite, nor is twice 1e308
+        usual = _without_far(present / largest) * largest
+        unit = float(np.abs(usual).max()) or 1.0
+        mean, std = float((usual / unit).mean()) * unit, float((usual / unit).std()) * unit
         std = std if std > 1e-12 * abs(mean) else unit
-        scaled = np.clip((present - mean) / std, -LIMIT, LIMIT)
-        knots = np.unique(np.quantile(scaled, np.linspace(0, 1, KNOTS + 1)).astype(np.float32))
+        knots = np.unique(
+            np.quantile(cls(mean, std, []).encode(present), np.linspace(0, 1, KNOTS + 1)).astype(np.float32)
+        )
         return cls(mean, std, knots.tolist() if len(knots) > 1 else [float(knots[0]), float(knots[0]) + 1.0])
 
     def encode(self, numbers: Floats) -> Floats:
-        return np.clip((numbers - self.mean) / self.std, -LIMIT, LIMIT)
+        with np.errstate(over="ignore"):  # what is infinitely far is as far as LIMIT
+            return np.clip((numbers - self.mean) / self.std, -LIMIT, LIMIT)
+
+
+def _without_far(numbers: Floats) -> Floats:
+    low, middle, high = np.quantile(numbers, [0.25, 0.5, 0.75])
+    reach = FAR * (high - low)
+    return np.clip(numbers, middle - reach, middle + reach) if reach > 0 else numbers
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ class SplitRule:
     Attributes:
         method: how the parts are drawn: `"stratified"`: at random, so that the parts have like shares of the classes
             of all targets, of their missing labels and of the quarters of their numbers; `"random"`; `"group"`: rows
-            of equal value in `column` stay together, and so do those without one; `"time"`: the latest rows by `column` are the test, those before
-            them the validation; `"column"`: `column` says train, val or test.
+            of equal value in `column` stay together, and so do those without one; `"time"`: the latest rows by `column`
+            are the test, those before them the validation; `"column"`: `column` says train, val or test.
         column: see `method`.
         val: share of the rows for validation.
         test: share for the test; 0 for none.
