@@ -260,6 +260,8 @@ SMALL = {
         ({}, ["y"], {"trunk": {"class": "os:system"}}, "trust"),
         ({}, ["y"], {"split": {"method": "group", "column": "cc"}}, "no column 'cc'"),
         ({}, ["y"], {"training": {"batch_size": 0}}, "training.batch_size"),
+        ({}, ["y"], {"seed": -1}, "seed: "),
+        ({"k_probability_p": SMALL["y"]}, ["k", "k_probability_p"], {}, "would be named 'k_probability_p'"),
         ({"i": [f"no/{n}.png" for n in range(60)]}, ["y"], {}, "no/.*png: there is no such image file"),
     ],
 )  # fmt: skip
@@ -302,6 +304,11 @@ def test_other_tables_for_validation_and_test(tmp_path: Path) -> None:
     (tmp_path / "val.csv").write_text("x,c,y\n1,a,2\n")
     with pytest.raises(DataError, match="no column 'k'"):
         fit(SMALL, ["y", "k"], tmp_path / "r", val=val)
+
+
+def test_targets_may_be_any_sequence(tmp_path: Path) -> None:
+    for targets in (("y", "k"), np.array(["y", "k"]), pd.Index(["y", "k"])):
+        assert fit(SMALL, targets, tmp_path / "r").tasks == ["y", "k"]
 
 
 def test_what_is_null_stays_null(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _fault(fault: dict[str, Any], content: Mapping[str, Any], source: Source | N
     elif fault["type"] == "missing":
         words = "is missing"
     else:
-        words = f"{fault['msg']}, but it is {fault['input']!r}"
+        words = f"{fault['msg']}, but it is {reprlib.repr(fault['input'])}"
     place = "the configuration" if source is None else source.where(path)
     return f"{place}: {'.'.join(str(part) for part in _written(path, content))}: {words}."
 

@@ -238,7 +238,7 @@ class Config(Section):
     trunk: TRUNK = Field(default={"type": "auto"}, validate_default=True, description="The shared part.")
     balance: BALANCE = Field(default={"method": "equal"}, validate_default=True, description="How tasks are weighed.")
     training: TRAINING = Field(default={}, validate_default=True, description="The training loop.")
-    seed: int = Field(0, description="Fixes initial weights, order and draws.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Fixes initial weights, order and draws.")
     output: Path | None = Field(None, description="The run's folder; by default runs/ and the source's name.")
 
     @model_validator(mode="before")

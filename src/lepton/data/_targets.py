@@ -119,6 +119,15 @@ class LabelRule:
     from_masks: bool = False
     min_share: float = 0.0
 
+    @property
+    def predicted(self) -> list[str]:
+        """Names of the columns that `decode` gives."""
+        if self.kind == "regression" and len(self.columns) > 1:
+            return [f"{self.task}_{column}" for column in self.columns]
+        if self.kind in ("regression", "segmentation"):
+            return [self.task]
+        return [self.task, *(f"{self.task}_probability_{name}" for name in self.classes)]
+
     def encode(self, table: pa.Table, *, strict: bool = False) -> tuple[Tensor, int]:
         """Return the labels [N] or [N, L], and how many values were no class or number and now count as missing.
 
@@ -196,23 +205,17 @@ class LabelRule:
         Returns:
             Column name -> list or array of N values.
         """
-        found: dict[str, Any] = {}
         if self.kind == "regression":
-            values = predicted["value"].double().numpy()
-            names = [self.task] if values.ndim == 1 else [f"{self.task}_{column}" for column in self.columns]
-            return dict(zip(names, values[None] if values.ndim == 1 else values.T, strict=True))
+            values = predicted["value"].double().numpy().reshape(-1, len(self.columns))
+            return dict(zip(self.predicted, values.T, strict=True))
         if self.kind == "segmentation":
             return {self.task: list(predicted["label"].to(torch.uint8).numpy())}
-        names_of = np.array(self.classes, dtype=object)
+        names = np.array(self.classes, dtype=object)
         if self.kind == "classification":
-            found[self.task] = names_of[predicted["label"].numpy()]
+            labels: Any = names[predicted["label"].numpy()]
         else:
-            chosen = predicted["label"].bool().numpy()
-            found[self.task] = [names_of[row].tolist() for row in chosen]
-        probability = predicted["probability"].double().numpy()
-        for place, name in enumerate(self.classes):
-            found[f"{self.task}_probability_{name}"] = probability[:, place]
-        return found
+            labels = [names[row].tolist() for row in predicted["label"].bool().numpy()]
+        return dict(zip(self.predicted, [labels, *predicted["probability"].double().numpy().T], strict=True))
 
 
 def _nulls(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -114,6 +114,7 @@ def make_config(
     """Return the checked configuration of arguments; those that are None are left at their defaults."""
     if isinstance(targets, str):
         raise ConfigurationError(f"targets must be a list of columns, [{targets!r}], not one string.")
+    targets = targets if isinstance(targets, Mapping) else list(targets)
     if not targets:
         raise ConfigurationError("targets names no column: there is nothing to predict.")
     section = {

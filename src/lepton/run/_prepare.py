@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     columns = describe_columns(table, config.data.kinds)
     kinds = {column.name: column for column in columns}
     rules = [_label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
+    _check_names(rules)
     inputs = _inputs(config, columns, rules, notes)
     split = _split(config, table, rules, kinds)
     tables = split_tables(config, table, split)
@@ -127,6 +129,13 @@ def _check_kind(name: str, kind: str, names: Sequence[str], columns: Mapping[str
         )
     if kind == "regression" and all(columns[column].distinct == 1 for column in names):
         raise DataError(f"target {first.name!r} has one value only, {first.example!r}: there is nothing to learn.")
+
+
+def _check_names(rules: Sequence[LabelRule]) -> None:
+    names = [name for rule in rules for name in rule.predicted]
+    twice = next((name for name, number in Counter(names).items() if number > 1), None)
+    if twice is not None:
+        raise ConfigurationError(f"two columns of the predictions would be named {twice!r}: rename a task.")
 
 
 def _mask_missing(section: Any) -> int:
