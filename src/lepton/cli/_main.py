@@ -28,8 +28,8 @@ app = typer.Typer(
 
 
 def guarded(verb: Callable[..., None]) -> Callable[..., None]:
-    """Return the verb with its exit status: 2 for an error that Lepton foresaw, one paragraph on stderr; 130 for
-    Ctrl-C, one line."""
+    """Return the verb with its exit status: 2 for an error that Lepton foresaw or a disk that does not take or give
+    a file, one paragraph on stderr; 130 for Ctrl-C, one line."""
 
     @functools.wraps(verb)
     def run(*arguments: Any, **options: Any) -> None:
@@ -37,6 +37,11 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
             verb(*arguments, **options)
         except LeptonError as error:
             typer.echo(f"lepton: {error}", err=True)
+            raise typer.Exit(2) from None
+        except BrokenPipeError:
+            raise  # the reader of our output has gone, which typer knows how to leave quietly
+        except OSError as error:
+            typer.echo(f"lepton: {error.filename or 'a file'}: {error.strerror or error}.", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("lepton: interrupted; what was finished is kept.", err=True)

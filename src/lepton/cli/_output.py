@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ class Output:
     def __init__(self, as_json: bool = False, quiet: bool = False, plain: bool = False) -> None:
         self.as_json = as_json
         self.silent = quiet or as_json
-        self.plain = plain
+        self.plain = plain or bool(os.environ.get("NO_COLOR"))
 
     @property
     def console(self) -> Console:

@@ -36,7 +36,7 @@ def fit(
     test: Annotated[Path | None, typer.Option(help="Another table for the test.")] = None,
     balance: Annotated[str, typer.Option(help="How the tasks are weighed, such as cagrad.")] = "equal",
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value of the configuration.")] = None,
-    seed: Annotated[int, typer.Option(help="Fixes initial weights, order and split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Fixes initial weights and order.")] = 0,
     folder: Folder = None,
     json_: Json = False,
     quiet: Quiet = False,

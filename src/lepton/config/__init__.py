@@ -11,7 +11,7 @@ from lepton.config._read import (
     make_task,
     read_config,
 )
-from lepton.config._schema import Section, argument_texts, snake_case
+from lepton.config._schema import Section, argument_texts, content_of, snake_case
 from lepton.config._sections import Config, Custom, DataSection, InputSection, compositions, methods, task_kinds, trunks
 from lepton.config._yaml import Source, dump_yaml
 
@@ -26,6 +26,7 @@ __all__ = [
     "check_config",
     "compositions",
     "config_yaml",
+    "content_of",
     "dump_yaml",
     "json_schema",
     "load_class",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from lepton.balance import Balancer
-from lepton.config._schema import Section
+from lepton.config._schema import Section, content_of
 from lepton.config._sections import Config, Custom, compositions, methods, task_kinds
 from lepton.config._yaml import Source, dump_yaml, parse_yaml
 from lepton.errors import ConfigurationError, nearest
@@ -54,34 +55,37 @@ def check_config(content: Mapping[str, Any], source: Source | None = None) -> Co
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        faults = [_fault(dict(fault), source) for fault in error.errors(include_url=False)]
+        faults = [_fault(dict(fault), content, source) for fault in error.errors(include_url=False)]
         raise ConfigurationError("\n".join(dict.fromkeys(faults))) from None
 
 
-def _fault(fault: dict[str, Any], source: Source | None) -> str:
+def _fault(fault: dict[str, Any], content: Mapping[str, Any], source: Source | None) -> str:
     path = [part for part in fault["loc"] if not str(part).startswith(_SKIPPED_LOCATIONS)]
     context = fault.get("ctx") or {}
-    if fault["type"] == "unknown_key":
+    if "words" in context:  # a fault of the sections' own checks
         path.append(context["key"])
         words = context["words"]
     elif fault["type"] == "union_tag_invalid":
         tag, allowed = context["tag"], context["expected_tags"].replace("'", "").split(", ")
         words = f"{tag!r} is not known.{nearest(str(tag), allowed)} Allowed: {', '.join(sorted(allowed))}"
         path.append(context["discriminator"].strip("'"))
+    elif path and path[-1] == "[key]":
+        path = path[:-2]
+        words = f"the name {fault['input']!r} must be a word: put it in quotes"
+    elif fault["type"] == "missing":
+        words = "is missing"
     else:
-        words = f"{fault['msg']}, but it is {fault['input']!r}" if fault["type"] != "missing" else "is missing"
+        words = f"{fault['msg']}, but it is {reprlib.repr(fault['input'])}"
     place = "the configuration" if source is None else source.where(path)
-    return f"{place}: {'.'.join(str(part) for part in _written(path, source))}: {words}."
+    return f"{place}: {'.'.join(str(part) for part in _written(path, content))}: {words}."
 
 
-def _written(path: list[Any], source: Source | None) -> list[Any]:
+def _written(path: list[Any], content: Any) -> list[Any]:
     """Return the path without the names of union members, which nobody wrote."""
-    if source is None:
-        return path
-    found, at = [], source.content
+    found = []
     for place, part in enumerate(path):
-        if isinstance(at, Mapping) and part in at:
-            at = at[part]
+        if isinstance(content, Mapping) and part in content:
+            content = content[part]
         elif place < len(path) - 1:
             continue
         found.append(part)
@@ -90,7 +94,7 @@ def _written(path: list[Any], source: Source | None) -> list[Any]:
 
 def config_yaml(config: Config) -> str:
     """Return a configuration as YAML that `read_config` reads back; what stands at its default is written, too."""
-    return dump_yaml(config.model_dump(mode="json", by_alias=True, exclude_none=True))
+    return dump_yaml(content_of(config))
 
 
 def json_schema() -> str:
@@ -170,7 +174,7 @@ def load_class(section: Custom, *, trust: bool) -> nn.Module:
     """Import a module class of the user's and build it.
 
     Raises:
-        ConfigurationError: without the trust flag, or if there is no such class.
+        ConfigurationError: without the trust flag, or if there is no such class, or if it takes other arguments.
     """
     if not trust:
         raise ConfigurationError(
@@ -187,7 +191,10 @@ def load_class(section: Custom, *, trust: bool) -> nn.Module:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"class {section.class_!r} cannot be imported: {error}.") from error
-    built = found(**section.arguments)
-    if not isinstance(built, nn.Module):
-        raise ConfigurationError(f"class {section.class_!r} made a {type(built).__name__}, not a torch module.")
-    return built
+    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+        raise ConfigurationError(f"class {section.class_!r} is not a torch module's.")
+    try:
+        inspect.signature(found).bind(**section.arguments)
+    except TypeError as error:
+        raise ConfigurationError(f"class {section.class_!r} does not take these arguments: {error}.") from error
+    return found(**section.arguments)

@@ -18,10 +18,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
+from torch import Tensor
 
 from lepton.errors import nearest
 
-__all__ = ["Section", "argument_texts", "section_of", "snake_case"]
+__all__ = ["Section", "argument_texts", "content_of", "section_of", "snake_case"]
 
 _PLAIN = (bool, int, float, str, Path, type(None))
 
@@ -41,6 +42,23 @@ class Section(BaseModel):
                     words = f"unknown key {key!r}.{nearest(str(key), allowed)} Allowed here: {', '.join(allowed)}"
                     raise PydanticCustomError("unknown_key", "{words}", {"words": words, "key": key})
         return given
+
+
+def content_of(value: Any) -> Any:
+    """Return sections as what YAML and JSON can hold; what is None or NaN by default and still is, is left out."""
+    if isinstance(value, Section):
+        fields = type(value).model_fields
+        found = {field.alias or name: (getattr(value, name), field.default) for name, field in fields.items()}
+        return {key: content_of(item) for key, (item, default) in found.items() if not (_void(item) and _void(default))}
+    if isinstance(value, Mapping):
+        return {key: content_of(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [content_of(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _void(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def snake_case(name: str) -> str:
@@ -69,6 +87,8 @@ def argument_texts(owner: Any) -> dict[str, str]:
 def plain_type(hint: Any) -> Any | None:
     """Return the part of a type that YAML can write, or None if there is none."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Tensor:
+        return list[float] | list[list[float]]
     if hint is Any or hint in _PLAIN or origin is Literal:
         return hint
     if origin in (Union, types.UnionType):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 import lepton.balance
 import lepton.nn
 import lepton.tasks
 from lepton.balance import VIEWS, Balancer
-from lepton.config._schema import Section, section_of, snake_case
+from lepton.config._schema import Section, content_of, section_of, snake_case
 from lepton.data import Kind, SplitRule
 from lepton.errors import ConfigurationError
 from lepton.tasks import Task
@@ -211,6 +212,11 @@ class DataSection(Section):
     image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")
     augment: bool | dict[str, Any] = Field(True, description="Augmentation of pictures in training; or its options.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, given: Any) -> Any:
+        return _without_empty(given)
+
     @field_validator("inputs", mode="before")
     @classmethod
     def _short_inputs(cls, given: Any) -> Any:
@@ -220,8 +226,8 @@ class DataSection(Section):
 
     @field_validator("split", mode="before")
     @classmethod
-    def _default_split(cls, given: Any) -> Any:
-        return {} if given is None else given
+    def _short_split(cls, given: Any) -> Any:
+        return {"method": given} if isinstance(given, str) else given
 
 
 class Config(Section):
@@ -238,7 +244,7 @@ class Config(Section):
     trunk: TRUNK = Field(default={"type": "auto"}, validate_default=True, description="The shared part.")
     balance: BALANCE = Field(default={"method": "equal"}, validate_default=True, description="How tasks are weighed.")
     training: TRAINING = Field(default={}, validate_default=True, description="The training loop.")
-    seed: int = Field(0, description="Fixes initial weights, order and draws.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Fixes initial weights, order and draws.")
     output: Path | None = Field(None, description="The run's folder; by default runs/ and the source's name.")
 
     @model_validator(mode="before")
@@ -246,12 +252,14 @@ class Config(Section):
     def _short_forms(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        found = dict(given)
+        found = dict(_without_empty(given))
         tasks = found.get("tasks")
+        if isinstance(tasks, (list, tuple, Mapping)):
+            _check_names(tasks)
         if isinstance(tasks, (list, tuple)):
             found["tasks"] = {str(name): {"type": "auto"} for name in tasks}
         elif isinstance(tasks, Mapping):
-            found["tasks"] = {name: _long_task(value) for name, value in tasks.items()}
+            found["tasks"] = {str(name): _long_task(value) for name, value in tasks.items()}
         for section, key, default in (("trunk", "type", "auto"), ("balance", "method", "equal")):
             value = found.get(section)
             if isinstance(value, str):
@@ -260,11 +268,33 @@ class Config(Section):
                 found[section] = {key: "custom" if "class" in value else default, **value}
         return found
 
+    def __reduce__(self) -> Any:
+        # The sections' classes are made at run time, where pickling cannot find them by name.
+        return Config.model_validate, (content_of(self),)
+
     def require_source(self) -> str:
         """Return the source, or say that there is none."""
         if self.data.source is None:
             raise ConfigurationError("data.source is not set: this run was trained on rows in memory; give a file.")
         return self.data.source
+
+
+def _without_empty(given: Any) -> Any:
+    """Leave out sections whose every line is commented out: they are as if not there."""
+    return {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given
+
+
+def _check_names(tasks: Collection[Any]) -> None:
+    names = list(tasks)
+    words = "" if names else "names no task: there is nothing to learn"
+    for name in names:
+        if not isinstance(name, (str, int)) or isinstance(name, bool):
+            words = f"a task's name must be a word, but it is {name!r}: put it in quotes"
+            break
+        if names.count(name) > 1:
+            words = f"the task {name!r} is there more than once"
+    if words:
+        raise PydanticCustomError("names", "{words}", {"words": words, "key": "tasks"})
 
 
 def _long_task(value: Any) -> Any:

@@ -15,6 +15,10 @@ __all__ = ["Source", "dump_yaml", "parse_yaml"]
 MAX_BYTES = 1_000_000
 MAX_ALIASES = 100
 MAX_DEPTH = 20
+MAX_NODES = 100_000
+
+_SHORT = {"balance": "method", "trunk": "type", "split": "method"}
+"""Sections that may be written as one word, and the key that the word stands for."""
 
 
 class Source:
@@ -62,12 +66,18 @@ class Source:
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"override {assignment!r}: the value is no YAML: {error}") from error
+            words = getattr(error, "problem", None) or error
+            raise ConfigurationError(f"override {assignment!r}: the value is no YAML: {words}.") from error
         at = self.content
         for key in path[:-1]:
-            found = at.setdefault(key, {})
+            if at.get(key) is None or (isinstance(at[key], str) and key in _SHORT):
+                at[key] = {} if at.get(key) in (None, "auto") else {_SHORT[key]: at[key]}
+            found = at[key]
             if not isinstance(found, dict):
-                raise ConfigurationError(f"override {assignment!r}: {key!r} is {found!r}, which has no keys.")
+                raise ConfigurationError(
+                    f"override {assignment!r}: {key!r} is {found!r}, which has no keys: set the whole of it, as in "
+                    f"'{key}={{{path[-1]}: {value}}}'."
+                )
             at = found
         at[path[-1]] = parsed
         self._overridden[tuple(path)] = assignment
@@ -91,7 +101,8 @@ def parse_yaml(path: Path) -> Source:
     try:
         _check_limits(path, text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_twice(path, node)
+        if node is not None:
+            _check_node(path, node, {})
         content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
@@ -114,24 +125,47 @@ def _check_limits(path: Path, text: str) -> None:
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             depth -= 1
         if aliases > MAX_ALIASES or depth > MAX_DEPTH:
-            what = f"more than {MAX_ALIASES} aliases" if aliases > MAX_ALIASES else f"nesting below {MAX_DEPTH} levels"
+            what = (
+                f"more than {MAX_ALIASES} aliases"
+                if aliases > MAX_ALIASES
+                else f"more than {MAX_DEPTH} levels of nesting"
+            )
             raise ConfigurationError(f"{path}, line {event.start_mark.line + 1}: {what} are not allowed.")
 
 
-def _refuse_twice(path: Path, node: yaml.Node | None) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise ConfigurationError(
-                    f"{path}, line {line}: the key {key.value!r} stands there twice, first in line {seen[key.value]}."
-                )
-            seen[key.value] = line
-            _refuse_twice(path, value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_twice(path, item)
+def _check_node(path: Path, node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Refuse keys that stand twice, aliases within themselves, and aliases of aliases that unfold to a giant.
+
+    Returns:
+        How many nodes it has with every alias written out; `sizes` keeps it for those that were seen.
+    """
+    key = id(node)
+    if sizes.get(key) == 0:
+        raise ConfigurationError(f"{path}, line {node.start_mark.line + 1}: an alias stands within what it names.")
+    if key not in sizes:
+        sizes[key] = 0  # under way
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twice(path, node)
+            children = [value for _, value in node.value]
+        sizes[key] = 1 + sum(_check_node(path, child, sizes) for child in children)
+        if sizes[key] > MAX_NODES:
+            words = f"aliases unfold to more than {MAX_NODES} values"
+            raise ConfigurationError(f"{path}, line {node.start_mark.line + 1}: {words}.")
+    return sizes[key]
+
+
+def _refuse_twice(path: Path, node: yaml.MappingNode) -> None:
+    seen: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigurationError(f"{path}, line {line}: a key must be a word.")
+        if key.value in seen:
+            raise ConfigurationError(
+                f"{path}, line {line}: the key {key.value!r} stands there twice, first in line {seen[key.value]}."
+            )
+        seen[key.value] = line
 
 
 def dump_yaml(content: Any) -> str:

@@ -1,6 +1,6 @@
 """Rows to batches: sources, what columns hold, inputs, labels, images, splits, loaders, unusable rows."""
 
-from lepton.data._arrays import as_numbers
+from lepton.data._arrays import as_numbers, as_words
 from lepton.data._augment import Augment
 from lepton.data._finite import drop_rows_not_finite
 from lepton.data._image_loader import ImageLoader
@@ -13,7 +13,7 @@ from lepton.data._parts import PARTS, Split, SplitRule
 from lepton.data._source import read_table
 from lepton.data._split import split_rows
 from lepton.data._summary import ColumnSummary, summarise_column
-from lepton.data._targets import LabelRule, TaskKind, class_names, infer_task
+from lepton.data._targets import LabelRule, TaskKind, class_names, infer_task, is_list
 from lepton.data._tensors import TensorData, TensorLoader
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "TensorData",
     "TensorLoader",
     "as_numbers",
+    "as_words",
     "class_names",
     "decode_image",
     "decode_mask",
@@ -41,6 +42,7 @@ __all__ = [
     "find_column",
     "hide_labels",
     "infer_task",
+    "is_list",
     "read_table",
     "split_rows",
     "summarise_column",

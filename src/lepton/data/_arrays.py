@@ -2,30 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lepton.errors import DataError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["as_dates", "as_numbers", "as_words"]
+__all__ = ["as_dates", "as_numbers", "as_words", "decoded", "plain", "reading"]
 
-_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
-_ISO_DATE = r"^\s*\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*(Z|[-+]\d{2}:?\d{2})?)?\s*$"
+_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+|\d{1,3}(,\d{3})+(\.\d*)?)([eE][-+]?\d+)?\s*$"
+_ISO_DATE = r"^\s*\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*(Z|[-+]\d{2}:?\d{2})?)?\s*$"
+
+_EXACT = 2.0**53
+"""From here on a float64 no longer tells every whole number from its neighbours."""
 
 
-def as_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """Return the column as float64 [N]; NaN where a value is missing, infinite, or a word that is no number."""
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column as one of the few types that the rest of this room knows, with null for what is missing.
+
+    Text of any storage becomes strings, decimals floats, durations and times of the day seconds, NaN null, types of
+    extensions what they store. Dictionaries stay, since they say that a column is a category.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        column = column.cast(kind.storage_type)
+        kind = column.type
+    if pa.types.is_run_end_encoded(kind):
+        return plain(pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], kind.value_type))
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if pa.types.is_decimal(kind):
+        return column.cast(pa.float64())
+    if pa.types.is_duration(kind):
+        return _seconds(column.cast(pa.duration("us"), safe=False))
+    if pa.types.is_time(kind):
+        return _seconds(column.cast(pa.time64("us"), safe=False))
+    if pa.types.is_floating(kind):
+        column = column.cast(pa.float32()) if pa.types.is_float16(kind) else column
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    return column
+
+
+def _seconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.divide(pc.cast(pc.cast(column, pa.int64()), pa.float64(), safe=False), 1e6)
+
+
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a dictionary-encoded column as its values, and any other as it is."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        return column
+    return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
+
+
+@contextmanager
+def reading(name: str, what: str) -> Iterator[None]:
+    """Turn what Arrow says about a type that cannot be converted into a sentence about the column `name`."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowException as error:
+        words = str(error).splitlines()[0]
+        raise DataError(f"column {name!r} cannot be read as {what}: {words}.") from error
+
+
+def as_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """Return the column as float64 [N]; NaN where a value is missing, infinite, or a word that is no number.
+
+    Words may group their thousands by commas: `1,234.5`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = decoded(column)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         matches = pc.match_substring_regex(column, _NUMBER)
         column = pc.utf8_trim_whitespace(pc.if_else(matches, column, pa.scalar(None, column.type)))
+        column = pc.replace_substring(column, ",", "")
     numbers = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
@@ -35,14 +102,15 @@ def as_dates(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    column = decoded(column)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         matches = pc.match_substring_regex(column, _ISO_DATE)
         words = pc.if_else(matches, column, pa.scalar(None, column.type)).to_pylist()
         column = pa.chunked_array([pa.array(_parsed(words), pa.timestamp("us"))])
     if not pa.types.is_timestamp(column.type):
         column = pc.cast(column, pa.timestamp("us"))
-    micros = pc.cast(pc.cast(column, pa.timestamp("us"), safe=False), pa.int64())
-    numbers: npt.NDArray[np.float64] = pc.cast(micros, pa.float64()).to_numpy(zero_copy_only=False)
+    micros = pc.cast(pc.cast(column, pa.timestamp("us", column.type.tz), safe=False), pa.int64())
+    numbers: npt.NDArray[np.float64] = pc.cast(micros, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers / 1e6
 
 
@@ -53,9 +121,11 @@ def _parsed(words: list[Any]) -> list[Any]:
     for word in words:
         try:
             moment = None if word is None else datetime.fromisoformat(word.strip())
-        except ValueError:  # the 30th of February
+            if moment is not None and moment.tzinfo is not None:
+                moment = moment.astimezone(UTC).replace(tzinfo=None)
+        except (ValueError, OverflowError):  # the 30th of February; an hour before the year 1
             moment = None
-        found.append(moment.astimezone(UTC).replace(tzinfo=None) if moment is not None and moment.tzinfo else moment)
+        found.append(moment)
     return found
 
 
@@ -65,14 +135,11 @@ def as_words(column: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    column = decoded(column)
     if pa.types.is_floating(column.type):
-        whole = pc.fill_null(pc.equal(pc.floor(column), column), False)
         column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
-        small = pc.if_else(whole, column, pa.scalar(None, column.type))
-        words = pc.cast(pc.cast(small, pa.int64(), safe=False), pa.string())
+        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), _EXACT))
+        small = pc.if_else(pc.fill_null(whole, False), column, pa.scalar(None, column.type))
+        words = pc.cast(pc.cast(small, pa.int64()), pa.string())
         return pc.coalesce(words, pc.cast(column, pa.string()))
-    if pa.types.is_string(column.type):
-        return pc.utf8_trim_whitespace(column)
-    return pc.cast(column, pa.string())
+    return pc.utf8_trim_whitespace(pc.cast(column, pa.string()))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_dates, as_numbers, as_words
+from lepton.data._arrays import as_dates, as_numbers, as_words, reading
 from lepton.data._kinds import Column, find_column
 from lepton.errors import DataError
 
@@ -32,6 +32,10 @@ MAX_KNOTS = 8192
 
 LIMIT = 10.0
 """Standard deviations beyond which a number counts as that far: one absurd value must not drown its row."""
+
+FAR = 100.0
+"""Widths of the middle half of the numbers beyond which one counts as that far for mean and standard deviation: a
+single 1e30 would make all others equal."""
 
 TEXT_BUCKETS = 1 << 14
 TEXT_LENGTH = 64
@@ -52,14 +56,24 @@ class Scaled:
         present = numbers[~np.isnan(numbers)]
         if not len(present):
             return cls(0.0, 1.0, [0.0, 1.0])
-        mean, std = float(present.mean()), float(present.std())
-        std = std if std > 1e-12 * max(1.0, abs(mean)) else 1.0
-        scaled = np.clip((present - mean) / std, -LIMIT, LIMIT)
+        largest = float(np.abs(present).max()) or 1.0  # the square of 1e200 is not finite, nor is twice 1e308
+        usual = _without_far(present / largest) * largest
+        unit = float(np.abs(usual).max()) or 1.0
+        mean, std = float((usual / unit).mean()) * unit, float((usual / unit).std()) * unit
+        std = std if std > 1e-12 * abs(mean) else unit
+        scaled = cls(mean, std, []).encode(present)
         knots = np.unique(_knots(np.unique(scaled), scaled, intervals).astype(np.float32))
         return cls(mean, std, knots.tolist() if len(knots) > 1 else [float(knots[0]), float(knots[0]) + 1.0])
 
     def encode(self, numbers: Floats) -> Floats:
-        return np.clip((numbers - self.mean) / self.std, -LIMIT, LIMIT)
+        with np.errstate(over="ignore"):  # what is infinitely far is as far as LIMIT
+            return np.clip((numbers - self.mean) / self.std, -LIMIT, LIMIT)
+
+
+def _without_far(numbers: Floats) -> Floats:
+    low, middle, high = np.quantile(numbers, [0.25, 0.5, 0.75])
+    reach = FAR * (high - low)
+    return np.clip(numbers, middle - reach, middle + reach) if reach > 0 else numbers
 
 
 def _knots(distinct: Floats, numbers: Floats, intervals: int) -> Floats:
@@ -241,7 +255,14 @@ class InputEncoder:
             raise DataError("there is no column to predict from: all are targets or ignored.")
         numbers = sum(column.kind in ("number", "date") for column in usable)
         intervals = max(8, min(KNOTS, MAX_KNOTS // max(1, numbers)))
-        return cls([_KINDS[c.kind].fit(c.name, find_column(table, c.name), intervals) for c in usable])
+        found = []
+        for column in usable:
+            values = find_column(table, column.name)
+            with reading(column.name, f"the kind {column.kind!r}"):
+                found.append(_KINDS[column.kind].fit(column.name, values, intervals))
+                if len(values):  # what does not look at its values while it is fitted does so here
+                    found[-1].encode(values.slice(0, 1))
+        return cls(found)
 
     @property
     def names(self) -> list[str]:
@@ -292,19 +313,28 @@ class InputEncoder:
         for name in self.names:
             find_column(table, name)
         found: dict[str, Tensor] = {}
-        if numbers := [c.encode(table.column(c.name)) for c in self._of("number", "date")]:
+        if numbers := self._encoded(table, "number", "date"):
             joined = np.concatenate(numbers, 1)
             found["numbers"] = torch.from_numpy(np.nan_to_num(joined)).float()
             found["missing"] = torch.from_numpy(np.isnan(joined)).float()
-        if categories := [c.encode(table.column(c.name)) for c in self._of("category")]:
+        if categories := self._encoded(table, "category"):
             found["categories"] = torch.from_numpy(np.stack(categories, 1))
-        if texts := [c.encode(table.column(c.name)) for c in self._of("text")]:
+        if texts := self._encoded(table, "text"):
             found["text"] = torch.from_numpy(np.stack(texts, 1))
+        return found
+
+    def _encoded(self, table: pa.Table, *kinds: str) -> list[Any]:
+        found = []
+        for column in self._of(*kinds):
+            with reading(column.name, f"the kind {column.kind!r}"):
+                found.append(column.encode(table.column(column.name)))
         return found
 
     def image_paths(self, table: pa.Table) -> dict[str, list[str | None]]:
         """Return for each column of pictures the paths [N]; None where missing."""
-        return {c.name: c.encode(find_column(table, c.name)) for c in self._of("image")}
+        for name in self.images:
+            find_column(table, name)
+        return dict(zip(self.images, self._encoded(table, "image"), strict=True))
 
     def unseen(self, table: pa.Table) -> dict[str, int]:
         """Return for each category column how many rows hold a word that no training row had."""

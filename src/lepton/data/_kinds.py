@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lepton.data._arrays import as_dates, as_numbers, as_words
+from lepton.data._arrays import as_dates, as_numbers, as_words, decoded
 from lepton.data._source import IMAGE_SUFFIXES
 from lepton.errors import ConfigurationError, DataError, nearest
 
@@ -98,8 +99,8 @@ def _describe(name: str, column: pa.ChunkedArray, told: Kind | None) -> Column:
     import pyarrow.compute as pc
 
     nested = pa.types.is_nested(column.type)
-    distinct = 0 if nested else pc.count_distinct(column).as_py()
     present = column.drop_null()
+    distinct = 0 if nested or not len(present) else pc.count_distinct(decoded(present)).as_py()
     missing = 1 - len(present) / len(column)
     example = str(present[0].as_py())[:40] if len(present) else ""
     if told is not None:
@@ -107,8 +108,7 @@ def _describe(name: str, column: pa.ChunkedArray, told: Kind | None) -> Column:
     elif len(present) == 0:
         kind, why = "ignore", "every value is missing"
     elif nested:
-        listed = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-        kind, why = ("labels", "lists of words") if listed else ("ignore", "a nested type")
+        kind, why = ("labels", "lists of words") if _lists_words(column) else ("ignore", f"the type {column.type}")
     elif distinct == 1:
         kind, why = "ignore", "it has one value only"
     else:
@@ -116,27 +116,39 @@ def _describe(name: str, column: pa.ChunkedArray, told: Kind | None) -> Column:
     return Column(name, kind, why, missing, distinct, example)
 
 
+def _lists_words(column: pa.ChunkedArray) -> bool:
+    import pyarrow as pa
+
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    inner = kind.value_type
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_integer(inner))
+
+
 def _infer(name: str, present: pa.ChunkedArray, distinct: int) -> tuple[Kind, str]:
     import pyarrow as pa
 
     if pa.types.is_boolean(present.type):
         return "boolean", "true and false"
-    if pa.types.is_temporal(present.type) and not pa.types.is_duration(present.type):
+    if pa.types.is_timestamp(present.type) or pa.types.is_date(present.type):
         return "date", "a date type"
     if pa.types.is_integer(present.type) and _is_identifier(name, present, distinct):
         return "ignore", "an identifier: every row has another one"
-    if pa.types.is_integer(present.type) or pa.types.is_floating(present.type) or pa.types.is_decimal(present.type):
+    if pa.types.is_integer(present.type) or pa.types.is_floating(present.type):
         return "number", f"{distinct} different numbers"
     if pa.types.is_dictionary(present.type):
         return "category", f"{distinct} categories"
-    if pa.types.is_string(present.type) or pa.types.is_large_string(present.type):
+    if pa.types.is_string(present.type):
         return _infer_words(name, present, distinct)
     return "ignore", f"the type {present.type} cannot be learned from"
 
 
 def _is_identifier(name: str, present: pa.ChunkedArray, distinct: int) -> bool:
-    words = name.lower().replace("-", "_").split("_")
-    return distinct == len(present) > 20 and bool({"id", "index", "uuid", "key"} & set(words))
+    """Whether whole numbers only name the rows; a column without a name is the index that pandas writes."""
+    words = set(re.split(r"[\W_]+", name.lower()))
+    unnamed = not name.strip() or name.startswith("Unnamed:")
+    return distinct == len(present) > 20 and (unnamed or bool({"id", "index", "uuid", "key"} & words))
 
 
 def _infer_words(name: str, present: pa.ChunkedArray, distinct: int) -> tuple[Kind, str]:

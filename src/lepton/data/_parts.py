@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lepton.data._arrays import as_dates, as_numbers, as_words
 from lepton.data._kinds import find_column
-from lepton.data._split import split_rows
 from lepton.errors import ConfigurationError, DataError, require
 
 if TYPE_CHECKING:
@@ -67,8 +66,8 @@ class SplitRule:
     Attributes:
         method: how the parts are drawn: `"stratified"`: at random, so that the parts have like shares of the classes
             of all targets, of their missing labels and of the quarters of their numbers; `"random"`; `"group"`: rows
-            of equal value in `column` stay together; `"time"`: the latest rows by `column` are the test, those before
-            them the validation; `"column"`: `column` says train, val or test.
+            of equal value in `column` stay together, and so do those without one; `"time"`: the latest rows by `column`
+            are the test, those before them the validation; `"column"`: `column` says train, val or test.
         column: see `method`.
         val: share of the rows for validation.
         test: share for the test; 0 for none.
@@ -87,6 +86,7 @@ class SplitRule:
         require(self.method in methods, "split", "method", self.method, f"one of {methods}")
         require(0 <= self.val < 1 and 0 <= self.test < 1, "split", "val, test", (self.val, self.test), "in [0, 1)")
         require(self.val + self.test < 1, "split", "val + test", self.val + self.test, "below 1: some rows must train")
+        require(self.seed >= 0, "split", "seed", self.seed, "at least 0")
         if self.method in ("group", "time", "column") and self.column is None:
             raise ConfigurationError(f"split: method {self.method!r} needs column=, the column that decides.")
 
@@ -164,14 +164,12 @@ class SplitRule:
         if self.method == "stratified":
             part = _deal(_strata(table, self.targets), self._fractions(), self.seed)
         else:
-            wanted = {name: share for name, share in self._fractions().items() if share > 0}
-            self._refuse_empty({name: round(share * count) for name, share in wanted.items()}, count)
-            found = split_rows(count, wanted, seed=self.seed)
             part = np.empty(count, dtype=object)
-            for name, rows in found.items():
-                part[rows.numpy()] = name
+            for name, rows in self._by_order(np.random.default_rng(self.seed).permutation(count)).items():
+                part[rows] = name
         parts = {name: np.flatnonzero(part[units] == name) for name in PARTS}
-        self._refuse_empty({name: len(rows) for name, rows in parts.items()}, n_rows)
+        if self.method == "stratified":
+            self._refuse_empty({name: len(rows) for name, rows in parts.items()}, n_rows)
         return parts
 
     def _refuse_empty(self, sizes: Mapping[str, int], n_rows: int) -> None:

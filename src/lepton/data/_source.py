@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
+import io
+import itertools
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from lepton.data._arrays import plain
 from lepton.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -23,6 +28,10 @@ MISSING_WORDS = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "Non
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
+_HEAD_BYTES = 1 << 16
+_HEAD_ROWS = 50
+_COMMA_NUMBER = r"^[-+]?\d+(,\d+)?([eE][-+]?\d+)?$"
+
 MAX_BAD_ROWS = 0.01
 """Share of the rows of a file that may be malformed before it is refused."""
 
@@ -32,12 +41,16 @@ def read_table(source: Any) -> pa.Table:
 
     Args:
         source: a path to a CSV or TSV file (also `.gz`; the delimiter is found out), Parquet, Arrow or Feather, or
-            JSON lines (also `.gz`); a folder of images; a pandas DataFrame; a pyarrow Table; a mapping from column
-            names to lists; or a list of mappings, one for each row.
+            JSON (lines or an array of objects, also `.gz`); a folder of images; a pandas DataFrame; a pyarrow Table, or
+            what offers itself as one; a mapping from column names to lists; or a list of mappings, one for each row.
 
             A folder may hold a `metadata.csv`, `.jsonl` or `.parquet` whose paths are relative to it; or sub-folders
             that hold files with the same stems, such as `image/` and `label/`, which become one column each; or one
-            sub-folder of images for each class, which gives the columns `image` and `label`.
+            sub-folder of images for each class, which gives the columns `image` and `label`; or just images, which
+            gives the column `image`.
+
+    In a CSV file, a few malformed rows (at most 1 %) are left out with a warning; the words of `MISSING_WORDS` are
+    missing values; and where the delimiter is no comma, `1,5` is one and a half. A column of mixed types is text.
 
     Returns:
         The table, with at least one row and one column; names are strings and differ.
@@ -56,7 +69,7 @@ def read_table(source: Any) -> pa.Table:
     else:
         name = f"the {type(source).__name__}"
         table = _from_memory(source)
-    return _checked(table, name)
+    return _checked(_plain(_named(table)), name)
 
 
 def _checked(table: pa.Table, name: str) -> pa.Table:
@@ -70,45 +83,79 @@ def _checked(table: pa.Table, name: str) -> pa.Table:
     return table
 
 
+def _named(table: pa.Table) -> pa.Table:
+    """Leave out columns without name and values, as a delimiter at the end of every line makes them."""
+    empty = [not name.strip() and table.column(i).null_count == len(table) for i, name in enumerate(table.column_names)]
+    return table.select([place for place, out in enumerate(empty) if not out]) if any(empty) else table
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table([plain(column) for column in table.columns], names=table.column_names)
+
+
 # -- memory -------------------------------------------------------------------------------------------------------
 def _from_memory(source: Any) -> pa.Table:
     import pyarrow as pa
 
     if isinstance(source, pa.Table):
         return source
-    if isinstance(source, pa.RecordBatch):
-        return pa.Table.from_batches([source])
-    if type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
+    if _is_frame(source):
         names, columns = [str(name) for name in source.columns], [source.iloc[:, i] for i in range(source.shape[1])]
+    elif (hasattr(source, "__arrow_c_stream__") and hasattr(source, "columns")) or isinstance(source, pa.RecordBatch):
+        return pa.table(source)
     elif isinstance(source, Mapping):
         names, columns = [str(name) for name in source], list(source.values())
     elif isinstance(source, Sequence) and source and all(isinstance(row, Mapping) for row in source):
         names = list(dict.fromkeys(str(name) for row in source for name in row))
-        columns = [[row.get(name) for row in source] for name in names]
+        rows = [{str(name): value for name, value in row.items()} for row in source]
+        columns = [[row.get(name) for row in rows] for name in names]
     else:
         raise DataError(
             f"a table can be read from a path, a DataFrame, a pyarrow Table, a mapping of columns or a list of rows, "
             f"but not from {type(source).__name__} {str(source)[:60]!r}."
         )
-    sizes = {name: len(column) for name, column in zip(names, columns, strict=True)}
+    arrays = [_array(name, column) for name, column in zip(names, columns, strict=True)]
+    sizes = dict(zip(names, map(len, arrays), strict=True))
     if len(set(sizes.values())) > 1:
         raise DataError(f"the columns have different lengths: {sizes}.")
-    return pa.Table.from_arrays([_array(column) for column in columns], names=names)
+    return pa.Table.from_arrays(arrays, names=names)
 
 
-def _array(column: Any) -> pa.Array:
+def _is_frame(source: Any) -> bool:
+    """Whether it is a DataFrame of pandas, which is not imported for that."""
+    return type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "iloc") and hasattr(source, "columns")
+
+
+def _array(name: str, column: Any) -> pa.Array:
     """Return an Arrow array; a column of mixed types becomes text, as it would in a file."""
     import pyarrow as pa
 
+    if isinstance(column, (str, bytes)) or not hasattr(column, "__len__") or not hasattr(column, "__iter__"):
+        raise DataError(f"column {name!r} must be a list or an array, but it is a {type(column).__name__}.")
+    if getattr(column, "ndim", 1) != 1:
+        raise DataError(f"column {name!r} must have one dimension, but its shape is {tuple(column.shape)}.")
+    if hasattr(column, "detach"):  # a tensor, whose items would be tensors
+        column = column.detach().cpu().numpy()
     try:
-        return pa.array(column, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        values = list(column)
+        found = pa.array(column, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        found = None
+    if found is not None and not isinstance(found.type, pa.BaseExtensionType):
+        return found
+    values = column.tolist() if hasattr(column, "tolist") else list(column)
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         return pa.array([None if _is_missing(value) else str(value) for value in values])
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+    """Whether it is None, NaN, or the NA or NaT of pandas."""
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -137,6 +184,7 @@ def _read_path(path: Path) -> pa.Table:
 
 
 def _read_csv(path: Path) -> pa.Table:
+    import pyarrow as pa
     import pyarrow.csv as arrow_csv
 
     bad: list[Any] = []
@@ -145,7 +193,7 @@ def _read_csv(path: Path) -> pa.Table:
         bad.append(row)
         return "skip"
 
-    delimiter = "\t" if ".tsv" in path.suffixes else _delimiter(path)
+    delimiter = _delimiter(path)
     table = arrow_csv.read_csv(
         path,
         read_options=arrow_csv.ReadOptions(use_threads=False),  # or the numbers of bad rows are not known
@@ -154,7 +202,10 @@ def _read_csv(path: Path) -> pa.Table:
     )
     if bad:
         _report_bad_rows(path, bad, table.num_rows)
-    return _trimmed(table)
+    for field in table.schema:
+        if pa.types.is_binary(field.type):  # what Arrow makes of bytes that are no UTF-8
+            raise DataError(f"{str(path)!r}, column {field.name!r}, is no UTF-8 text. Save the file as UTF-8.")
+    return _trimmed(table, decimal_comma=delimiter != ",")
 
 
 def _report_bad_rows(path: Path, bad: Sequence[Any], good: int) -> None:
@@ -169,34 +220,82 @@ def _report_bad_rows(path: Path, bad: Sequence[Any], good: int) -> None:
 
 
 def _delimiter(path: Path) -> str:
-    with gzip.open(path, "rt", errors="replace") if path.suffix == ".gz" else path.open(errors="replace") as file:
-        head = file.read(1 << 16)
-    try:
-        return csv.Sniffer().sniff(head.split("\n")[0], delimiters=",;\t|").delimiter
-    except csv.Error:
-        return ","  # a file of one column
+    """Return the delimiter that cuts most of the first rows into as many fields as the header, at least two."""
+    head = _head(path)
+    if "\0" in head:
+        raise DataError(f"{str(path)!r} holds zero bytes: it is no UTF-8 text. Save it as UTF-8.")
+    scores = {}
+    for delimiter in "\t" if ".tsv" in path.suffixes else ",;\t|":
+        sizes = [
+            len(row)
+            for row in itertools.islice(csv.reader(io.StringIO(head, newline=None), delimiter=delimiter), _HEAD_ROWS)
+        ]
+        if sizes and sizes[0] > 1:
+            scores[delimiter] = (sizes.count(sizes[0]) / len(sizes), sizes[0])
+    return max(scores, key=scores.__getitem__, default=",")  # a file of one column has none
 
 
-def _trimmed(table: pa.Table) -> pa.Table:
+def _head(path: Path) -> str:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) < _HEAD_BYTES)
+
+
+def _trimmed(table: pa.Table, *, decimal_comma: bool) -> pa.Table:
     """Take the spaces around words away, as in `39, State-gov, ?`; what then means missing is missing."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     words = pa.array(MISSING_WORDS)
-    for place, field in enumerate(table.schema):
-        if pa.types.is_string(field.type):
-            column = pc.utf8_trim_whitespace(table.column(place))
+    columns = []
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            column = pc.utf8_trim_whitespace(column)
             column = pc.if_else(pc.is_in(column, value_set=words), pa.scalar(None, pa.string()), column)
-            table = table.set_column(place, field.name.strip(), column)
-        else:
-            table = table.set_column(place, field.name.strip(), table.column(place))
-    return table
+            if decimal_comma and pc.all(pc.match_substring_regex(column, _COMMA_NUMBER)).as_py():
+                column = pc.cast(pc.replace_substring(column, ",", "."), pa.float64())
+        columns.append(column)
+    return pa.table(columns, names=[name.strip() for name in table.column_names])
 
 
 def _read_json(path: Path) -> pa.Table:
+    """Read JSON lines, or one array of objects."""
+    import pyarrow as pa
     import pyarrow.json as arrow_json
 
-    return arrow_json.read_json(path)
+    if not _head(path).lstrip().startswith("["):
+        try:
+            return arrow_json.read_json(path)
+        except pa.ArrowInvalid:  # a column of mixed types, or a line that is no JSON: what is wrong is said below
+            return _from_memory(list(_json_lines(path)))
+    with _text(path) as file:
+        try:
+            rows = json.load(file)
+        except ValueError as error:
+            raise DataError(f"{str(path)!r} is no JSON: {error}.") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{str(path)!r} must hold objects, one for each row.")
+    return _from_memory(rows)
+
+
+def _text(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with _text(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{str(path)!r}, line {number}, is no JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{str(path)!r}, line {number}, must hold an object, but holds {line.strip()[:40]!r}.")
+            yield row
 
 
 def _read_parquet(path: Path) -> pa.Table:
@@ -206,8 +305,13 @@ def _read_parquet(path: Path) -> pa.Table:
 
 
 def _read_feather(path: Path) -> pa.Table:
+    import pyarrow as pa
     import pyarrow.feather as feather
 
+    with path.open("rb") as file:
+        if not file.read(6).startswith((b"ARROW1", b"FEA1")):  # a stream, as data sets of Hugging Face are kept
+            file.seek(0)
+            return pa.ipc.open_stream(file).read_all()
     return feather.read_table(path)
 
 
@@ -231,21 +335,39 @@ def _read_folder(folder: Path) -> pa.Table:
     for name in ("metadata.csv", "metadata.jsonl", "metadata.parquet"):
         if (folder / name).is_file():
             return _absolute(_read_path(folder / name), folder)
-    found = {
-        child.name: {p.stem: str(p) for p in sorted(child.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
-        for child in sorted(folder.iterdir())
-        if child.is_dir()
-    }
-    found = {name: files for name, files in found.items() if files}
+    children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
+    found = {child.name: files for child in children if (files := _pictures(child))}
     if not found:
+        if pictures := _pictures(folder):
+            return pa.table({"image": [str(path) for path in pictures]})
+        names = [child.name for child in children][:5]
         raise DataError(
-            f"the folder {str(folder)!r} holds no metadata.csv, .jsonl or .parquet and no sub-folder with images."
+            f"the folder {str(folder)!r} holds no metadata.csv, .jsonl or .parquet, no pictures, no sub-folder with "
+            f"pictures.{f' Is one of its sub-folders meant, {names}?' if names else ''}"
         )
-    first = next(iter(found.values()))
-    if len(found) > 1 and all(files.keys() == first.keys() for files in found.values()):
-        return pa.table({name: [files[stem] for stem in first] for name, files in found.items()})
-    rows = [(path, name) for name, files in found.items() for path in files.values()]
+    stems = {name: {path.stem: str(path) for path in files} for name, files in found.items()}
+    first = next(iter(stems.values()))
+    if len(found) > 1 and all(files.keys() == first.keys() for files in stems.values()):
+        return pa.table({name: [files[stem] for stem in first] for name, files in stems.items()})
+    _refuse_half_pairs(folder, stems)
+    rows = [(str(path), name) for name, files in found.items() for path in files]
     return pa.table({"image": [path for path, _ in rows], "label": [name for _, name in rows]})
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _refuse_half_pairs(folder: Path, stems: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse `image/` beside a folder that shares some of its stems: files are missing, and no classes are meant."""
+    for images in {"image", "images"} & stems.keys():
+        for name, files in stems.items():
+            alone = stems[images].keys() ^ files.keys()
+            if alone and stems[images].keys() & files.keys():
+                raise DataError(
+                    f"the folders {images!r} and {name!r} in {str(folder)!r} must hold files with the same stems, but "
+                    f"{min(alone)!r} is in one of them only."
+                )
 
 
 def _absolute(table: pa.Table, folder: Path) -> pa.Table:

@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_numbers, as_words
+from lepton.data._arrays import as_numbers, as_words, reading
 from lepton.data._kinds import FEW, Column, find_column
 from lepton.errors import DataError, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LabelRule", "TaskKind", "class_names", "infer_task"]
+__all__ = ["LabelRule", "TaskKind", "class_names", "infer_task", "is_list"]
 
 TaskKind = Literal["classification", "regression", "multi_label", "segmentation"]
+
+_LARGEST = 1e18
+"""Beyond that, squared errors leave the range of float32."""
 
 MAX_CLASSES = 1000
 """More different words than that in a target are taken for a mistake unless the kind is given."""
@@ -37,6 +40,8 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
     name = column.name
     if column.missing == 1:
         raise DataError(f"target {name!r}: every value is missing.")
+    if column.kind == "ignore" and not _learnable(table.column(name)):
+        raise DataError(f"target {name!r} holds {table.column(name).type}, which cannot be learned.")
     if column.kind != "labels" and column.distinct < 2:
         raise DataError(f"target {name!r} has one value only, {column.example!r}: there is nothing to learn.")
     if column.kind == "labels":
@@ -44,7 +49,8 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
     if column.kind == "image":
         return "segmentation"
     if column.kind == "number" or (column.kind == "ignore" and _is_numeric(table, name)):
-        numbers = as_numbers(table.column(name))
+        with reading(name, "numbers"):
+            numbers = as_numbers(table.column(name))
         present = numbers[~np.isnan(numbers)]
         few_whole = column.distinct <= FEW and bool((present == np.floor(present)).all())
         return "classification" if few_whole else "regression"
@@ -60,6 +66,13 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
     return "classification"
 
 
+def _learnable(column: pa.ChunkedArray) -> bool:
+    import pyarrow as pa
+
+    kind = column.type
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _is_numeric(table: pa.Table, name: str) -> bool:
     import pyarrow as pa
 
@@ -72,11 +85,10 @@ def class_names(table: pa.Table, column: str) -> list[str]:
 
     Lists give the different words in them.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     values = find_column(table, column)
-    if pa.types.is_nested(values.type):
+    if is_list(values):
         values = pc.list_flatten(values)
     words = [word for word in as_words(values).unique().to_pylist() if word is not None]
     try:
@@ -107,8 +119,17 @@ class LabelRule:
     from_masks: bool = False
     min_share: float = 0.0
 
+    @property
+    def predicted(self) -> list[str]:
+        """Names of the columns that `decode` gives."""
+        if self.kind == "regression" and len(self.columns) > 1:
+            return [f"{self.task}_{column}" for column in self.columns]
+        if self.kind in ("regression", "segmentation"):
+            return [self.task]
+        return [self.task, *(f"{self.task}_probability_{name}" for name in self.classes)]
+
     def encode(self, table: pa.Table, *, strict: bool = False) -> tuple[Tensor, int]:
-        """Return the labels [N] or [N, L], and how many values were no class and now count as missing.
+        """Return the labels [N] or [N, L], and how many values were no class or number and now count as missing.
 
         Args:
             table: N rows; a column that is not there raises.
@@ -119,14 +140,29 @@ class LabelRule:
         """
         columns = [find_column(table, name) for name in self.columns]
         if self.kind == "regression":
-            numbers = np.stack([as_numbers(column) for column in columns], 1)
-            labels = torch.from_numpy(numbers).float()
-            return (labels[:, 0] if len(columns) == 1 else labels), 0
+            labels, unknown = self._numbers(columns)
+            return (labels[:, 0] if len(columns) == 1 else labels), unknown
         if self.kind == "multi_label":
             return self._several(columns, strict)
         index = self._index(columns[0], strict)
-        unknown = int(((index < 0) & ~_nulls(columns[0])).sum())
+        unknown = int(((index < 0) & ~_nulls(as_words(columns[0]))).sum())
         return torch.from_numpy(np.where(index < 0, -100, index)), unknown
+
+    def _numbers(self, columns: Sequence[pa.ChunkedArray]) -> tuple[Tensor, int]:
+        found, unknown = [], 0
+        for name, column in zip(self.columns, columns, strict=True):
+            with reading(name, "numbers"):
+                numbers = as_numbers(column)
+            strange = np.isnan(numbers) & ~_nulls(column)
+            if strange.any() and strange.sum() == len(column) - column.null_count:
+                word = column[int(strange.argmax())].as_py()
+                raise DataError(f"target {name!r} must hold numbers, but it holds words such as {word!r}.")
+            largest = np.abs(numbers[~np.isnan(numbers)]).max(initial=0)
+            if largest > _LARGEST:
+                raise DataError(f"target {name!r} holds {largest:g}, but must stay within {_LARGEST:g}: scale it.")
+            found.append(numbers)
+            unknown += int(strange.sum())
+        return torch.from_numpy(np.stack(found, 1)).float(), unknown
 
     def _index(self, column: pa.ChunkedArray, strict: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         import pyarrow as pa
@@ -136,13 +172,13 @@ class LabelRule:
         index = pc.index_in(words, value_set=pa.array(self.classes, pa.string()), skip_nulls=True)
         numbers = np.asarray(pc.cast(pc.fill_null(index, -1), pa.int64()).to_numpy(zero_copy_only=False), np.int64)
         if strict:
-            wrong = (numbers < 0) & ~_nulls(column)
+            wrong = (numbers < 0) & ~_nulls(words)
             if wrong.any():
                 word = words[int(wrong.argmax())].as_py()
                 shown = list(self.classes[:10])
                 raise DataError(
-                    f"target {self.columns[0]!r}, row {int(wrong.argmax())}: {word!r} is no class of {self.task!r}; "
-                    f"its classes are {shown}{'...' if len(self.classes) > 10 else ''}.{nearest(word, self.classes)}"
+                    f"target {self.columns[0]!r}: {word!r} is no class of {self.task!r}; its classes are "
+                    f"{shown}{'...' if len(self.classes) > 10 else ''}.{nearest(word, self.classes)}"
                 )
         return numbers
 
@@ -150,9 +186,8 @@ class LabelRule:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if len(columns) > 1 or not pa.types.is_nested(columns[0].type):
-            numbers = np.stack([as_numbers(column) for column in columns], 1)
-            return torch.from_numpy(numbers).float(), 0
+        if len(columns) > 1 or not is_list(columns[0]):
+            return self._numbers(columns)
         lists = columns[0].combine_chunks()
         parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
         index = self._index(pa.chunked_array([pc.list_flatten(lists)]), strict)
@@ -170,34 +205,25 @@ class LabelRule:
         Returns:
             Column name -> list or array of N values.
         """
-        found: dict[str, Any] = {}
         if self.kind == "regression":
-            values = predicted["value"].double().numpy()
-            names = [self.task] if values.ndim == 1 else [f"{self.task}_{column}" for column in self.columns]
-            return dict(zip(names, values[None] if values.ndim == 1 else values.T, strict=True))
+            values = predicted["value"].double().numpy().reshape(-1, len(self.columns))
+            return dict(zip(self.predicted, values.T, strict=True))
         if self.kind == "segmentation":
             return {self.task: list(predicted["label"].to(torch.uint8).numpy())}
-        names_of = np.array(self.classes, dtype=object)
+        names = np.array(self.classes, dtype=object)
         if self.kind == "classification":
-            found[self.task] = names_of[predicted["label"].numpy()]
+            labels: Any = names[predicted["label"].numpy()]
         else:
-            chosen = predicted["label"].bool().numpy()
-            found[self.task] = [names_of[row].tolist() for row in chosen]
-        probability = predicted["probability"].double().numpy()
-        for place, name in enumerate(self.classes):
-            found[f"{self.task}_probability_{name}"] = probability[:, place]
-        return found
+            labels = [names[row].tolist() for row in predicted["label"].bool().numpy()]
+        return dict(zip(self.predicted, [labels, *predicted["probability"].double().numpy().T], strict=True))
 
 
 def _nulls(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return (
-        np.asarray(as_words(column).is_null().to_numpy(), dtype=bool)
-        if not _nested(column)
-        else np.asarray(column.is_null().to_numpy(), dtype=bool)
-    )
+    return np.asarray(column.is_null(nan_is_null=True).to_numpy(), dtype=bool)
 
 
-def _nested(column: pa.ChunkedArray) -> bool:
+def is_list(column: pa.ChunkedArray) -> bool:
+    """Whether each value of the column is a list."""
     import pyarrow as pa
 
-    return bool(pa.types.is_nested(column.type))
+    return bool(pa.types.is_list(column.type) or pa.types.is_large_list(column.type))

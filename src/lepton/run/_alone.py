@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lepton.config import Config, check_config
+from lepton.config import Config, check_config, content_of
 from lepton.data import read_table
 from lepton.evaluate import evaluate, to_device
 from lepton.nn import LeptonModel
@@ -43,7 +43,7 @@ def run_rows(run: Run, source: Any) -> Prepared:
 
 def alone_config(config: Config, task: str, seed: int) -> Config:
     """Return the configuration of a task alone: the same trunk and training, nothing to balance."""
-    content = config.model_dump(by_alias=True, exclude_none=True)
+    content = content_of(config)
     content |= {"balance": {"method": "equal"}, "seed": seed}
     if not str(config.training.monitor).startswith(f"val/{task}/"):
         content["training"] |= {"monitor": EVERY_TASK, "mode": "min"}

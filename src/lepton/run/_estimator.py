@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from lepton.errors import import_extra
+from lepton.data import LabelRule, as_words, read_table
+from lepton.errors import ConfigurationError, DataError, import_extra, nearest
 from lepton.run._fit import fit
 from lepton.run._run import Run
 
@@ -81,6 +82,10 @@ class LeptonEstimator(_base.BaseEstimator):  # type: ignore[misc]  # scikit-lear
         renamed = targets.rename(columns={name: f"y {name}" for name in targets.columns})
         rows = _pandas.concat([features.reset_index(drop=True), renamed.reset_index(drop=True)], axis=1)
         kinds = dict(self.kinds or {})
+        for name in kinds:
+            if name not in self.target_names_:
+                hint = nearest(str(name), self.target_names_)
+                raise ConfigurationError(f"kinds names {name!r}; the targets are {self.target_names_}.{hint}")
         tasks = {name: {"type": kinds.get(name, "auto"), "column": f"y {name}"} for name in self.target_names_}
         with tempfile.TemporaryDirectory() as place:
             self.run_: Run = fit(
@@ -95,30 +100,23 @@ class LeptonEstimator(_base.BaseEstimator):  # type: ignore[misc]  # scikit-lear
                 quiet=True,
             )
         self.run_.rows = None  # they would be copied and pickled with the estimator
-        self._dtypes = {name: targets[name].dtype for name in self.target_names_}
-        found = [self._task_classes(rule.task, rule.classes) for rule in self.run_.rules]
+        self._values = {rule.task: _values_of(targets[rule.task], rule.classes) for rule in self.run_.rules}
+        found = [self._values[rule.task] if rule.classes else None for rule in self.run_.rules]
         self.classes_ = found[0] if self._single else found
         return self
 
-    def _task_classes(self, name: str, classes: tuple[str, ...]) -> npt.NDArray[Any] | None:
-        return self._typed(name, np.array(classes, dtype=object)) if classes else None
-
-    def _typed(self, name: str, words: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return names of classes as what y held: numbers, booleans or words."""
-        dtype = self._dtypes[name]
-        if getattr(dtype, "kind", "O") == "b":
-            return np.array([str(word).lower() == "true" or str(word) == "1" for word in words])
-        if getattr(dtype, "kind", "O") in "iuf":
-            return np.array([float(word) for word in words]).astype(dtype)
-        return words
+    def _labels(self, rule: LabelRule, frame: Any) -> npt.NDArray[Any]:
+        """Return a task's predictions: numbers, or classes as y held them."""
+        predicted: npt.NDArray[Any] = frame[rule.task].to_numpy()
+        if not rule.classes:
+            return predicted
+        labels: npt.NDArray[Any] = self._values[rule.task][_pandas.Index(rule.classes).get_indexer(predicted)]
+        return labels
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Return predictions [N], or [N, T] for several targets."""
         frame = self._predicted(X)
-        columns = [
-            self._typed(rule.task, frame[rule.task].to_numpy()) if rule.classes else frame[rule.task].to_numpy()
-            for rule in self.run_.rules
-        ]
+        columns = [self._labels(rule, frame) for rule in self.run_.rules]
         if self._single:
             return columns[0]
         same = len({column.dtype.kind for column in columns} & {"O", "U"}) == 0
@@ -141,8 +139,7 @@ class LeptonEstimator(_base.BaseEstimator):  # type: ignore[misc]  # scikit-lear
             truth = targets[rule.task]
             there = truth.notna().to_numpy()
             if rule.classes:
-                predicted = self._typed(rule.task, frame[rule.task].to_numpy())
-                scores.append(float((predicted[there] == truth.to_numpy()[there]).mean()))
+                scores.append(float((self._labels(rule, frame)[there] == truth.to_numpy()[there]).mean()))
             else:
                 error = frame[rule.task].to_numpy()[there] - truth.to_numpy(dtype=float)[there]
                 spread = truth.to_numpy(dtype=float)[there]
@@ -151,7 +148,20 @@ class LeptonEstimator(_base.BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
     def _predicted(self, X: Any) -> Any:
         _validation.check_is_fitted(self, "run_")
-        return self.run_.predict(_frame(X, "x"))
+        frame = _frame(X, "x")
+        if frame.shape[1] != self.n_features_in_:
+            raise DataError(f"X has {frame.shape[1]} columns, but the estimator was fitted with {self.n_features_in_}.")
+        if not hasattr(X, "columns") and hasattr(self, "feature_names_in_"):
+            frame.columns = self.feature_names_in_  # an array has them in their order
+        return self.run_.predict(frame)
+
+
+def _values_of(column: Any, classes: Sequence[str]) -> npt.NDArray[Any]:
+    """Return the value of y behind each class: a number, a boolean or a word."""
+    values = column.dropna().unique()
+    words = read_table({"y": values}).column("y")
+    known = dict(zip(as_words(words).to_pylist(), list(values), strict=True))
+    return np.array([known[word] for word in classes]) if classes else np.array([])
 
 
 def _frame(values: Any, prefix: str) -> Any:
@@ -161,6 +171,8 @@ def _frame(values: Any, prefix: str) -> Any:
     if isinstance(values, _pandas.Series):
         return values.to_frame(str(values.name if values.name is not None else 0))
     array = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+    if array.ndim not in (1, 2):
+        raise DataError(f"X and y must have one or two dimensions, but one has the shape {array.shape}.")
     array = array.reshape(len(array), -1)
     names = [f"x{i}" if prefix == "x" else str(i) for i in range(array.shape[1])]
     return _pandas.DataFrame(array, columns=names).infer_objects()

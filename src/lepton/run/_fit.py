@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton.config import Config, Source, check_config
+from lepton.config import Config, Source, check_config, content_of
 from lepton.errors import ConfigurationError
 from lepton.run._run import Run
 from lepton.run._train import train_run
@@ -76,9 +76,9 @@ def fit(
         source=str(source) if isinstance(source, (str, Path)) else None,
         targets=targets,
         data={
-            "inputs": inputs,
-            "ignore": list(ignore),
-            "kinds": dict(kinds or {}),
+            "inputs": None if inputs is None else {str(name): kind for name, kind in inputs.items()},
+            "ignore": [ignore] if isinstance(ignore, str) else [str(name) for name in ignore],
+            "kinds": {str(name): kind for name, kind in (kinds or {}).items()},
             "split": split,
             "val": val,
             "test": test,
@@ -95,6 +95,7 @@ def make_config(
     """Return the checked configuration of arguments; those that are None are left at their defaults."""
     if isinstance(targets, str):
         raise ConfigurationError(f"targets must be a list of columns, [{targets!r}], not one string.")
+    targets = targets if isinstance(targets, Mapping) else list(targets)
     if not targets:
         raise ConfigurationError("targets names no column: there is nothing to predict.")
     section = {
@@ -109,7 +110,7 @@ def override_config(config: Config, assignments: Sequence[str]) -> Config:
     """Return the configuration with `section.key=value` assignments applied, the later ones winning."""
     if not assignments:
         return config
-    source = Source("the configuration", config.model_dump(mode="json", by_alias=True, exclude_none=True), None)
+    source = Source("the configuration", content_of(config), None)
     for assignment in assignments:
         source.override(assignment)
     return check_config(source.content, source)

@@ -70,6 +70,8 @@ def read_run_config(folder: Path) -> Config:
         raise CheckpointError(f"{str(folder)!r} is no run: it holds no run.json.") from None
     except ValueError as error:
         raise CheckpointError(f"{folder / 'run.json'} is damaged: {error}.") from error
+    if not isinstance(about, dict):
+        raise CheckpointError(f"{folder / 'run.json'} is damaged: it holds no object.")
     if about.get("format") != FORMAT:
         raise CheckpointError(
             f"{str(folder)!r} has the layout {about.get('format')}, written by lepton {about.get('lepton')}; this "
@@ -95,10 +97,6 @@ def read_rules(folder: Path) -> tuple[InputEncoder, list[LabelRule]]:
         raise CheckpointError(f"{folder / 'rules.json'} cannot be read: {error}.") from error
 
 
-def _tuples(rule: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: tuple(rule[name]) for name in names}
-
-
 def write_split(folder: Path, split: Split) -> None:
     """Write `split.safetensors`: the row numbers of each part."""
     from safetensors.torch import save
@@ -114,7 +112,7 @@ def read_split(folder: Path) -> Split:
     try:
         with safe_open(folder / "split.safetensors", framework="pt") as file:
             parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            about = file.metadata()
-    except (OSError, SafetensorError) as error:
+            about = file.metadata() or {}
+        return Split(parts, about["fingerprint"], about["how"])
+    except (OSError, SafetensorError, KeyError) as error:
         raise CheckpointError(f"{folder / 'split.safetensors'} cannot be read: {error}.") from error
-    return Split(parts, about["fingerprint"], about["how"])

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton.errors import ConfigurationError, import_extra
+from lepton.train import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["frame_of", "write_table"]
 
@@ -28,25 +32,40 @@ def frame_of(columns: Mapping[str, Any], source: Any) -> Any:
 
 
 def write_table(table: Any, path: Path) -> None:
-    """Write an Arrow table as CSV, Parquet or JSON lines, by the file's ending; a file that is there stays.
+    """Write an Arrow table as CSV, Parquet or JSON lines, by the file's ending: whole or not at all, over no other.
 
     Raises:
         ConfigurationError: another ending, or the file is there already.
+        OSError: the folder is not there, or the disk is full.
     """
-    import pyarrow.csv as arrow_csv
-    import pyarrow.parquet as parquet
-
     if path.exists():
         raise ConfigurationError(f"{path} is there already: choose another file.")
-    if path.suffix == ".csv":
-        arrow_csv.write_csv(_without_lists(table), path)
-    elif path.suffix == ".parquet":
-        parquet.write_table(table, path)
-    elif path.suffix in (".jsonl", ".ndjson"):
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
-    else:
+    if path.suffix not in _WRITERS:
         raise ConfigurationError(f"{path}: the ending must be .csv, .parquet or .jsonl.")
+    write_atomically(path, _WRITERS[path.suffix](table))
+
+
+def _csv(table: pa.Table) -> bytes:
+    import pyarrow as pa
+    import pyarrow.csv as arrow_csv
+
+    arrow_csv.write_csv(_without_lists(table), out := pa.BufferOutputStream())
+    return out.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(table, out := pa.BufferOutputStream())
+    return out.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _json_lines(table: pa.Table) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()).encode()
+
+
+_WRITERS = {".csv": _csv, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
 
 
 def _without_lists(table: Any) -> Any:

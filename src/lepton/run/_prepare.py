@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lepton.config import Config, check_config, task_kinds
+from torch import Tensor
+
+from lepton.config import Config, check_config, content_of, trunks
 from lepton.data import (
     Column,
     InputEncoder,
@@ -19,6 +23,7 @@ from lepton.data import (
     describe_columns,
     find_column,
     infer_task,
+    is_list,
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
@@ -78,10 +83,12 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     columns = describe_columns(table, config.data.kinds)
     kinds = {column.name: column for column in columns}
     rules = [_label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
+    _check_names(rules)
     inputs = _inputs(config, columns, rules, notes)
     split = _split(config, table, rules, kinds)
     tables = split_tables(config, table, split)
     encoder = InputEncoder.fit(tables["train"], inputs)
+    _check_trunk(config, encoder)
     resolved = _resolve(config, inputs, rules, encoder, tables["train"])
     data = {part: encode_rows(resolved, encoder, rules, rows, notes, part) for part, rows in tables.items()}
     _check_labels(rules, data, notes)
@@ -93,21 +100,44 @@ def _label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, 
     names = tuple(section.columns or [section.column or name])
     for column in names:
         find_column(table, column)
+    if not name or "." in name:
+        raise ConfigurationError(
+            f"a task cannot be named {name!r}, since it names a module: give it another name, "
+            f'such as targets={{"price": {{"column": {names[0]!r}}}}}.'
+        )
+    first = columns[names[0]]
     kind = section.type
     if kind == "auto":
-        kind = "multi_label" if len(names) > 1 else infer_task(table, columns[names[0]])
-    elif kind not in task_kinds():
-        raise ConfigurationError(f"task {name!r}: {kind!r} is no kind of task.{nearest(kind, task_kinds())}")
-    if columns[names[0]].missing == 1:
-        raise DataError(f"target {names[0]!r}: every value is missing.")
-    masks = columns[names[0]].kind == "image"
-    if masks and kind not in ("segmentation", "multi_label"):
-        raise ConfigurationError(
-            f"task {name!r}: a column of pictures gives a segmentation or a multi_label, not {kind}."
-        )
+        kind = "multi_label" if len(names) > 1 else infer_task(table, first)
+    _check_kind(name, kind, names, columns)
+    masks = first.kind == "image"
     classes = _mask_classes(name, section, table, names[0]) if masks else _classes(kind, section, table, names)
     missing = int(getattr(section, "missing", 255)) if kind == "segmentation" else _mask_missing(section)
     return LabelRule(name, kind, names, classes, missing, masks and kind == "multi_label", section.min_share)
+
+
+def _check_kind(name: str, kind: str, names: Sequence[str], columns: Mapping[str, Column]) -> None:
+    """Refuse columns that a task of this kind cannot learn."""
+    for column in names:
+        if columns[column].missing == 1:
+            raise DataError(f"target {column!r}: every value is missing.")
+    first = columns[names[0]]
+    if len(names) > 1 and kind not in ("regression", "multi_label"):
+        raise ConfigurationError(f"task {name!r}: a {kind} reads one column, not {list(names)}.")
+    if (first.kind == "image") != (kind == "segmentation") and not (first.kind == "image" and kind == "multi_label"):
+        raise ConfigurationError(
+            f"task {name!r}: masks, a column of pictures, give a segmentation or a multi_label, and nothing else does; "
+            f"but column {first.name!r} is of the kind {first.kind!r}, and the task a {kind}."
+        )
+    if kind == "regression" and all(columns[column].distinct == 1 for column in names):
+        raise DataError(f"target {first.name!r} has one value only, {first.example!r}: there is nothing to learn.")
+
+
+def _check_names(rules: Sequence[LabelRule]) -> None:
+    names = [name for rule in rules for name in rule.predicted]
+    twice = next((name for name, number in Counter(names).items() if number > 1), None)
+    if twice is not None:
+        raise ConfigurationError(f"two columns of the predictions would be named {twice!r}: rename a task.")
 
 
 def _mask_missing(section: Any) -> int:
@@ -137,27 +167,34 @@ def _classes(kind: str, section: Any, table: pa.Table, names: Sequence[str]) -> 
     told = getattr(section, "classes", None) or getattr(section, "labels", None)
     if isinstance(told, list):
         return tuple(told)
-    if len(names) > 1:
+    if len(names) > 1 or (kind == "multi_label" and not is_list(table.column(names[0]))):
         return tuple(names)
     found = class_names(table, names[0])
     if len(found) < 2:
         raise DataError(f"target {names[0]!r} has one value only, {found!r}: there is nothing to learn.")
-    if isinstance(told, int) and len(found) > told:
-        raise DataError(f"target {names[0]!r} has {len(found)} classes, but the configuration says {told}.")
+    if isinstance(told, int) and len(found) != told:
+        raise DataError(
+            f"target {names[0]!r} has {len(found)} classes, but the configuration says {told}: give their names."
+        )
     return tuple(found)
 
 
 def _check_labels(rules: Sequence[LabelRule], data: Mapping[str, Rows], notes: list[str]) -> None:
-    for rule in rules:
-        for part, rows in data.items():
-            if rule.kind == "segmentation":
-                continue  # a mask is decoded when its row is read
-            target = rows.targets[rule.task]
-            present = ~target.isnan() if target.is_floating_point() else target != -100
-            if not present.any():
-                if part == "train":
-                    raise DataError(f"target {rule.task!r} has no label among the {len(rows)} training rows.")
-                notes.append(f"{rule.task!r} has no label in the part {part!r}.")
+    for part, rows in data.items():
+        # A mask is decoded when its row is read, so nothing is known about it here.
+        empty = [rule for rule in rules if rule.task in rows.targets and not _has_label(rows.targets[rule.task])]
+        if empty and part == "train":
+            raise DataError(f"target {empty[0].task!r} has no label among the {len(rows)} training rows.")
+        if len(empty) == len(rules) and part == "val":
+            raise DataError(
+                f"no target has a label among the {len(rows)} validation rows: give validation a larger share, or none "
+                "(val=0)."
+            )
+        notes += [f"{rule.task!r} has no label in the part {part!r}." for rule in empty]
+
+
+def _has_label(target: Tensor) -> bool:
+    return bool((~target.isnan() if target.is_floating_point() else target != -100).any())
 
 
 # -- inputs -------------------------------------------------------------------------------------------------------
@@ -219,9 +256,8 @@ def encode_rows(
             continue
         targets[rule.task], unknown = labels_of(rule, table, strict=part == "train")
         if unknown:
-            notes.append(
-                f"{rule.task!r}: {unknown} of {table.num_rows} {part} rows hold a class that training has not."
-            )
+            what = "what is no number" if rule.kind == "regression" else "a class that training has not"
+            notes.append(f"{rule.task!r}: {unknown} of {table.num_rows} {part} rows hold {what}.")
     for name, number in encoder.unseen(table).items():
         if number > 0.05 * table.num_rows:
             notes.append(
@@ -235,7 +271,7 @@ def _resolve(
     config: Config, inputs: Sequence[Column], rules: Sequence[LabelRule], encoder: InputEncoder, train: pa.Table
 ) -> Config:
     """Return the configuration with the decisions of the data written out."""
-    content = config.model_dump(by_alias=True, exclude_none=True)
+    content = content_of(config)
     content["data"]["inputs"] = {
         column.name: {"kind": column.kind} for column in inputs if column.name in encoder.names
     }
@@ -252,6 +288,24 @@ def _resolve(
     training.setdefault("patience", 5)
     training.setdefault("learning_rate", 1e-3 if encoder.images else 2e-3)
     return check_config(content)
+
+
+def _check_trunk(config: Config, encoder: InputEncoder) -> None:
+    """Refuse a trunk that cannot read the inputs; one of the user's own reads what it likes."""
+    kind = trunks().get(config.trunk.type)
+    if kind is None:
+        return
+    arguments = inspect.signature(kind).parameters
+    if "knots" in arguments:
+        fits, reads = not encoder.images, "no pictures"
+    else:
+        one_picture = encoder.images == encoder.names and len(encoder.names) == 1
+        fits, reads = "table" in arguments or one_picture, "one column of pictures and nothing else"
+    if not fits:
+        raise ConfigurationError(
+            f"the trunk {config.trunk.type!r} reads {reads}, but the inputs are {encoder.names[:12]}: choose trunk: "
+            "auto, or other inputs."
+        )
 
 
 def _trunk_type(encoder: InputEncoder, rules: Sequence[LabelRule]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lepton.config import Config, check_config
+from lepton.config import Config, check_config, content_of
 from lepton.data import ImageRows
 from lepton.errors import require
 from lepton.evaluate import evaluate
@@ -284,7 +284,7 @@ def _possible_views(model: LeptonModel, batches: Sequence[Batch]) -> set[str]:
 def _times(
     prepared: Prepared, model: LeptonModel, windows: Sequence[Window], repeats: int, trust: bool
 ) -> dict[str, Estimate]:
-    plain = check_config({**prepared.config.model_dump(by_alias=True, exclude_none=True), "balance": PLAIN})
+    plain = check_config({**content_of(prepared.config), "balance": PLAIN})
     models = {"chosen": copy.deepcopy(model), "plain": _ready_model(prepared, plain, trust)}
     configs = {"chosen": prepared.config, "plain": plain}
     return time_in_turns({name: _Stepper(configs[name], models[name], windows) for name in models}, repeats)

@@ -21,7 +21,7 @@ from lepton.data import (
     decode_image,
     decode_mask,
 )
-from lepton.errors import ConfigurationError, DataError
+from lepton.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,11 +64,6 @@ def rows_of(
     paths = encoder.image_paths(table)
     masked = [rule for rule in rules if rule.kind == "segmentation" and rule.columns[0] in table.column_names]
     alone = config.trunk.type != "mixed"
-    if alone and (len(paths) > 1 or inputs):
-        raise ConfigurationError(
-            f"the trunk {config.trunk.type!r} reads one column of pictures and nothing else, but the inputs are "
-            f"{encoder.names}: choose trunk: mixed, or fewer inputs."
-        )
     columns = list(paths.values())
     images: list[Any] = columns[0] if alone else [list(row) for row in zip(*columns, strict=True)]
     return ImageRows(

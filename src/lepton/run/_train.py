@@ -22,10 +22,11 @@ from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
 from lepton.tasks import Regression
-from lepton.train import Callback, Trainer
+from lepton.train import Callback, Trainer, save_checkpoint
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 __all__ = ["make_loaders", "make_trainer", "resume_run", "train_run"]
 
@@ -115,13 +116,15 @@ def _train(
         if console is not None:
             console.print(f"Go on with:  lepton train --resume {place}", highlight=False)
         raise
+    if not (place / "checkpoints" / "best").exists():  # without validation rows nobody told which weights were best
+        save_checkpoint(place / "checkpoints" / "best", model, {})
     write_json(place / "results.json", _held_out(model, prepared))
     rows = prepared.tables if prepared.config.data.source is None else None
     parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     run = Run(place, *parts, rows=rows)
     write_card(run)
     if console is not None:
-        console.print(metrics_table(run, run.results))
+        _print_table(console, metrics_table(run, run.results))
     return run
 
 
@@ -183,13 +186,19 @@ def _finite(found: Mapping[str, TaskResult]) -> dict[str, Any]:
 # -- what a person sees -------------------------------------------------------------------------------------------
 def show_plan(console: Console, prepared: Prepared, model: LeptonModel) -> None:
     """Say what was decided."""
-    console.print(columns_table(prepared))
-    console.print(plan_table(prepared, count_parameters(model)))
+    _print_table(console, columns_table(prepared))
+    _print_table(console, plan_table(prepared, count_parameters(model)))
     for note in prepared.notes:
         console.print(f"- {note}", markup=False, highlight=False)
+
+
+def _print_table(console: Console, table: Table) -> None:
+    if console.no_color:
+        table.box = None
+    console.print(table)
 
 
 def _console(plain: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, no_color=plain, force_terminal=False if plain else None)
+    return Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None)

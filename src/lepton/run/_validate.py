@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lepton.config import Config
+from lepton.config import Config, content_of
 from lepton.data import Column
 from lepton.run._build import build_model
 from lepton.run._findings import Finding, label_findings, present_rows, row_findings
@@ -84,7 +84,7 @@ class Validation:
         """Return what JSON can hold; null where a number is not finite."""
         content = {
             "passed": self.passed,
-            "config": self.config.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "config": content_of(self.config),
             "columns": [dataclasses.asdict(column) for column in self.columns],
             "tasks": [dataclasses.asdict(task) for task in self.tasks],
             "parts": self.parts,
