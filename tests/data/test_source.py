@@ -203,7 +203,6 @@ def test_mappings_rows_and_tables_are_the_same_table(same: Any) -> None:
         (pd.DataFrame({"a": []}), "no rows"),
         (pa.table([[1], [2]], names=["a", "a"]), "more than one column"),
     ],
-    ids=str,
 )
 def test_what_is_no_table(source: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):

@@ -170,7 +170,7 @@ def _training_section() -> type[Section]:
     return section_of(
         Trainer,
         name="Training",
-        skip=("folder", "callbacks", "model", "resume_from_checkpoint", "baselines", "progress"),
+        skip=("folder", "callbacks", "model", "resume_from_checkpoint", "progress"),
         extra={
             "batch_size": (int | None, Field(None, ge=1, description=f"Rows per micro-batch; {by_rows}.")),
             "max_epochs": (int | None, Field(None, ge=1, description=f"Passes over the training rows; {by_rows}.")),
