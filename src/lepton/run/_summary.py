@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lepton.evaluate import TaskResult
 
@@ -24,17 +24,19 @@ def columns_table(prepared: Prepared) -> Table:
 
     taken = {name: rule.kind for rule in prepared.rules for name in rule.columns}
     table = Table(title="columns", title_justify="left")
-    widths = {"column": (16, None), "read as": (11, 24), "why": (10, 36), "missing": (7, 7), "example": (None, 16)}
-    for header, (least, most) in widths.items():
-        justify: Any = "right" if header == "missing" else "left"
-        table.add_column(header, justify=justify, overflow="ellipsis", no_wrap=True, min_width=least, max_width=most)
+    for header in ("column", "read as", "why", "missing", "example"):
+        table.add_column(header, justify="right" if header == "missing" else "left")
     for column in prepared.columns:
         read = f"target: {taken[column.name]}" if column.name in taken else column.kind
         if column.name not in taken and column.name not in prepared.encoder.names:
             read = "not used"
         missing = f"{column.missing:.1%}" if column.missing else ""
-        table.add_row(column.name, read, column.why, missing, column.example)
+        table.add_row(column.name, read, column.why, missing, _short(column.example))
     return table
+
+
+def _short(text: str, limit: int = 16) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def plan_table(prepared: Prepared, parameters: Mapping[str, int]) -> Table:
