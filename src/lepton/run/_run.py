@@ -201,7 +201,7 @@ class Run:
         Raises:
             CheckpointError: a file in the run's folder is damaged.
         """
-        from lepton.run._report import write_run_report
+        from lepton.run.report import write_run_report
 
         return write_run_report(self, self.folder / "report.html" if path is None else Path(path))
 

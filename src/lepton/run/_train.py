@@ -14,13 +14,12 @@ from lepton.errors import CheckpointError
 from lepton.evaluate import TaskResult, evaluate
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
-from lepton.run._describe import write_data
 from lepton.run._folder import new_folder, read_run_config, read_split, write_json, write_rules, write_run, write_split
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._report import write_card
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
+from lepton.run.report import write_card, write_data
 from lepton.tasks import Regression
 from lepton.train import Callback, Trainer, save_checkpoint
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lepton.insight._blocks import Block, Card, Gallery
-from lepton.insight._facts import RunFacts, SampleFacts, TaskFacts
-from lepton.insight._report import Section
-from lepton.insight._run_data import cost_section, data_section, environment_section
-from lepton.insight._run_tasks import SHOWN_INPUTS, inputs_of, prediction_words, task_sections
-from lepton.insight._run_training import training_sections
-from lepton.insight._run_words import results_table, summary_blocks
-from lepton.insight._tables import Table, TableCell, TableRow, Tone
+from lepton.insight.page import Block, Card, Gallery, Section, Table, TableCell, TableRow, Tone
+from lepton.insight.run_report._data import cost_section, data_section, environment_section
+from lepton.insight.run_report._facts import RunFacts, SampleFacts, TaskFacts
+from lepton.insight.run_report._tasks import SHOWN_INPUTS, inputs_of, prediction_words, task_sections
+from lepton.insight.run_report._training import training_sections
+from lepton.insight.run_report._words import results_table, summary_blocks
 
 __all__ = ["run_sections"]
 

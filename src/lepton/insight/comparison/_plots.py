@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton.errors import ConfigurationError
-from lepton.insight._comparison import Comparison, ScoreCell
-from lepton.insight._history import Series, conflict_matrix, history_series
 from lepton.insight._results import RunResult
-from lepton.insight._style import BAND, BETTER, INK, LINES, MUTED, PAPER, SERIES, WORSE, new_figure, panel_grid
+from lepton.insight.comparison._comparison import Comparison, ScoreCell
+from lepton.insight.comparison._history import Series, conflict_matrix, history_series
+from lepton.insight.page import BAND, BETTER, INK, LINES, MUTED, PAPER, SERIES, WORSE, new_figure, panel_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

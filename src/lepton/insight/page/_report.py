@@ -11,9 +11,9 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from lepton.insight._blocks import Block
-from lepton.insight._render import Renderer
-from lepton.insight._style import THEME
+from lepton.insight.page._blocks import Block
+from lepton.insight.page._render import Renderer
+from lepton.insight.page._style import THEME
 
 __all__ = ["Section", "write_report"]
 
@@ -122,7 +122,7 @@ def _frame(title: str, body: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return files("lepton.insight").joinpath(name).read_text(encoding="utf-8")
+    return files("lepton.insight.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _styles() -> str:

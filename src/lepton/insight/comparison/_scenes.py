@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lepton.errors import ConfigurationError
-from lepton.insight._style import INK, WORSE, new_figure
+from lepton.insight.page import INK, WORSE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

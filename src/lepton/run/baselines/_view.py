@@ -11,8 +11,8 @@ from lepton.insight import Estimate, Interval, MetricInfo, Table, TableCell, Tab
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lepton.run._baseline import Baselines, BaselineScore
-    from lepton.run._baseline_gains import Gains
+    from lepton.run.baselines._baselines import Baselines, BaselineScore
+    from lepton.run.baselines._gains import Gains
 
 __all__ = ["baselines_table", "baselines_view"]
 

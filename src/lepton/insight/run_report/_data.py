@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lepton.insight._blocks import Block, Code, Fold, Matrix, Points
-from lepton.insight._facts import CostFacts, DataFacts, RunFacts, TaskFacts
-from lepton.insight._format import as_bytes, as_count, as_duration, as_large, as_number, as_percent
-from lepton.insight._report import Section
-from lepton.insight._run_words import PARTS
-from lepton.insight._tables import Table, TableCell, TableRow
+from lepton.insight.page import (
+    Block,
+    Code,
+    Fold,
+    Matrix,
+    Points,
+    Section,
+    Table,
+    TableCell,
+    TableRow,
+    as_bytes,
+    as_count,
+    as_duration,
+    as_large,
+    as_number,
+    as_percent,
+)
+from lepton.insight.run_report._facts import CostFacts, DataFacts, RunFacts, TaskFacts
+from lepton.insight.run_report._words import PARTS
 
 __all__ = ["cost_section", "cost_table", "data_section", "environment_section"]
 

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lepton.insight._blocks import Block, Chart, Points
-from lepton.insight._comparison import Comparison
-from lepton.insight._plots import plot_comparison, plot_conflict, plot_curves, plot_weights
-from lepton.insight._report import Section
 from lepton.insight._results import RunResult
-from lepton.insight._sentences import summary_sentences
-from lepton.insight._tables import comparison_table
+from lepton.insight.comparison._comparison import Comparison
+from lepton.insight.comparison._plots import plot_comparison, plot_conflict, plot_curves, plot_weights
+from lepton.insight.comparison._sentences import summary_sentences
+from lepton.insight.comparison._table import comparison_table
+from lepton.insight.page import Block, Chart, Points, Section
 
 __all__ = ["comparison_sections"]
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from lepton.insight._blocks import Block, Flag, Points
-from lepton.insight._comparison import delta_m
-from lepton.insight._facts import LabelFacts, RunFacts, TaskFacts
-from lepton.insight._format import as_count, as_duration, as_large, as_number, as_percent
-from lepton.insight._tables import Table, TableCell, TableRow, Tone
+from lepton.insight.comparison import delta_m
+from lepton.insight.page import (
+    Block,
+    Flag,
+    Points,
+    Table,
+    TableCell,
+    TableRow,
+    Tone,
+    as_count,
+    as_duration,
+    as_large,
+    as_number,
+    as_percent,
+)
+from lepton.insight.run_report._facts import LabelFacts, RunFacts, TaskFacts
 
 __all__ = [
     "PARTS", "chance_scores", "flags", "labels_of", "listed", "metric_words", "plural", "results_table",

@@ -10,12 +10,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton.insight._blocks import Block, Card, Gallery, Grid, Heading, Matrix, Plot, Trace
-from lepton.insight._facts import Predictions, RunFacts, SampleFacts, TaskFacts
-from lepton.insight._format import as_count, as_number, as_percent
-from lepton.insight._report import Section
-from lepton.insight._scores import calibration, class_scores, confusion_matrix, mask_overlap
-from lepton.insight._tables import Table, TableCell, TableRow
+from lepton.insight.page import (
+    Block,
+    Card,
+    Gallery,
+    Grid,
+    Heading,
+    Matrix,
+    Plot,
+    Section,
+    Table,
+    TableCell,
+    TableRow,
+    Trace,
+    as_count,
+    as_number,
+    as_percent,
+)
+from lepton.insight.run_report._facts import Predictions, RunFacts, SampleFacts, TaskFacts
+from lepton.insight.run_report._scores import calibration, class_scores, confusion_matrix, mask_overlap
 
 __all__ = ["inputs_of", "prediction_words", "task_sections"]
 

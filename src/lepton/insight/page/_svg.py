@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lepton.insight._blocks import Plot, Trace
+from lepton.insight.page._blocks import Plot, Trace
 
 __all__ = ["histogram_svg", "log_ticks", "nice_ticks", "plot_svg", "span_of"]
 

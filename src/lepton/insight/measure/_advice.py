@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lepton.insight._estimate import Estimate
-from lepton.insight._gradients import GradientRecord, ViewDistance
-from lepton.insight._range_test import RangeTest
+from lepton.insight.measure._gradients import GradientRecord, ViewDistance
+from lepton.insight.measure._range_test import RangeTest
 
 __all__ = [
     "Advice",

@@ -28,10 +28,10 @@ from lepton.insight import (
     run_sections,
     write_report,
 )
-from lepton.run._cost import cost_of
-from lepton.run._describe import read_data
 from lepton.run._prepare import encode_rows
 from lepton.run._rows import make_loader
+from lepton.run.report._cost import cost_of
+from lepton.run.report._describe import read_data
 from lepton.train import write_atomically
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from lepton.run._probe import Probe
+    from lepton.run.look._probe import Probe
 
 __all__ = ["probe_view"]
 

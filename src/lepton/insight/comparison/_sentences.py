@@ -4,8 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from lepton.insight._comparison import Comparison, MethodSummary, ScoreCell, Verdict
 from lepton.insight._estimate import Estimate, digits_for
+from lepton.insight.comparison._comparison import Comparison, MethodSummary, ScoreCell, Verdict
 
 __all__ = ["summary_sentences"]
 

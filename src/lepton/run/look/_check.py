@@ -12,12 +12,12 @@ import torch
 from lepton.config import Config, content_of
 from lepton.data import Column
 from lepton.run._build import build_model
-from lepton.run._findings import Finding, label_findings, present_rows, row_findings
-from lepton.run._giveaways import giveaway_findings
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._summary import columns_table, count_parameters, plan_table
 from lepton.run._train import make_loaders
+from lepton.run.look._findings import Finding, label_findings, present_rows, row_findings
+from lepton.run.look._giveaways import giveaway_findings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lepton.insight._blocks import Block, Flag, Fold, Grid, Matrix, Plot, Trace
-from lepton.insight._facts import RunFacts, TaskFacts
-from lepton.insight._format import as_count
-from lepton.insight._report import Section
-from lepton.insight._run_words import listed, metric_words
+from lepton.insight.page import Block, Flag, Fold, Grid, Matrix, Plot, Section, Trace, as_count
+from lepton.insight.run_report._facts import RunFacts, TaskFacts
+from lepton.insight.run_report._words import listed, metric_words
 
 __all__ = ["training_sections"]
 

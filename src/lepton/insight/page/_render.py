@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from lepton.errors import DataError
-from lepton.insight._blocks import (
+from lepton.insight.page._blocks import (
     Block,
     Card,
     Chart,
@@ -27,9 +27,9 @@ from lepton.insight._blocks import (
     Points,
     Trace,
 )
-from lepton.insight._style import svg_of
-from lepton.insight._svg import histogram_svg, plot_svg
-from lepton.insight._tables import Table, TableCell, TableRow
+from lepton.insight.page._style import svg_of
+from lepton.insight.page._svg import histogram_svg, plot_svg
+from lepton.insight.page._tables import Table, TableCell, TableRow
 
 __all__ = ["Renderer", "typeset"]
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from lepton.errors import DataError, import_extra, require
 from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore, score_outputs
-from lepton.run._alone import kept_outputs, part_scores, run_rows, train_alone
-from lepton.run._baseline_gains import Gains, cpu_task, measure_gains, metric_infos
-from lepton.run._boosting import BoostedTrees, boosting_columns, can_boost
 from lepton.run._folder import write_json
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared
 from lepton.run._run import Run
 from lepton.run._summary import count_parameters
+from lepton.run.baselines._alone import kept_outputs, part_scores, run_rows, train_alone
+from lepton.run.baselines._boosting import BoostedTrees, boosting_columns, can_boost
+from lepton.run.baselines._gains import Gains, cpu_task, measure_gains, metric_infos
 from lepton.train import Callback, Progress
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Baselines:
 
     def __rich__(self) -> RenderableType:
         """Return what a terminal shows."""
-        from lepton.run._baseline_view import baselines_view
+        from lepton.run.baselines._view import baselines_view
 
         return baselines_view(self)
 

@@ -11,7 +11,7 @@ from lepton.errors import ConfigurationError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lepton.insight._tables import Table
+    from lepton.insight.page._tables import Table
 
 __all__ = [
     "Block", "Card", "Chart", "Code", "Flag", "Fold", "Gallery", "Grid", "Heading", "Matrix", "Picture", "Plot",

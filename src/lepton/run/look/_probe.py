@@ -39,12 +39,12 @@ from lepton.insight import (
 )
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
-from lepton.run._findings import present_rows
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import Loader, Rows
 from lepton.run._train import make_loaders, make_trainer
-from lepton.run._validate import steps_per_epoch
+from lepton.run.look._check import steps_per_epoch
+from lepton.run.look._findings import present_rows
 from lepton.tasks import Regression
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Probe:
 
     def __rich__(self) -> RenderableType:
         """Return what a terminal shows."""
-        from lepton.run._probe_view import probe_view
+        from lepton.run.look._probe_view import probe_view
 
         return probe_view(self)
 

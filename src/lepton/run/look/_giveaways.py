@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lepton.data import LabelRule
 from lepton.insight import bins_of, certain_values, explained_share, ranks
-from lepton.run._findings import Finding
 from lepton.run._prepare import Prepared
+from lepton.run.look._findings import Finding
 
 __all__ = ["giveaway_findings"]
 
