@@ -34,6 +34,10 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
     Words, booleans, and whole numbers of at most 20 different values are classes; other numbers are regressions;
     lists are several labels; pictures are masks.
 
+    Args:
+        table: the rows.
+        column: what `describe_columns` says of the column.
+
     Raises:
         DataError: nothing can be learned from the column.
     """
@@ -84,6 +88,13 @@ def class_names(table: pa.Table, column: str) -> list[str]:
     """Return the different values of a column as words: numbers in their order, words in that of the alphabet.
 
     Lists give the different words in them.
+
+    Args:
+        table: the rows.
+        column: the column's name.
+
+    Raises:
+        DataError: there is no such column.
     """
     import pyarrow.compute as pc
 

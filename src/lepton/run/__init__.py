@@ -10,6 +10,7 @@ from lepton.run._fit import default_folder, fit, make_config, override_config
 from lepton.run._folder import new_folder
 from lepton.run._frames import write_table
 from lepton.run._init import commented_config
+from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._run import Run, load
 from lepton.run._summary import metrics_table
@@ -54,6 +55,7 @@ __all__ = [
     "resume_run",
     "run_baselines",
     "train_run",
+    "without_nan",
     "write_table",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,17 @@ from lepton.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Loader", "Rows", "image_size", "labels_of", "make_loader", "rows_of"]
+__all__ = [
+    "Loader",
+    "Rows",
+    "has_label",
+    "held_out_part",
+    "image_size",
+    "labelled_rows",
+    "labels_of",
+    "make_loader",
+    "rows_of",
+]
 
 Rows = TensorData | ImageRows
 Loader = TensorLoader | ImageLoader
@@ -87,6 +97,24 @@ def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor
     if rule.kind == "multi_label" and rule.from_masks and column is not None:
         return torch.stack([_presence(path, rule) for path in column.to_pylist()]), 0
     return rule.encode(table, strict=strict)
+
+
+def labelled_rows(rows: Rows, task: str) -> Tensor:
+    """Return bool [N]: which rows have a label of a task; of masks, which rows have one."""
+    if isinstance(rows, ImageRows) and task in rows.masks:
+        return torch.tensor([path is not None for path in rows.masks[task]])
+    return has_label(rows.targets[task])
+
+
+def held_out_part(parts: Container[str]) -> str | None:
+    """Return the part whose results count: the test, the validation where there is none, None without either."""
+    return next((part for part in ("test", "val") if part in parts), None)
+
+
+def has_label(target: Tensor) -> Tensor:
+    """Return bool [N]: which rows of labels [N, ...] hold one that is not missing."""
+    known = torch.isfinite(target) if target.is_floating_point() else target != -100
+    return known.flatten(1).any(1) if known.ndim > 1 else known
 
 
 def _presence(path: str | None, rule: LabelRule) -> Tensor:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 
 from lepton.errors import ConfigurationError, is_whole, nearest, require
 
-__all__ = ["Schedule", "ScheduleName", "warmup_cosine"]
+__all__ = ["Schedule", "ScheduleName", "check_schedule", "warmup_cosine"]
 
 ScheduleName = Literal["cosine", "linear", "constant", "step", "one_cycle", "plateau"]
 """Courses of the learning rate after the warm-up."""

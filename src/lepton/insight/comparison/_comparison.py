@@ -11,7 +11,7 @@ from lepton.evaluate import relative_improvement
 from lepton.insight._estimate import Estimate, digits_for
 from lepton.insight._results import MetricInfo, RunResult
 
-__all__ = ["Comparison", "DeltaM", "DeltaMEstimate", "MethodSummary", "ScoreCell", "Verdict", "delta_m"]
+__all__ = ["Comparison", "DeltaM", "DeltaMEstimate", "MethodSummary", "ScoreCell", "Verdict", "delta_m", "verdict_of"]
 
 Scores = Mapping[str, Mapping[str, float]]
 Metrics = Mapping[str, Sequence[MetricInfo]]
@@ -262,7 +262,12 @@ class Comparison:
         return cls(info, _baseline_summary(alone), summaries, cells, chance, left_out)
 
     def cell(self, method: str, task: str, metric: str | None = None) -> ScoreCell:
-        """Return the cell of a metric, by default of the task's primary one.
+        """Return the cell of a metric.
+
+        Args:
+            method: name of the method.
+            task: name of the task.
+            metric: name of the metric; by default the task's primary one.
 
         Raises:
             ConfigurationError: if there is none.
@@ -276,7 +281,12 @@ class Comparison:
         )
 
     def digits(self, task: str, metric: str) -> int:
-        """Return the decimals that suit all scores of a metric, so that words, table and figure agree."""
+        """Return the decimals that suit all scores of a metric, so that words, table and figure agree.
+
+        Args:
+            task: name of the task.
+            metric: name of its metric.
+        """
         cells = [cell for cell in self.cells if (cell.task, cell.metric.name) == (task, metric)]
         return digits_for([estimate for cell in cells for estimate in (cell.score, cell.baseline)])
 

@@ -125,7 +125,12 @@ def advise_weights(record: GradientRecord) -> Iterator[Advice]:
 
 
 def advise_learning_rate(test: RangeTest, learning_rate: float) -> Iterator[Advice]:
-    """Yield whether the configured learning rate lies where the sweep speaks for."""
+    """Yield whether the configured learning rate lies where the sweep speaks for.
+
+    Args:
+        test: the sweep.
+        learning_rate: the configured one.
+    """
     if test.low is None or test.high is None:
         words = (
             f"the loss fell by less than 5 % at every learning rate up to {test.rates[-1]:.2g}: the range test speaks "
@@ -144,7 +149,12 @@ def advise_learning_rate(test: RangeTest, learning_rate: float) -> Iterator[Advi
 
 
 def advise_views(view: str, distances: Mapping[str, ViewDistance]) -> Iterator[Advice]:
-    """Yield whether the chosen view gives other weights than the gradients of all shared parameters."""
+    """Yield whether the chosen view gives other weights than the gradients of all shared parameters.
+
+    Args:
+        view: the chosen one.
+        distances: view -> how far it is from the view `parameters`.
+    """
     if view not in distances:
         return
     apart = distances[view].weights
@@ -162,7 +172,13 @@ def advise_views(view: str, distances: Mapping[str, ViewDistance]) -> Iterator[A
 
 
 def advise_cost(times: Mapping[str, Estimate], chosen: str, plain: str) -> Iterator[Advice]:
-    """Yield what the balancer costs in time over doing nothing."""
+    """Yield what the balancer costs in time over doing nothing.
+
+    Args:
+        times: name -> seconds of a step.
+        chosen: the name with the balancer.
+        plain: the name with equal weights.
+    """
     if chosen not in times or plain not in times:
         return
     ratio = times[chosen].mean / times[plain].mean

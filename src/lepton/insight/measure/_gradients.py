@@ -158,6 +158,10 @@ class ViewDistance:
 def view_distance(view: GradientRecord, reference: GradientRecord) -> ViewDistance:
     """Return how far one view's weights and cosines are from those of another on the same batches.
 
+    Args:
+        view: what was measured by it.
+        reference: the same by the other.
+
     Example:
         >>> from lepton.tasks import Regression
         >>> model = LeptonModel(torch.nn.Linear(2, 4), [Regression("a"), Regression("b")])

@@ -34,7 +34,12 @@ class Interval:
         return int(self.low > 0) - int(self.high < 0)
 
     def text(self, digits: int, *, signed: bool = False) -> str:
-        """Return the value, and the interval in brackets where there is one."""
+        """Return the value, and the interval in brackets where there is one.
+
+        Args:
+            digits: decimals.
+            signed: whether a plus is written.
+        """
         if math.isnan(self.value):
             return "not measured"
         mark = "+" if signed else ""
@@ -110,6 +115,11 @@ def bootstrap(
 def resampled_rows(n_rows: int, resamples: int, *, seed: int = 0) -> Iterator[Tensor]:
     """Yield the row numbers [N] of each resample: N rows drawn with replacement.
 
+    Args:
+        n_rows: number of rows N.
+        resamples: how often rows are drawn.
+        seed: fixes the draws.
+
     Example:
         >>> [rows.tolist() for rows in resampled_rows(1, 2)]
         [[0], [0]]
@@ -121,6 +131,10 @@ def resampled_rows(n_rows: int, resamples: int, *, seed: int = 0) -> Iterator[Te
 
 def interval_of(value: float, drawn: Sequence[float]) -> Interval:
     """Return a value with the 95 % percentile interval of what resamples gave; none for fewer than 20 of them.
+
+    Args:
+        value: on the rows as they are.
+        drawn: one value for each resample; those that are not finite are passed over.
 
     Example:
         >>> interval_of(0.5, [place / 100 for place in range(101)]).high

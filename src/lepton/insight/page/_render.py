@@ -31,7 +31,7 @@ from lepton.insight.page._style import svg_of
 from lepton.insight.page._svg import histogram_svg, plot_svg
 from lepton.insight.page._tables import Table, TableCell, TableRow
 
-__all__ = ["Renderer", "typeset"]
+__all__ = ["Renderer"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIGNIFICANT = 5
@@ -48,9 +48,9 @@ class Renderer:
         """Return the HTML of one block."""
         match block:
             case str():
-                return f"<p>{typeset(block)}</p>"
+                return f"<p>{_typeset(block)}</p>"
             case Points():
-                return "<ul>" + "".join(f"<li>{typeset(item)}</li>" for item in block.items) + "</ul>"
+                return "<ul>" + "".join(f"<li>{_typeset(item)}</li>" for item in block.items) + "</ul>"
             case Table():
                 return _table(block)
             case Chart():
@@ -66,15 +66,15 @@ class Renderer:
                 return f'<ul class="gallery {block.size}" aria-label="{escape(block.title)}">{cards}</ul>'
             case Fold():
                 inside = self.blocks(block.blocks)
-                return f"<details>\n<summary>{typeset(block.summary)}</summary>\n{inside}\n</details>"
+                return f"<details>\n<summary>{_typeset(block.summary)}</summary>\n{inside}\n</details>"
             case Grid():
                 return f'<div class="pair">{self.blocks(block.blocks)}</div>'
             case Heading():
-                return f"<h3>{typeset(block.text)}</h3>"
+                return f"<h3>{_typeset(block.text)}</h3>"
             case Code():
                 return f'<pre tabindex="0" aria-label="{escape(block.label)}">{escape(block.text)}</pre>'
             case Flag():
-                return f'<p class="flag">{typeset(block.text)}</p>'
+                return f'<p class="flag">{_typeset(block.text)}</p>'
 
     def blocks(self, blocks: Sequence[Block]) -> str:
         """Return the HTML of several blocks."""
@@ -86,7 +86,7 @@ class Renderer:
         return _figure(drawn, chart.alt, chart.caption)
 
 
-def typeset(text: str) -> str:
+def _typeset(text: str) -> str:
     """Return escaped text with true minus signs, and no line break around ±, → and before %."""
     text = re.sub(r"(?<!\w)-(?=[\d.])", "−", text)
     return escape(re.sub(r" (?=[±→%])|(?<=[±→]) ", "\u00a0", text))
@@ -102,14 +102,14 @@ def _image(png: bytes, alt: str) -> str:
 def _figure(drawn: str, alt: str, caption: str) -> str:
     # Focusable, so that the arrow keys scroll it where the screen is narrow.
     box = f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(alt)}">{drawn}</div>'
-    return f"<figure>\n{box}\n<figcaption>{typeset(caption)}</figcaption>\n</figure>"
+    return f"<figure>\n{box}\n<figcaption>{_typeset(caption)}</figcaption>\n</figure>"
 
 
 # -- tables -------------------------------------------------------------------------------------------------------
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     bodies = "".join(f"<tbody>{''.join(map(_row, group))}</tbody>\n" for group in _groups(table.rows))
-    notes = "".join(f"<p>{typeset(note)}</p>" for note in table.footnotes)
+    notes = "".join(f"<p>{_typeset(note)}</p>" for note in table.footnotes)
     kind = ' class="words"' if table.words_last else ""
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title)}"><table{kind}>\n'
@@ -133,8 +133,8 @@ def _row(row: TableRow) -> str:
 
 
 def _cell(cell: TableCell) -> str:
-    drawn = histogram_svg(cell.bars, cell.value) if cell.bars else typeset(cell.value)
-    remark = f'<small class="{cell.tone}">{typeset(cell.remark)}</small>' if cell.remark else ""
+    drawn = histogram_svg(cell.bars, cell.value) if cell.bars else _typeset(cell.value)
+    remark = f'<small class="{cell.tone}">{_typeset(cell.remark)}</small>' if cell.remark else ""
     return drawn + remark
 
 
@@ -144,7 +144,7 @@ def _matrix(matrix: Matrix) -> str:
         f'<tr><th scope="row">{escape(name)}</th>{"".join(map(_shaded, cells, shades))}</tr>\n'
         for name, cells, shades in zip(matrix.rows, matrix.cells, matrix.shades, strict=True)
     )
-    caption = f'<div class="notes"><p>{typeset(matrix.caption)}</p></div>' if matrix.caption else ""
+    caption = f'<div class="notes"><p>{_typeset(matrix.caption)}</p></div>' if matrix.caption else ""
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(matrix.title)}"><table class="matrix">\n'
         f"<caption>{escape(matrix.title)}</caption>\n<thead><tr><td>{escape(matrix.corner)}</td>{head}</tr></thead>\n"
@@ -154,9 +154,9 @@ def _matrix(matrix: Matrix) -> str:
 
 def _shaded(cell: str, shade: float) -> str:
     if math.isnan(shade):
-        return f"<td>{typeset(cell)}</td>"
+        return f"<td>{_typeset(cell)}</td>"
     kind = "worse" if shade < 0 else "better"
-    return f'<td class="shade {kind}" style="--share: {min(1.0, abs(shade)):.3f}">{typeset(cell)}</td>'
+    return f'<td class="shade {kind}" style="--share: {min(1.0, abs(shade)):.3f}">{_typeset(cell)}</td>'
 
 
 # -- plots and pictures -------------------------------------------------------------------------------------------
@@ -172,9 +172,9 @@ def _plot(plot: Plot) -> str:
         "traces": [_trace(trace) for trace in plot.traces],
     }
     data = escape(json.dumps(told, separators=(",", ":"), allow_nan=False, ensure_ascii=False))
-    caption = f"<figcaption>{typeset(plot.caption)}</figcaption>" if plot.caption else ""
+    caption = f"<figcaption>{_typeset(plot.caption)}</figcaption>" if plot.caption else ""
     return (
-        f'<figure class="plot" data-plot="{data}">\n<h4>{typeset(plot.title)}</h4>\n'
+        f'<figure class="plot" data-plot="{data}">\n<h4>{_typeset(plot.title)}</h4>\n'
         f'<div class="drawing">{_legend(plot)}{plot_svg(plot)}</div>\n{caption}</figure>'
     )
 
@@ -185,7 +185,7 @@ def _legend(plot: Plot) -> str:
     if len(names) < 2:
         return ""
     keys = (
-        f'<span><span class="key" style="background: var(--series-{place % 6 + 1})"></span>{typeset(t.name)}</span>'
+        f'<span><span class="key" style="background: var(--series-{place % 6 + 1})"></span>{_typeset(t.name)}</span>'
         for place, t in names
     )
     return f'<p class="legend">{" ".join(keys)}</p>'
@@ -212,8 +212,8 @@ def _short(value: float) -> float | None:
 
 def _card(card: Card) -> str:
     pictures = "".join(
-        f"<figure>{_image(png, name)}{f'<figcaption>{typeset(name)}</figcaption>' if name else ''}</figure>"
+        f"<figure>{_image(png, name)}{f'<figcaption>{_typeset(name)}</figcaption>' if name else ''}</figure>"
         for name, png in card.pictures
     )
-    lines = "".join(f'<p class="{tone}">{typeset(text)}</p>' for text, tone in card.lines)
+    lines = "".join(f'<p class="{tone}">{_typeset(text)}</p>' for text, tone in card.lines)
     return f'<div class="pictures" style="--n: {max(1, len(card.pictures))}">{pictures}</div>{lines}'

@@ -108,7 +108,12 @@ def panel_grid(figure: Figure, count: int, columns: int, **shared: Any) -> list[
 
 
 def png_of(figure: Figure, *, dpi: int = 200) -> bytes:
-    """Return a figure as PNG on the light paper, for a README: 9 inches become 1800 pixels."""
+    """Return a figure as PNG on the light paper, for a README.
+
+    Args:
+        figure: what to draw.
+        dpi: pixels per inch: 9 inches become 1800 pixels.
+    """
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi)
     return stream.getvalue()

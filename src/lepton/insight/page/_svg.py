@@ -12,7 +12,7 @@ from html import escape
 
 from lepton.insight.page._blocks import Plot, Trace
 
-__all__ = ["histogram_svg", "log_ticks", "nice_ticks", "plot_svg", "span_of"]
+__all__ = ["histogram_svg", "log_ticks", "nice_ticks", "plot_svg"]
 
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 40
@@ -22,7 +22,7 @@ DASHES = ("", "7 3", "2 2.5", "8 3 2 3")
 Span = tuple[float, float]
 
 
-def span_of(values: Sequence[float], *, log: bool) -> Span:
+def _span_of(values: Sequence[float], *, log: bool) -> Span:
     """Return the ends of an axis that shows all finite values, in tens' powers if `log`."""
     known = [v for v in values if math.isfinite(v) and (not log or v > 0)]
     if not known:
@@ -74,7 +74,7 @@ class _Frame:
         ys = [y for trace in shown for y in trace.y]
         self.log = plot.log and all(t.kind == "line" for t in plot.traces) and any(y > 0 for y in ys)
         data = [trace for trace in shown if trace.kind != "guide"]
-        self.x = span_of([x for trace in data for x in trace.x], log=False)
+        self.x = _span_of([x for trace in data for x in trace.x], log=False)
         self.whole = all(t.kind == "line" and all(float(x).is_integer() for x in t.x) for t in plot.traces)
         self.y = plot.y_range if plot.y_range is not None and not self.log else self._vertical(shown, ys)
         if any(trace.kind == "bars" for trace in shown):
@@ -86,7 +86,7 @@ class _Frame:
         self.x = plot.x_range or self.x
 
     def _vertical(self, shown: Sequence[Trace], ys: Sequence[float]) -> Span:
-        low, high = span_of(ys, log=self.log)
+        low, high = _span_of(ys, log=self.log)
         if any(trace.kind == "bars" for trace in shown):
             return 0.0, high * 1.05
         pad = 0.05 * (high - low)

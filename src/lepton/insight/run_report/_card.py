@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lepton.insight.page import as_bytes, as_count, as_duration, as_number
 from lepton.insight.run_report._facts import RunFacts, TaskFacts
-from lepton.insight.run_report._words import PARTS, chance_scores, flags, labels_of, metric_words, plural
+from lepton.insight.run_report._words import PART_WORDS, chance_scores, flags, labels_of, metric_words, plural
 
 __all__ = ["model_card"]
 
@@ -84,7 +84,7 @@ def _results(facts: RunFacts) -> Iterator[str]:
     yield "## Results"
     yield ""
     found: list[tuple[str, dict[str, Mapping[str, float]]]] = [
-        (PARTS[part], {task.name: task.results.get(part, {}) for task in facts.tasks}),
+        (PART_WORDS[part], {task.name: task.results.get(part, {}) for task in facts.tasks}),
         ("inputs ignored", {task.name: chance_scores(task, labels_of(facts, task), part) for task in facts.tasks}),
         ("alone", {task.name: task.alone.get(part, {}) for task in facts.tasks}),
         ("gradient boosting", {task.name: task.boosting.get(part, {}) for task in facts.tasks}),
@@ -104,7 +104,7 @@ def _training(facts: RunFacts) -> Iterator[str]:
     yield "## Data and training"
     yield ""
     if facts.data is not None:
-        rows = ", ".join(f"{as_count(n)} {PARTS.get(part, part)}" for part, n in facts.data.rows.items())
+        rows = ", ".join(f"{as_count(n)} {PART_WORDS.get(part, part)}" for part, n in facts.data.rows.items())
         yield f"- Rows: {rows}; split: {facts.data.how}."
     best = "" if facts.best_epoch is None else f", of which epoch {facts.best_epoch:.0f} was kept"
     yield f"- {plural(len(facts.history), 'epoch')}{best}; {as_duration(facts.cost.seconds)} of training steps."

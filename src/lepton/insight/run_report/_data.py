@@ -22,9 +22,9 @@ from lepton.insight.page import (
     as_percent,
 )
 from lepton.insight.run_report._facts import CostFacts, DataFacts, RunFacts, TaskFacts
-from lepton.insight.run_report._words import PARTS
+from lepton.insight.run_report._words import PART_WORDS
 
-__all__ = ["cost_section", "cost_table", "data_section", "environment_section"]
+__all__ = ["cost_section", "data_section", "environment_section"]
 
 SHOWN_CLASSES = 10
 SHOWN_TASKS = 20
@@ -33,10 +33,10 @@ SHOWN_TASKS = 20
 # -- cost ---------------------------------------------------------------------------------------------------------
 def cost_section(facts: RunFacts) -> Section:
     """Return the account of the shared model against a model for each task."""
-    return Section("Cost", (cost_table(facts.cost, len(facts.tasks)), *_private(facts)))
+    return Section("Cost", (_cost_table(facts.cost, len(facts.tasks)), *_private(facts)))
 
 
-def cost_table(cost: CostFacts, tasks: int) -> Table:
+def _cost_table(cost: CostFacts, tasks: int) -> Table:
     """Return the table: one shared model, a model for each task, saved."""
     private = sum(cost.private.values())
     heads = cost.weight_bytes - cost.trunk_bytes
@@ -88,7 +88,7 @@ def data_section(facts: RunFacts) -> Section:
 
 
 def _data(data: DataFacts, facts: RunFacts) -> Iterator[Block]:
-    parts = ", ".join(f"{as_count(rows)} {PARTS.get(part, part)}" for part, rows in data.rows.items())
+    parts = ", ".join(f"{as_count(rows)} {PART_WORDS.get(part, part)}" for part, rows in data.rows.items())
     yield f"Rows: {parts}. How they were divided: {data.how}."
     if data.notes:
         yield Points(data.notes)
@@ -150,7 +150,7 @@ def _labels(data: DataFacts, tasks: dict[str, TaskFacts]) -> Table:
                     TableCell(f"{len(names) - SHOWN_CLASSES} further classes"), tuple(TableCell("") for _ in parts)
                 )
             )
-    return Table("Labels and balance of the classes", tuple(PARTS.get(part, part) for part in parts), tuple(rows))
+    return Table("Labels and balance of the classes", tuple(PART_WORDS.get(part, part) for part in parts), tuple(rows))
 
 
 def _present(share: float | None) -> TableCell:

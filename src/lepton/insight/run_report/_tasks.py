@@ -30,7 +30,7 @@ from lepton.insight.page import (
 from lepton.insight.run_report._facts import Predictions, RunFacts, SampleFacts, TaskFacts
 from lepton.insight.run_report._scores import calibration, class_scores, confusion_matrix, mask_overlap
 
-__all__ = ["inputs_of", "prediction_words", "task_sections"]
+__all__ = ["SHOWN_INPUTS", "inputs_of", "prediction_words", "task_sections"]
 
 SHOWN_CLASSES = 20
 SHOWN_TASKS = 30

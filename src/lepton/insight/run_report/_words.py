@@ -23,14 +23,14 @@ from lepton.insight.page import (
 from lepton.insight.run_report._facts import LabelFacts, RunFacts, TaskFacts
 
 __all__ = [
-    "PARTS", "chance_scores", "flags", "labels_of", "listed", "metric_words", "plural", "results_table",
-    "summary_blocks", "task_words",
+    "PART_WORDS", "chance_scores", "flags", "labels_of", "listed", "metric_words", "plural", "results_table",
+    "summary_blocks",
 ]  # fmt: skip
 
 SHOWN_TASKS = 100
 """Tasks in the table of results; all are in results.json."""
 
-PARTS = {"train": "training", "val": "validation", "test": "test"}
+PART_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def labels_of(facts: RunFacts, task: TaskFacts) -> LabelFacts | None:
@@ -62,7 +62,7 @@ def summary_blocks(facts: RunFacts) -> tuple[Block, ...]:
     """Return the words that open the report."""
     return (
         _opening(facts),
-        Points(tuple(task_words(facts, task) for task in facts.tasks[:12])),
+        Points(tuple(_task_words(facts, task) for task in facts.tasks[:12])),
         *([f"The other {len(facts.tasks) - 12} tasks are in the table below."] if len(facts.tasks) > 12 else []),
         *_against_alone(facts),
         *(Flag(text) for text in flags(facts)[:12]),
@@ -97,14 +97,14 @@ def _opening(facts: RunFacts) -> str:
     )
 
 
-def task_words(facts: RunFacts, task: TaskFacts) -> str:
+def _task_words(facts: RunFacts, task: TaskFacts) -> str:
     """Return one line: how well a task is predicted, and beside what."""
     part, metric = facts.part, task.metrics[0]
     value = task.results.get(part, {}).get(metric.name, math.nan)
     if not task.results:
         return f"{task.name}: not measured, because no row was held out."
     if math.isnan(value):
-        return f"{task.name}: not measured, because the {PARTS[part]} rows have no label of it."
+        return f"{task.name}: not measured, because the {PART_WORDS[part]} rows have no label of it."
     words = [f"{task.name}: {metric_words(metric.name)} {as_number(value)} on {_labels(task, part)}"]
     chance = chance_scores(task, labels_of(facts, task), part).get(metric.name)
     if chance is not None:
@@ -118,7 +118,7 @@ def task_words(facts: RunFacts, task: TaskFacts) -> str:
 
 
 def _labels(task: TaskFacts, part: str) -> str:
-    return f"{as_count(task.labels.get(part, 0))} {PARTS[part]} labels"
+    return f"{as_count(task.labels.get(part, 0))} {PART_WORDS[part]} labels"
 
 
 def flags(facts: RunFacts) -> list[str]:
@@ -226,7 +226,7 @@ def results_table(facts: RunFacts) -> Table:
             )
     notes = []
     if any(part in task.results for task in facts.tasks):
-        notes.append(f"{PARTS[part].capitalize()} scores decide; validation rows also selected the weights.")
+        notes.append(f"{PART_WORDS[part].capitalize()} scores decide; validation rows also selected the weights.")
     if len(facts.tasks) > SHOWN_TASKS:
         notes.append(f"The first {SHOWN_TASKS} of {len(facts.tasks)} tasks; results.json holds them all.")
     if not any(task.alone for task in facts.tasks):
@@ -236,7 +236,7 @@ def results_table(facts: RunFacts) -> Table:
 
 def _sources(facts: RunFacts) -> list[tuple[str, str, str]]:
     parts = [part for part in ("test", "val") if any(part in task.results for task in facts.tasks)]
-    found = [(PARTS[part], "result", part) for part in parts]
+    found = [(PART_WORDS[part], "result", part) for part in parts]
     found.append(("inputs ignored", "chance", facts.part))
     if any(task.alone for task in facts.tasks):
         found.append(("alone", "alone", facts.part))

@@ -13,15 +13,14 @@ from lepton.config import Config, check_config, content_of
 from lepton.data import read_table
 from lepton.evaluate import evaluate, to_device
 from lepton.nn import LeptonModel
-from lepton.run._build import build_model
+from lepton.run._build import initial_model
 from lepton.run._prepare import Prepared, encode_rows, split_tables
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._train import make_loaders, make_trainer
-from lepton.tasks import Regression
 from lepton.train import Callback, TrainState
 
-__all__ = ["alone_config", "kept_outputs", "part_scores", "run_rows", "train_alone"]
+__all__ = ["kept_outputs", "part_scores", "run_rows", "train_alone"]
 
 EVERY_TASK = "val/relative_loss"
 
@@ -41,7 +40,7 @@ def run_rows(run: Run, source: Any) -> Prepared:
     return Prepared(run.config, [], run.encoder, run.rules, run.split, data, tables, table, notes)
 
 
-def alone_config(config: Config, task: str, seed: int) -> Config:
+def _alone_config(config: Config, task: str, seed: int) -> Config:
     """Return the configuration of a task alone: the same trunk and training, nothing to balance."""
     content = content_of(config)
     content |= {"balance": {"method": "equal"}, "seed": seed}
@@ -57,14 +56,11 @@ def train_alone(
 
     Rows without a label of the task stay in the batches, so that steps and order are those of the shared training.
     """
-    config = alone_config(prepared.config, task, seed)
+    alone = dataclasses.replace(prepared, config=_alone_config(prepared.config, task, seed))
     with torch.random.fork_rng():
-        model = build_model(config, prepared.encoder, prepared.rules, trust=trust, only=task)
-        alone = model.task(task)
-        if isinstance(alone, Regression):
-            alone.fit_statistics(prepared.data["train"].targets[task])
-        train, val = make_loaders(dataclasses.replace(prepared, config=config))
-        trainer = make_trainer(config, model, None, callbacks=callbacks)
+        model = initial_model(alone, trust=trust, only=task)
+        train, val = make_loaders(alone)
+        trainer = make_trainer(alone.config, model, None, callbacks=callbacks)
         state = trainer.fit(TargetsOf(train, [task]), None if val is None else TargetsOf(val, [task]))
     return model, state
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +14,10 @@ from torch import Tensor
 
 from lepton.errors import DataError, import_extra, require
 from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore, score_outputs
-from lepton.run._folder import write_json
+from lepton.run._folder import read_json, write_json
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared
+from lepton.run._rows import held_out_part
 from lepton.run._run import Run
 from lepton.run._summary import count_parameters
 from lepton.run.baselines._alone import kept_outputs, part_scores, run_rows, train_alone
@@ -216,15 +215,17 @@ def run_baselines(
     Raises:
         DataError: the rows are not those that the run was trained on, or none are held out.
         MissingExtraError: `boosting` without scikit-learn.
+        CheckpointError: the run's `baselines.json` is damaged.
     """
     require(isinstance(seeds, int) and seeds >= 1, "run_baselines", "seeds", seeds, "a whole number of at least 1")
     if boosting:
         import_extra(
             "sklearn.ensemble", "sklearn", "the comparison with boosted trees (boosting=False leaves them out)"
         )
+    read_json(run.folder / "baselines.json")  # damaged, it is to be said before hours of training and not after
     prepared = run_rows(run, source)
     tasks = [task for task in run.tasks if not run.model.task(task).auxiliary]
-    part = next((part for part in ("test", "val") if part in prepared.data), None)
+    part = held_out_part(prepared.data)
     if part is None:
         raise DataError("this run has neither test nor validation rows: there is nothing to compare baselines on.")
     found = Baselines(metric_infos(run, prepared, part, tasks), part, _shared_run(run, prepared, part, tasks))
@@ -320,9 +321,7 @@ def _boosting_notes(run: Run, found: Baselines, boosted: Sequence[str]) -> Itera
 def _write(folder: Path, found: Baselines) -> None:
     """Write `baselines.json`; what an earlier call found and this one has not yet, stays."""
     path = folder / "baselines.json"
-    before: dict[str, Any] = {}
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     content = {kind: {**before.get(kind, {}), **scores} for kind, scores in found.scores().items()}
     write_json(path, content)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lepton.run.baselines._baselines import Baselines, BaselineScore
     from lepton.run.baselines._gains import Gains
 
-__all__ = ["baselines_table", "baselines_view"]
+__all__ = ["baselines_view"]
 
 HEADINGS = {"alone": "alone", "shared": "shared", "boosting": "boosted trees"}
 
@@ -25,10 +25,10 @@ def baselines_view(found: Baselines) -> RenderableType:
 
     if found.gains is None:
         return Text("No baseline is ready: there is nothing to compare with.")
-    return baselines_table(found, found.gains)
+    return _baselines_table(found, found.gains)
 
 
-def baselines_table(found: Baselines, gains: Gains) -> Table:
+def _baselines_table(found: Baselines, gains: Gains) -> Table:
     """Return a table of tasks and metrics in rows, and alone, shared and boosted trees in columns."""
     who = ["alone", "shared", *(["boosting"] if found.boosting else [])]
     rows = [

@@ -14,9 +14,10 @@ from lepton.data import Column
 from lepton.run._build import build_model
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
+from lepton.run._rows import labelled_rows
 from lepton.run._summary import columns_table, count_parameters, plan_table
-from lepton.run._train import make_loaders
-from lepton.run.look._findings import Finding, label_findings, present_rows, row_findings
+from lepton.run._train import steps_per_epoch
+from lepton.run.look._findings import Finding, label_findings, row_findings
 from lepton.run.look._giveaways import giveaway_findings
 
 if TYPE_CHECKING:
@@ -166,16 +167,9 @@ def check(config: Config | Prepared, source: Any = None, *, trust: bool = False)
     )
 
 
-def steps_per_epoch(prepared: Prepared) -> int:
-    """Return the optimiser steps of an epoch."""
-    loader, _ = make_loaders(prepared)
-    window: int = prepared.config.training.gradient_accumulation_steps
-    return len(loader) // window
-
-
 def _task_plans(prepared: Prepared) -> Iterator[TaskPlan]:
     for rule in prepared.rules:
-        labels = {part: int(present_rows(rule, rows).sum()) for part, rows in prepared.data.items()}
+        labels = {part: int(labelled_rows(rows, rule.task).sum()) for part, rows in prepared.data.items()}
         yield TaskPlan(rule.task, rule.kind, rule.columns, rule.classes, labels)
 
 

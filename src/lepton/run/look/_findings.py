@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lepton.data import ImageRows, LabelRule, find_column
+from lepton.data import LabelRule, find_column
 from lepton.run._prepare import Prepared
-from lepton.run._rows import Rows
+from lepton.run._rows import labelled_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Finding", "Severity", "label_findings", "present_rows", "row_findings", "twin_rows"]
+__all__ = ["Finding", "Severity", "label_findings", "row_findings"]
 
 Severity = Literal["error", "warning", "note"]
 
@@ -71,7 +70,7 @@ def _no_part(part: str) -> Finding:
     return Finding("split", "warning" if part == "val" else "note", (part,), words[part])
 
 
-def row_keys(prepared: Prepared, part: str) -> list[bytes]:
+def _row_keys(prepared: Prepared, part: str) -> list[bytes]:
     """Return for each row of a part its inputs as bytes; equal rows have equal ones."""
     table = prepared.tables[part]
     parts = [
@@ -83,17 +82,17 @@ def row_keys(prepared: Prepared, part: str) -> list[bytes]:
     return keys
 
 
-def twin_rows(prepared: Prepared, part: str) -> tuple[list[int], list[int]]:
+def _twin_rows(prepared: Prepared, part: str) -> tuple[list[int], list[int]]:
     """Return the rows of a part whose inputs a training row has too, and for each the first such training row."""
     first: dict[bytes, int] = {}
-    for row, key in enumerate(row_keys(prepared, "train")):
+    for row, key in enumerate(_row_keys(prepared, "train")):
         first.setdefault(key, row)
-    pairs = [(row, first[key]) for row, key in enumerate(row_keys(prepared, part)) if key in first]
+    pairs = [(row, first[key]) for row, key in enumerate(_row_keys(prepared, part)) if key in first]
     return [row for row, _ in pairs], [row for _, row in pairs]
 
 
 def _twins(prepared: Prepared, part: str) -> Finding | None:
-    rows, originals = twin_rows(prepared, part)
+    rows, originals = _twin_rows(prepared, part)
     if not rows:
         return None
     size = len(prepared.data[part])
@@ -176,15 +175,6 @@ def _missing_findings(prepared: Prepared, name: str) -> Iterator[Finding]:
 
 
 # -- labels -------------------------------------------------------------------------------------------------------
-def present_rows(rule: LabelRule, rows: Rows) -> Tensor:
-    """Return bool [N]: which rows have a label of a task; of masks, which rows have one."""
-    if isinstance(rows, ImageRows) and rule.task in rows.masks:
-        return torch.tensor([path is not None for path in rows.masks[rule.task]])
-    target = rows.targets[rule.task]
-    known = torch.isfinite(target) if target.is_floating_point() else target != -100
-    return known.flatten(1).any(1) if known.ndim > 1 else known
-
-
 def label_findings(prepared: Prepared) -> Iterator[Finding]:
     """Yield what is odd about the labels of each task, and of pairs."""
     for rule in prepared.rules:
@@ -196,7 +186,7 @@ def label_findings(prepared: Prepared) -> Iterator[Finding]:
 
 
 def _few_labels(prepared: Prepared, rule: LabelRule) -> Iterator[Finding]:
-    labelled = present_rows(rule, prepared.data["train"])
+    labelled = labelled_rows(prepared.data["train"], rule.task)
     count, share = int(labelled.sum()), float(labelled.float().mean())
     numbers = {"labels": float(count), "share": share}
     if count < 20:
@@ -207,7 +197,7 @@ def _few_labels(prepared: Prepared, rule: LabelRule) -> Iterator[Finding]:
         yield Finding("labels", "note", (rule.task,), words, numbers)
     for part in ("val", "test"):
         rows = prepared.data.get(part)
-        held = int(present_rows(rule, rows).sum()) if rows is not None else 30
+        held = int(labelled_rows(rows, rule.task).sum()) if rows is not None else 30
         if held < 30:
             words = f"{rule.task!r} has {held} labels in the {part} rows: its {part} metrics will be very uncertain."
             yield Finding("labels", "note", (rule.task, part), words, {"labels": held})
@@ -233,7 +223,7 @@ def _imbalance(prepared: Prepared, rule: LabelRule) -> Iterator[Finding]:
 
 
 def _numbers_as_classes(prepared: Prepared, rule: LabelRule) -> Iterator[Finding]:
-    labels = int(present_rows(rule, prepared.data["train"]).sum())
+    labels = int(labelled_rows(prepared.data["train"], rule.task).sum())
     if len(rule.classes) > 4 and labels < 10 * len(rule.classes) and all(map(_is_number, rule.classes)):
         words = (
             f"{rule.task!r} is learned as {len(rule.classes)} classes that are numbers, with {labels} labels: if they "
@@ -248,7 +238,7 @@ def _is_number(word: str) -> bool:
 
 def _overlap(prepared: Prepared) -> Iterator[Finding]:
     balance, rows = prepared.config.balance, prepared.data["train"]
-    known = torch.stack([present_rows(rule, rows) for rule in prepared.rules]).double()
+    known = torch.stack([labelled_rows(rows, rule.task) for rule in prepared.rules]).double()
     both = known @ known.T
     size = min(prepared.config.training.batch_size, len(rows))
     for a, first in enumerate(prepared.rules):

@@ -38,14 +38,11 @@ from lepton.insight import (
     view_distance,
 )
 from lepton.nn import LeptonModel
-from lepton.run._build import build_model
+from lepton.run._build import initial_model
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._rows import Loader, Rows
-from lepton.run._train import make_loaders, make_trainer
-from lepton.run.look._check import steps_per_epoch
-from lepton.run.look._findings import present_rows
-from lepton.tasks import Regression
+from lepton.run._rows import Loader, Rows, labelled_rows
+from lepton.run._train import make_loaders, make_trainer, steps_per_epoch
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -192,7 +189,7 @@ def probe(config: Config | Prepared, source: Any = None, *, batches: int = 20, t
     start = time.perf_counter()
     prepared = config if isinstance(config, Prepared) else prepare(config, source)
     with torch.random.fork_rng():
-        model = _ready_model(prepared, prepared.config, trust)
+        model = initial_model(prepared, trust=trust)
         loaded = _batches(prepared, batches)
         windows = _windows(loaded, prepared.config.training.gradient_accumulation_steps)
         seen = list(itertools.islice(itertools.cycle(loaded), batches))
@@ -220,16 +217,6 @@ def probe(config: Config | Prepared, source: Any = None, *, batches: int = 20, t
 
 
 # -- model and rows -----------------------------------------------------------------------------------------------
-def _ready_model(prepared: Prepared, config: Config, trust: bool) -> LeptonModel:
-    """Return the model as it is before the first step, the targets' statistics included."""
-    model = build_model(config, prepared.encoder, prepared.rules, trust=trust)
-    for name in model.task_names:
-        task = model.task(name)
-        if isinstance(task, Regression) and not task.fitted:
-            task.fit_statistics(prepared.data["train"].targets[name])
-    return model
-
-
 def _batches(prepared: Prepared, wanted: int) -> list[Batch]:
     """Return the batches of the first epoch, or as many as a probe can use: pictures fill the memory."""
     loader, _ = make_loaders(prepared)
@@ -245,7 +232,7 @@ def _windows(batches: Sequence[Batch], size: int) -> list[Window]:
 
 def _labels(prepared: Prepared) -> LabelMap:
     names = [rule.task for rule in prepared.rules]
-    known = torch.stack([present_rows(rule, prepared.data["train"]) for rule in prepared.rules]).double()
+    known = torch.stack([labelled_rows(prepared.data["train"], rule.task) for rule in prepared.rules]).double()
     both = (known @ known.T / known.shape[1]).tolist()
     pairs = itertools.combinations(range(len(names)), 2)
     return LabelMap(
@@ -285,7 +272,10 @@ def _times(
     prepared: Prepared, model: LeptonModel, windows: Sequence[Window], repeats: int, trust: bool
 ) -> dict[str, Estimate]:
     plain = check_config({**content_of(prepared.config), "balance": PLAIN})
-    models = {"chosen": copy.deepcopy(model), "plain": _ready_model(prepared, plain, trust)}
+    models = {
+        "chosen": copy.deepcopy(model),
+        "plain": initial_model(dataclasses.replace(prepared, config=plain), trust=trust),
+    }
     configs = {"chosen": prepared.config, "plain": plain}
     return time_in_turns({name: _Stepper(configs[name], models[name], windows) for name in models}, repeats)
 

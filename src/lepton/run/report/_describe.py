@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lepton.data import ImageRows, summarise_column
+from lepton.data import summarise_column
 from lepton.errors import CheckpointError
 from lepton.insight import ColumnFacts, DataFacts, LabelFacts
-from lepton.run._folder import write_json
+from lepton.run._folder import read_json, write_json
 from lepton.run._prepare import Prepared
-from lepton.run._rows import Rows
+from lepton.run._rows import labelled_rows
 
-__all__ = ["describe_data", "read_data", "write_data"]
+__all__ = ["read_data", "write_data"]
 
 SHOWN_COLUMNS = 200
 MAP_TASKS = 100
@@ -26,7 +24,7 @@ MAP_TASKS = 100
 
 def write_data(folder: Path, prepared: Prepared) -> None:
     """Write `data.json`."""
-    write_json(folder / "data.json", asdict(describe_data(prepared)))
+    write_json(folder / "data.json", asdict(_describe_data(prepared)))
 
 
 def read_data(folder: Path) -> DataFacts | None:
@@ -35,15 +33,15 @@ def read_data(folder: Path) -> DataFacts | None:
     Raises:
         CheckpointError: the file is damaged.
     """
+    found = read_json(folder / "data.json")
+    if not found:
+        return None
     try:
-        found: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
         columns = tuple(ColumnFacts(**{**item, "bars": tuple(item["bars"])}) for item in found.pop("columns"))
         labels = tuple(_labels(item) for item in found.pop("labels"))
         overlap = tuple(tuple(row) for row in found.pop("overlap"))
         notes = tuple(found.pop("notes"))
         return DataFacts(**found, columns=columns, labels=labels, overlap=overlap, notes=notes)
-    except FileNotFoundError:
-        return None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'data.json'} is damaged: {error}.") from error
 
@@ -52,7 +50,7 @@ def _labels(item: dict[str, Any]) -> LabelFacts:
     return LabelFacts(**{**item, "counts": {part: tuple(counts) for part, counts in item["counts"].items()}})
 
 
-def describe_data(prepared: Prepared) -> DataFacts:
+def _describe_data(prepared: Prepared) -> DataFacts:
     """Return rows, columns and labels of prepared data in a few numbers each."""
     return DataFacts(
         rows={part: len(rows) for part, rows in prepared.data.items()},
@@ -75,18 +73,9 @@ def _column(prepared: Prepared, place: int) -> ColumnFacts:
     return ColumnFacts(column.name, column.kind, role, column.missing, column.distinct, summary.words, summary.bars)
 
 
-def _present(rows: Rows, task: str) -> Tensor:
-    """Return which rows have a label of a task [N]."""
-    if isinstance(rows, ImageRows) and task in rows.masks:
-        return torch.tensor([path is not None for path in rows.masks[task]])
-    target = rows.targets[task]
-    present = ~target.isnan() if target.is_floating_point() else target != -100
-    return present.flatten(1).any(1) if present.ndim > 1 else present
-
-
 def _label_facts(prepared: Prepared, task: str) -> LabelFacts:
     rule = next(rule for rule in prepared.rules if rule.task == task)
-    present = {part: float(_present(rows, task).float().mean()) for part, rows in prepared.data.items()}
+    present = {part: float(labelled_rows(rows, task).float().mean()) for part, rows in prepared.data.items()}
     counts, mean, std = {}, {}, {}
     for part, rows in prepared.data.items():
         if rule.kind == "segmentation" or present[part] == 0:
@@ -104,6 +93,6 @@ def _label_facts(prepared: Prepared, task: str) -> LabelFacts:
 
 def _overlap(prepared: Prepared) -> tuple[tuple[float, ...], ...]:
     rules = prepared.rules[:MAP_TASKS]
-    labelled = torch.stack([_present(prepared.data["train"], rule.task).float() for rule in rules])
+    labelled = torch.stack([labelled_rows(prepared.data["train"], rule.task).float() for rule in rules])
     shared = labelled @ labelled.T / labelled.shape[1]
     return tuple(tuple(round(share, 4) for share in row) for row in shared.tolist())

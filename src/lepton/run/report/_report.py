@@ -4,7 +4,6 @@ its rows."""
 from __future__ import annotations
 
 import io
-import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import torch
 
 from lepton.config import config_yaml
 from lepton.data import decode_image
-from lepton.errors import CheckpointError, ConfigurationError, DataError
+from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import to_device
 from lepton.insight import (
     MetricInfo,
@@ -28,8 +27,9 @@ from lepton.insight import (
     run_sections,
     write_report,
 )
+from lepton.run._folder import read_json
 from lepton.run._prepare import encode_rows
-from lepton.run._rows import make_loader
+from lepton.run._rows import held_out_part, make_loader
 from lepton.run.report._cost import cost_of
 from lepton.run.report._describe import read_data
 from lepton.train import write_atomically
@@ -74,8 +74,8 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
         run: the run.
         rows: whether its held-out rows are looked at as well.
     """
-    about = _json(run.folder / "run.json")
-    baselines = _json(run.folder / "baselines.json")
+    about = read_json(run.folder / "run.json")
+    baselines = read_json(run.folder / "baselines.json")
     history = tuple(run.history)
     sample, predictions, reason = _sample(run) if rows else (None, {}, "not asked for.")
     seconds = max((row.get("seconds", 0.0) for row in history), default=0.0)
@@ -88,8 +88,8 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
         inputs={column.name: column.kind for column in run.encoder.columns},
         tasks=tuple(_task(run, rule, baselines, predictions.get(rule.task)) for rule in run.rules),
         history=history,
-        best_epoch=_json(run.folder / "checkpoints" / "best" / "state.json").get("epoch"),
-        alarms=_alarms(_json(run.folder / "checkpoints" / "last" / "state.json")),
+        best_epoch=read_json(run.folder / "checkpoints" / "best" / "state.json").get("epoch"),
+        alarms=_alarms(read_json(run.folder / "checkpoints" / "last" / "state.json")),
         cost=cost_of(run.model, run.config, run.encoder, run.folder, seconds, alone),
         data=read_data(run.folder),
         sample=sample,
@@ -98,21 +98,6 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
         command=shlex.join(about.get("command", [])),
         config=config_yaml(run.config),
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return a file's content; nothing where there is no such file.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}.") from error
-    return found
 
 
 def _environment(about: Mapping[str, Any], run: Run) -> dict[str, str]:
@@ -177,7 +162,7 @@ def _sample(run: Run) -> tuple[SampleFacts | None, dict[str, Predictions], str]:
         tables = run.tables()
     except (ConfigurationError, DataError) as error:
         return None, {}, f"the rows are not at hand. {error}"
-    part = next((part for part in ("test", "val") if part in tables), None)
+    part = held_out_part(tables)
     if part is None:
         return None, {}, "no row was held out."
     table = tables[part]
