@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_numbers, as_words, reading
+from lepton.data._arrays import as_numbers, as_words, places, reading
 from lepton.data._kinds import FEW, Column, find_column
 from lepton.errors import DataError, nearest
 
@@ -176,12 +176,8 @@ class LabelRule:
         return torch.from_numpy(np.stack(found, 1)).float(), unknown
 
     def _index(self, column: pa.ChunkedArray, strict: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         words = as_words(column)
-        index = pc.index_in(words, value_set=pa.array(self.classes, pa.string()), skip_nulls=True)
-        numbers = np.asarray(pc.cast(pc.fill_null(index, -1), pa.int64()).to_numpy(zero_copy_only=False), np.int64)
+        numbers = places(words, self.classes)
         if strict:
             wrong = (numbers < 0) & ~_nulls(words)
             if wrong.any():

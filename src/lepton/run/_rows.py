@@ -32,6 +32,7 @@ __all__ = [
     "has_label",
     "held_out_part",
     "image_size",
+    "label_overlap",
     "labelled_rows",
     "labels_of",
     "make_loader",
@@ -106,6 +107,12 @@ def labelled_rows(rows: Rows, task: str) -> Tensor:
     return has_label(rows.targets[task])
 
 
+def label_overlap(rows: Rows, tasks: Sequence[str]) -> Tensor:
+    """Return [T, T] float64: how many rows have labels of both tasks; on the diagonal, of the task at all."""
+    known = torch.stack([labelled_rows(rows, task) for task in tasks]).double()
+    return known @ known.T
+
+
 def held_out_part(parts: Container[str]) -> str | None:
     """Return the part whose results count: the test, the validation where there is none, None without either."""
     return next((part for part in ("test", "val") if part in parts), None)
@@ -136,22 +143,21 @@ def make_loader(
     training: bool = False,
     batch_size: int | None = None,
 ) -> Loader:
-    """Return a loader: shuffled, augmented and without a part of a batch for training, in order otherwise."""
-    workers = config.training.num_workers
+    """Return a loader: shuffled, augmented and without a part of a batch for training, in order otherwise.
+
+    Args:
+        rows: the rows.
+        config: resolved.
+        training: see above.
+        batch_size: rows at a time, instead of the usual number.
+    """
+    evaluation = IMAGE_EVALUATION_BATCH if isinstance(rows, ImageRows) else EVALUATION_BATCH
+    size = min(batch_size or (config.training.batch_size if training else evaluation), len(rows))
+    order: dict[str, Any] = {"shuffle": training, "seed": config.seed, "drop_last": training and len(rows) > size}
     if isinstance(rows, ImageRows):
-        size = batch_size or (config.training.batch_size if training else IMAGE_EVALUATION_BATCH)
         augment = _augment(config, rows) if training else None
-        options: dict[str, Any] = {"augment": augment, "workers": workers}
-        kind: Any = ImageLoader
-    else:
-        size, options, kind = (
-            batch_size or (config.training.batch_size if training else EVALUATION_BATCH),
-            {},
-            TensorLoader,
-        )
-    size = min(size, len(rows))
-    drop = training and len(rows) > size
-    return kind(rows, size, shuffle=training, seed=config.seed, drop_last=drop, **options)  # type: ignore[no-any-return]
+        return ImageLoader(rows, size, augment=augment, workers=config.training.num_workers, **order)
+    return TensorLoader(rows, size, **order)
 
 
 def _augment(config: Config, rows: ImageRows) -> Augment | None:

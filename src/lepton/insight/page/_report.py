@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,6 +12,7 @@ from pathlib import Path
 from lepton.insight.page._blocks import Block
 from lepton.insight.page._render import Renderer
 from lepton.insight.page._style import THEME
+from lepton.train import write_atomically
 
 __all__ = ["Section", "write_report"]
 
@@ -60,18 +59,7 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
         True
     """
     target = Path(path)
-    page = _page(title, sections)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(page)
-        Path(name).chmod(0o644)  # mkstemp lets only the owner read
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+    write_atomically(target, _page(title, sections).encode())
     return target
 
 

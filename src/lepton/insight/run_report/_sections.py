@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lepton.insight.page import Block, Card, Gallery, Section, Table, TableCell, TableRow, Tone
 from lepton.insight.run_report._data import cost_section, data_section, environment_section
 from lepton.insight.run_report._facts import RunFacts, SampleFacts, TaskFacts
-from lepton.insight.run_report._tasks import SHOWN_INPUTS, inputs_of, prediction_words, task_sections
+from lepton.insight.run_report._tasks import inputs_of, prediction_words, shown_inputs, task_sections
 from lepton.insight.run_report._training import training_sections
 from lepton.insight.run_report._words import results_table, summary_blocks
 
@@ -48,7 +48,7 @@ def _samples(facts: RunFacts, sample: SampleFacts) -> Iterator[Block]:
         ]
         yield Gallery("Samples", tuple(cards))
         return
-    names = list(sample.inputs)[:SHOWN_INPUTS]
+    names, notes = shown_inputs(sample)
     rows = tuple(
         TableRow(
             TableCell(f"row {sample.rows[place] + 1}"),
@@ -57,8 +57,6 @@ def _samples(facts: RunFacts, sample: SampleFacts) -> Iterator[Block]:
         for place in places
     )
     columns = (*(f"{task.name} (predicted)" for task in shown), *names)
-    more = len(sample.inputs) - len(names)
-    notes = (f"{more} further columns are not shown.",) if more > 0 else ()
     yield Table("Predictions with the truth below them, and the inputs", columns, rows, notes)
 
 

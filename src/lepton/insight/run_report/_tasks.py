@@ -30,7 +30,7 @@ from lepton.insight.page import (
 from lepton.insight.run_report._facts import Predictions, RunFacts, SampleFacts, TaskFacts
 from lepton.insight.run_report._scores import calibration, class_scores, confusion_matrix, mask_overlap
 
-__all__ = ["SHOWN_INPUTS", "inputs_of", "prediction_words", "task_sections"]
+__all__ = ["inputs_of", "prediction_words", "shown_inputs", "task_sections"]
 
 SHOWN_CLASSES = 20
 SHOWN_TASKS = 30
@@ -344,7 +344,7 @@ def _error_blocks(
             cards.append(Card((("input", sample.picture(int(place))),), lines))
         yield Gallery("Worst errors", tuple(cards))
         return
-    names = list(sample.inputs)[:SHOWN_INPUTS]
+    names, notes = shown_inputs(sample)
     rows = []
     for place in worst:
         said, true = prediction_words(task, predictions, place)
@@ -353,13 +353,18 @@ def _error_blocks(
                 TableCell(_row(sample, place)), (TableCell(true), TableCell(said), *inputs_of(sample, names, place))
             )
         )
-    more = len(sample.inputs) - len(names)
-    notes = (f"{more} further columns are not shown.",) if more > 0 else ()
     yield Table("Rows, with their inputs", ("true", "predicted", *names), tuple(rows), notes)
 
 
 def _row(sample: SampleFacts, place: int) -> str:
     return f"{sample.part} row {as_count(sample.rows[place] + 1)}"
+
+
+def shown_inputs(sample: SampleFacts) -> tuple[list[str], tuple[str, ...]]:
+    """Return the columns that a table of rows has room for, and a footnote on the others."""
+    names = list(sample.inputs)[:SHOWN_INPUTS]
+    more = len(sample.inputs) - len(names)
+    return names, (f"{more} further columns are not shown.",) if more > 0 else ()
 
 
 def inputs_of(sample: SampleFacts, names: Sequence[str], place: int) -> list[TableCell]:

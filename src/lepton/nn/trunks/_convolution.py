@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import ConfigurationError, DataError, nearest, require
+from lepton.errors import ConfigurationError, DataError, is_whole, nearest, require
 
 __all__ = ["ImageInput", "Norm", "Residual", "check_image_trunk", "convolution"]
 
@@ -20,7 +20,7 @@ GROUP = 8
 def check_image_trunk(owner: str, norm: str, **sizes: int) -> None:
     """Refuse a norm that is not known and sizes that are no whole numbers of at least 1."""
     for name, value in sizes.items():
-        require(isinstance(value, int) and value >= 1, owner, name, value, "an integer >= 1")
+        require(is_whole(value), owner, name, value, "an integer >= 1")
     if norm not in ("batch", "group"):
         raise ConfigurationError(
             f"{owner}: norm must be 'batch' or 'group', but it is {norm!r}.{nearest(norm, ['batch', 'group'])}"

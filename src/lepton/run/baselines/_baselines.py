@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lepton.errors import DataError, import_extra, require
+from lepton.errors import DataError, import_extra, is_whole, require
 from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore, score_outputs
 from lepton.run._folder import read_json, write_json
 from lepton.run._json import without_nan
@@ -217,7 +217,7 @@ def run_baselines(
         MissingExtraError: `boosting` without scikit-learn.
         CheckpointError: the run's `baselines.json` is damaged.
     """
-    require(isinstance(seeds, int) and seeds >= 1, "run_baselines", "seeds", seeds, "a whole number of at least 1")
+    require(is_whole(seeds), "run_baselines", "seeds", seeds, "a whole number of at least 1")
     if boosting:
         import_extra(
             "sklearn.ensemble", "sklearn", "the comparison with boosted trees (boosting=False leaves them out)"

@@ -12,7 +12,7 @@ import torch
 
 from lepton.data import LabelRule, find_column
 from lepton.run._prepare import Prepared
-from lepton.run._rows import labelled_rows
+from lepton.run._rows import label_overlap, labelled_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -238,8 +238,7 @@ def _is_number(word: str) -> bool:
 
 def _overlap(prepared: Prepared) -> Iterator[Finding]:
     balance, rows = prepared.config.balance, prepared.data["train"]
-    known = torch.stack([labelled_rows(rows, rule.task) for rule in prepared.rules]).double()
-    both = known @ known.T
+    both = label_overlap(rows, [rule.task for rule in prepared.rules])
     size = min(prepared.config.training.batch_size, len(rows))
     for a, first in enumerate(prepared.rules):
         for b, second in enumerate(prepared.rules[:a]):
@@ -252,7 +251,7 @@ def _overlap(prepared: Prepared) -> Iterator[Finding]:
                 severity = "error"
                 words += " The view features compares them row by row and needs such rows: choose fork_layer."
             yield Finding("disjoint", severity, pair, words, {"rows": count})
-    together = _tasks_together(known.mean(1).tolist(), size)
+    together = _tasks_together((both.diagonal() / len(rows)).tolist(), size)
     if len(prepared.rules) > 1 and together < 0.5:
         words = (
             f"only in {together:.0%} of the batches of {size} rows two tasks or more have labels: a gradient balancer "

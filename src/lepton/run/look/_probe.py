@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lepton.config import Config, check_config, content_of
 from lepton.data import ImageRows
-from lepton.errors import require
+from lepton.errors import is_whole, require
 from lepton.evaluate import evaluate
 from lepton.insight import (
     Advice,
@@ -41,7 +41,7 @@ from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._rows import Loader, Rows, labelled_rows
+from lepton.run._rows import Loader, Rows, label_overlap
 from lepton.run._train import make_loaders, make_trainer, steps_per_epoch
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def probe(config: Config | Prepared, source: Any = None, *, batches: int = 20, t
         >>> sorted(found.gradients.loss), found.cost.ratio > 0
         (['kind', 'price'], True)
     """
-    require(isinstance(batches, int) and batches >= 2, "probe", "batches", batches, "a whole number of at least 2")
+    require(is_whole(batches, 2), "probe", "batches", batches, "a whole number of at least 2")
     start = time.perf_counter()
     prepared = config if isinstance(config, Prepared) else prepare(config, source)
     with torch.random.fork_rng():
@@ -232,8 +232,8 @@ def _windows(batches: Sequence[Batch], size: int) -> list[Window]:
 
 def _labels(prepared: Prepared) -> LabelMap:
     names = [rule.task for rule in prepared.rules]
-    known = torch.stack([labelled_rows(prepared.data["train"], rule.task) for rule in prepared.rules]).double()
-    both = (known @ known.T / known.shape[1]).tolist()
+    train = prepared.data["train"]
+    both = (label_overlap(train, names) / len(train)).tolist()
     pairs = itertools.combinations(range(len(names)), 2)
     return LabelMap(
         {name: both[place][place] for place, name in enumerate(names)},

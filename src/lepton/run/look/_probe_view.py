@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lepton.insight import Estimate
+from lepton.insight import Estimate, as_bytes, as_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,12 +90,13 @@ def _plan(probe: Probe) -> Table:
     cost, sweep, memory = probe.cost, probe.learning_rate, probe.cost.memory
     table = Table(title="cost on this machine", title_justify="left", show_header=False)
     step = f"{1000 * cost.step.mean:.1f} ms a step, {cost.ratio:.2f} times that of equal weights"
-    table.add_row("time", f"{step}; {_time(cost.epoch_seconds)} an epoch, at most {_time(cost.training_seconds)}")
+    epoch, training = as_duration(cost.epoch_seconds), as_duration(cost.training_seconds)
+    table.add_row("time", f"{step}; {epoch} an epoch, at most {training}")
+    model = memory.weights + memory.gradients + memory.optimizer
     table.add_row(
         "memory",
-        f"about {_size(memory.total + cost.rows)}: model and optimiser "
-        f"{_size(memory.weights + memory.gradients + memory.optimizer)}, activations {_size(memory.activations)}, "
-        f"view {_size(memory.view)}, rows {_size(cost.rows)}",
+        f"about {as_bytes(memory.total + cost.rows)}: model and optimiser {as_bytes(model)}, "
+        f"activations {as_bytes(memory.activations)}, view {as_bytes(memory.view)}, rows {as_bytes(cost.rows)}",
     )
     low, high = sweep.low, sweep.high
     span = "none" if low is None or high is None else f"{low:.1g} to {high:.1g}"
@@ -109,13 +110,3 @@ def _views(probe: Probe) -> Iterator[str]:
             f"view {view} against parameters: weights {found.weights.mean:.1%} apart, cosines "
             f"{found.cosines.mean:.2f} apart"
         )
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _size(number: float) -> str:
-    return f"{number / 2**20:.0f} MiB" if number < 2**30 else f"{number / 2**30:.1f} GiB"
