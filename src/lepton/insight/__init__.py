@@ -7,7 +7,7 @@ Figures need the extra `demo` (matplotlib); nothing else here does.
 from __future__ import annotations
 
 from lepton.insight._estimate import Estimate
-from lepton.insight._results import MetricInfo, RunResult, TaskScore
+from lepton.insight._results import MetricInfo, RunResult, TaskScore, conflict_keys
 from lepton.insight.comparison import (
     Caption,
     Comparison,
@@ -155,6 +155,7 @@ __all__ = [
     "certain_values",
     "comparison_sections",
     "comparison_table",
+    "conflict_keys",
     "conflict_matrix",
     "constant_output",
     "count_memory",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton.insight._results import RunResult
+from lepton.insight._results import RunResult, conflict_keys
 
 __all__ = ["Series", "conflict_matrix", "history_series"]
 
@@ -90,7 +90,7 @@ def conflict_matrix(results: Iterable[RunResult], tasks: Sequence[str]) -> Numbe
     matrix = np.eye(len(tasks))
     for i, first in enumerate(tasks):
         for j, second in enumerate(tasks[:i]):
-            keys = (f"conflict/{first}/{second}", f"conflict/{second}/{first}")
+            keys = conflict_keys(first, second)
             values = [row[key] for row in rows for key in keys if math.isfinite(row.get(key, math.nan))]
             matrix[i, j] = matrix[j, i] = math.fsum(values) / len(values) if values else math.nan
     return matrix

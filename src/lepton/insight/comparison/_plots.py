@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton.errors import ConfigurationError
-from lepton.insight._results import RunResult
+from lepton.insight._results import RunResult, conflict_keys
 from lepton.insight.comparison._comparison import Comparison, ScoreCell
 from lepton.insight.comparison._history import Series, conflict_matrix, history_series
 from lepton.insight.page import BAND, BETTER, INK, LINES, MUTED, PAPER, SERIES, WORSE, new_figure, panel_grid
@@ -245,7 +245,7 @@ def plot_conflict(results: Iterable[RunResult], tasks: Sequence[str]) -> Figure:
 def _pair_series(runs: Sequence[RunResult], tasks: Sequence[str]) -> dict[str, Series]:
     pairs = {}
     for first, second in itertools.combinations(tasks, 2):
-        for key in (f"conflict/{first}/{second}", f"conflict/{second}/{first}"):
+        for key in conflict_keys(first, second):
             for series in history_series(runs, key, points=40).values():
                 pairs[f"{first} · {second}"] = series
     return pairs

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lepton.insight._estimate import Estimate, digits_for
 from lepton.insight.comparison._comparison import Comparison, MethodSummary, ScoreCell, Verdict
+from lepton.insight.page import listed, plural
 
 __all__ = ["summary_sentences"]
 
@@ -49,7 +50,7 @@ def _count_sentence(comparison: Comparison) -> Iterator[str]:
     if not comparison.cells:
         return
     counts = Counter(cell.verdict for cell in comparison.cells)
-    what = f"{_plural(len(comparison.cells), 'comparison')} of a shared network with the same task trained alone"
+    what = f"{plural(len(comparison.cells), 'comparison')} of a shared network with the same task trained alone"
     if counts["not known"] == len(comparison.cells):
         yield f"Of {what}, none can be judged."
         return
@@ -107,7 +108,7 @@ def _percent(delta: Estimate) -> str:
 def _chance_sentences(comparison: Comparison) -> Iterator[str]:
     if comparison.chance_tasks:
         yield (
-            f"{_capital(_listed(comparison.chance_tasks))}: not better than a predictor that ignores the input, even "
+            f"{_capital(listed(comparison.chance_tasks))}: not better than a predictor that ignores the input, even "
             "trained alone. What sharing does to such a task says nothing, and delta_m over it can mislead."
         )
     for method in comparison.methods:
@@ -115,7 +116,7 @@ def _chance_sentences(comparison: Comparison) -> Iterator[str]:
         lost = dict.fromkeys(c.task for c in cells if c.method_at_chance and c.task not in comparison.chance_tasks)
         if lost:
             yield (
-                f"{_capital(method.method)} brought {_listed(list(lost))} down to chance level. A score cannot fall "
+                f"{_capital(method.method)} brought {listed(list(lost))} down to chance level. A score cannot fall "
                 "much further, so delta_m understates the loss."
             )
 
@@ -123,13 +124,13 @@ def _chance_sentences(comparison: Comparison) -> Iterator[str]:
 def _omissions(comparison: Comparison) -> Iterator[str]:
     if comparison.left_out:
         yield (
-            f"Left out of delta_m: {_listed(comparison.left_out)}. A baseline is zero there, and a relative "
+            f"Left out of delta_m: {listed(comparison.left_out)}. A baseline is zero there, and a relative "
             "improvement over zero has no meaning."
         )
     for method in comparison.methods:
         if method.unpaired:
             yield (
-                f"{_capital(method.method)}: {_plural(len(method.unpaired), 'seed')} without a baseline of the same "
+                f"{_capital(method.method)}: {plural(len(method.unpaired), 'seed')} without a baseline of the same "
                 f"seed left out ({', '.join(map(str, method.unpaired))})."
             )
 
@@ -151,11 +152,3 @@ def _evidence_sentences(comparison: Comparison) -> Iterator[str]:
         "A difference within its interval is no evidence that a method is better or worse, nor that both are equal. "
         f"Where nothing differs, about one comparison in 20 comes out better or worse by luck; there are {cells} here."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -7,7 +7,7 @@ from lepton.insight.comparison._comparison import Comparison
 from lepton.insight.comparison._plots import plot_comparison, plot_conflict, plot_curves, plot_weights
 from lepton.insight.comparison._sentences import summary_sentences
 from lepton.insight.comparison._table import comparison_table
-from lepton.insight.page import Block, Chart, Points, Section
+from lepton.insight.page import CONFLICT_WARNING, Block, Chart, Points, Section
 
 __all__ = ["comparison_sections"]
 
@@ -110,11 +110,7 @@ def _conflict_blocks(results: Sequence[RunResult], tasks: Sequence[str], referen
         f"Cosine between the gradients of two tasks, under {method}: +1 pulls the same way, 0 is unrelated, "
         "−1 pulls against each other.",
     )
-    warning = (
-        "Conflict does not predict generalisation. Tasks whose gradients oppose each other may still help each other "
-        "on new data, and tasks that agree may not: only the scores above can tell."
-    )
-    return warning, chart
+    return CONFLICT_WARNING, chart
 
 
 def _of(results: Sequence[RunResult], method: str | None) -> list[RunResult]:

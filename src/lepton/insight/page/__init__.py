@@ -35,10 +35,12 @@ from lepton.insight.page._style import (
     svg_of,
 )
 from lepton.insight.page._tables import Table, TableCell, TableRow, Tone
+from lepton.insight.page._words import CONFLICT_WARNING, listed, plural
 
 __all__ = [
     "BAND",
     "BETTER",
+    "CONFLICT_WARNING",
     "INK",
     "LINES",
     "MUTED",
@@ -70,8 +72,10 @@ __all__ = [
     "as_large",
     "as_number",
     "as_percent",
+    "listed",
     "new_figure",
     "panel_grid",
+    "plural",
     "png_of",
     "svg_of",
     "write_report",

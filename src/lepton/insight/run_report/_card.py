@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from lepton.insight.page import as_bytes, as_count, as_duration, as_number
+from lepton.insight.page import as_bytes, as_count, as_duration, as_number, plural
 from lepton.insight.run_report._facts import RunFacts, TaskFacts
-from lepton.insight.run_report._words import PART_WORDS, chance_scores, flags, labels_of, metric_words, plural
+from lepton.insight.run_report._words import PART_WORDS, chance_scores, flags, labels_of, metric_words
 
 __all__ = ["model_card"]
 

@@ -7,9 +7,22 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lepton.insight.page import Block, Flag, Fold, Grid, Matrix, Plot, Section, Trace, as_count
+from lepton.insight._results import conflict_keys
+from lepton.insight.page import (
+    CONFLICT_WARNING,
+    Block,
+    Flag,
+    Fold,
+    Grid,
+    Matrix,
+    Plot,
+    Section,
+    Trace,
+    as_count,
+    listed,
+)
 from lepton.insight.run_report._facts import RunFacts, TaskFacts
-from lepton.insight.run_report._words import listed, metric_words
+from lepton.insight.run_report._words import metric_words
 
 __all__ = ["training_sections"]
 
@@ -19,11 +32,6 @@ POINTS = 500
 SHOWN_LINES = 12
 SHOWN_PAIRS = 10
 SHOWN_MATRIX = 20
-
-CONFLICT = (
-    "Conflict does not predict generalisation. Tasks whose gradients oppose each other may still help each other on "
-    "new data, and tasks that agree may not: only the scores above can tell."
-)
 
 
 def training_sections(facts: RunFacts) -> list[Section]:
@@ -133,7 +141,7 @@ def _pairs(facts: RunFacts) -> dict[tuple[str, str], str]:
     found = {}
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            for key in (f"conflict/{first}/{second}", f"conflict/{second}/{first}"):
+            for key in conflict_keys(first, second):
                 if key in keys:
                     found[first, second] = key
     return found
@@ -149,7 +157,7 @@ def _conflict(facts: RunFacts) -> Iterator[Block]:
             "Train with a method that does, such as --set balance.method=pcgrad or mgda, to see them."
         )
         return
-    yield CONFLICT
+    yield CONFLICT_WARNING
     names = [task.name for task in facts.tasks[:SHOWN_MATRIX]]
     last = facts.history[-1]
     values = [

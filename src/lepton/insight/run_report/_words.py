@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from lepton.insight.comparison import delta_m
 from lepton.insight.page import (
@@ -19,11 +19,13 @@ from lepton.insight.page import (
     as_large,
     as_number,
     as_percent,
+    listed,
+    plural,
 )
 from lepton.insight.run_report._facts import LabelFacts, RunFacts, TaskFacts
 
 __all__ = [
-    "PART_WORDS", "chance_scores", "flags", "labels_of", "listed", "metric_words", "plural", "results_table",
+    "PART_WORDS", "chance_scores", "flags", "labels_of", "metric_words", "results_table",
     "summary_blocks",
 ]  # fmt: skip
 
@@ -272,13 +274,3 @@ _METRICS = {
 def metric_words(name: str) -> str:
     """Return a metric's name as people write it."""
     return _METRICS.get(name, name)
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a number and what it counts."""
-    return f"{as_count(count)} {noun}" if count == 1 else f"{as_count(count)} {noun}s"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a list in a sentence."""
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
