@@ -89,6 +89,15 @@ def test_across_packages_only_public_names_are_imported(path: Path) -> None:
             assert name in allowed, f"{path}: {name}"
 
 
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_folder_in_a_room_keeps_its_files_to_itself(path: Path) -> None:
+    here = ("lepton", *path.relative_to(ROOT).parent.parts)
+    for module, _ in imports(path):
+        *folder, file = module.split(".")
+        if len(folder) > 2 and file.startswith("_"):
+            assert here[: len(folder)] == tuple(folder), f"{path} reaches into {module}"
+
+
 def test_the_table_names_every_room() -> None:
     rooms = {room(path) for path in modules()} - {"__init__", "__main__"}
     assert rooms <= set(LAYERS)

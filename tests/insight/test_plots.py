@@ -32,7 +32,7 @@ from lepton.insight import (
     Trace,
     write_report,
 )
-from lepton.insight._svg import log_ticks, nice_ticks, plot_svg
+from lepton.insight.page._svg import log_ticks, nice_ticks, plot_svg
 from tests.insight.test_report import EVIL, Page
 
 NAN = float("nan")

@@ -35,7 +35,7 @@ from lepton.insight import (
     png_of,
     write_report,
 )
-from lepton.insight._style import THEME
+from lepton.insight.page._style import THEME
 from tests.insight.conftest import METRICS, SHIFT, make_results
 
 pytest.importorskip("matplotlib")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton.insight._scores import calibration, class_scores, confusion_matrix, mask_overlap
+from lepton.insight.run_report._scores import calibration, class_scores, confusion_matrix, mask_overlap
 
 RANDOM = np.random.default_rng(0)
 

@@ -18,8 +18,8 @@ from lepton.data import InputEncoder, LabelRule, describe_columns, read_table
 from lepton.errors import DataError
 from lepton.insight import delta_m
 from lepton.run import Run, run_baselines
-from lepton.run import _baseline as baseline_module
-from lepton.run._boosting import BoostedTrees, boosting_columns
+from lepton.run.baselines import _baselines as baseline_module
+from lepton.run.baselines._boosting import BoostedTrees, boosting_columns
 
 TRUNK = {"type": "tabular", "width": 16, "depth": 1, "embedding": 4}
 

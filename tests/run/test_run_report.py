@@ -15,9 +15,9 @@ from torch import nn
 import lepton
 from lepton.errors import CheckpointError
 from lepton.run import Run
-from lepton.run._cost import cost_of, example_batch
-from lepton.run._describe import read_data
-from lepton.run._report import gather
+from lepton.run.report._cost import cost_of, example_batch
+from lepton.run.report._describe import read_data
+from lepton.run.report._report import gather
 
 EVIL = "<script>alert('x')</script>"
 RANDOM = np.random.default_rng(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,12 +77,6 @@ class Output:
     def result(self, content: Mapping[str, Any]) -> None:
         """Print the result for programs, if that is asked for; what is not finite becomes null."""
         if self.as_json:
-            typer.echo(json.dumps(_finite(content), default=str, ensure_ascii=False))
+            from lepton.run import without_nan
 
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {str(key): _finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+            typer.echo(json.dumps(without_nan(content), default=str, ensure_ascii=False))

@@ -173,6 +173,10 @@ def _options(kind: type, section: Section) -> dict[str, Any]:
 def load_class(section: Custom, *, trust: bool) -> nn.Module:
     """Import a module class of the user's and build it.
 
+    Args:
+        section: its import path and arguments.
+        trust: whether code may be imported at all.
+
     Raises:
         ConfigurationError: without the trust flag, or if there is no such class, or if it takes other arguments.
     """

@@ -84,7 +84,7 @@ def argument_texts(owner: Any) -> dict[str, str]:
     return {name: " ".join(texts) for name, texts in found.items()}
 
 
-def plain_type(hint: Any) -> Any | None:
+def _plain_type(hint: Any) -> Any | None:
     """Return the part of a type that YAML can write, or None if there is none."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Tensor:
@@ -92,11 +92,11 @@ def plain_type(hint: Any) -> Any | None:
     if hint is Any or hint in _PLAIN or origin is Literal:
         return hint
     if origin in (Union, types.UnionType):
-        kept = [plain for argument in arguments if (plain := plain_type(argument)) is not None]
+        kept = [plain for argument in arguments if (plain := _plain_type(argument)) is not None]
         return functools.reduce(operator.or_, kept) if kept and kept != [type(None)] else None
     if not (inspect.isclass(origin) and issubclass(origin, (Iterable, Mapping))):
         return None
-    inner = [plain_type(argument) for argument in arguments if argument is not Ellipsis]
+    inner = [_plain_type(argument) for argument in arguments if argument is not Ellipsis]
     if not inner or None in inner:
         return None
     return types.GenericAlias(dict, tuple(inner)) if issubclass(origin, Mapping) else types.GenericAlias(list, inner[0])
@@ -127,7 +127,7 @@ def section_of(
     for parameter in inspect.signature(owner).parameters.values():
         if parameter.name in skip or parameter.name in fields:
             continue
-        hint = plain_type(hints.get(parameter.name, Any))
+        hint = _plain_type(hints.get(parameter.name, Any))
         if hint is None:
             continue
         required = parameter.default is inspect.Parameter.empty

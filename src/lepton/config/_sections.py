@@ -273,7 +273,11 @@ class Config(Section):
         return Config.model_validate, (content_of(self),)
 
     def require_source(self) -> str:
-        """Return the source, or say that there is none."""
+        """Return the source.
+
+        Raises:
+            ConfigurationError: the rows were in memory.
+        """
         if self.data.source is None:
             raise ConfigurationError("data.source is not set: this run was trained on rows in memory; give a file.")
         return self.data.source

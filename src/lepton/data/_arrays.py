@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from lepton.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["as_dates", "as_numbers", "as_words", "decoded", "plain", "reading"]
+__all__ = ["as_dates", "as_numbers", "as_words", "decoded", "places", "plain", "reading"]
 
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+|\d{1,3}(,\d{3})+(\.\d*)?)([eE][-+]?\d+)?\s*$"
 _ISO_DATE = r"^\s*\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*(Z|[-+]\d{2}:?\d{2})?)?\s*$"
@@ -143,3 +143,12 @@ def as_words(column: pa.ChunkedArray) -> pa.ChunkedArray:
         words = pc.cast(pc.cast(small, pa.int64()), pa.string())
         return pc.coalesce(words, pc.cast(column, pa.string()))
     return pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
+
+
+def places(words: pa.ChunkedArray, values: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return where each word stands among `values` [N]; -1 where it is missing or none of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    index = pc.index_in(words, value_set=pa.array(values, pa.string()), skip_nulls=True)
+    return np.asarray(pc.cast(pc.fill_null(index, -1), pa.int64()).to_numpy(zero_copy_only=False), np.int64)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lepton.data._augment import Augment
 from lepton.data._image_rows import ImageRows
-from lepton.errors import require
+from lepton.errors import is_whole, require
 
 __all__ = ["ImageLoader"]
 
@@ -52,8 +52,8 @@ class ImageLoader:
         augment: Augment | None = None,
         workers: int = 0,
     ) -> None:
-        require(batch_size >= 1, "ImageLoader", "batch_size", batch_size, "at least 1")
-        require(workers >= 0, "ImageLoader", "workers", workers, "at least 0")
+        require(is_whole(batch_size), "ImageLoader", "batch_size", batch_size, "a whole number of at least 1")
+        require(is_whole(workers, 0), "ImageLoader", "workers", workers, "a whole number of at least 0")
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle = shuffle

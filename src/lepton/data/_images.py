@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.errors import DataError, require
+from lepton.errors import DataError, is_whole, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -160,7 +160,7 @@ def resize_mask(mask: Tensor, size: Size) -> Tensor:
 
 def check_size(owner: str, size: Size | None) -> None:
     """Refuse a size that is no pair of whole numbers of at least 1."""
-    good = size is None or (len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size))
+    good = size is None or (len(size) == 2 and all(is_whole(side) for side in size))
     require(good, owner, "size", size, "(height, width), two whole numbers of at least 1, or None")
 
 

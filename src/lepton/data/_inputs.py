@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_dates, as_numbers, as_words, reading
+from lepton.data._arrays import as_dates, as_numbers, as_words, places, reading
 from lepton.data._kinds import Column, find_column
 from lepton.errors import DataError
 
@@ -157,12 +157,7 @@ class CategoryColumn:
         return cls(name, [value for value, _ in sorted(pairs, key=lambda pair: (-pair[1], pair[0]))])
 
     def encode(self, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        index = pc.index_in(as_words(column), value_set=pa.array(self.values, pa.string()), skip_nulls=True)
-        numbers = pc.cast(pc.fill_null(index, -1), pa.int64()).to_numpy(zero_copy_only=False)
-        return np.asarray(numbers, dtype=np.int64) + 1
+        return places(as_words(column), self.values) + 1
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lepton.errors import ConfigurationError, DataError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Column", "Kind", "describe_columns", "find_column"]
+__all__ = ["FEW", "Column", "Kind", "describe_columns", "find_column"]
 
 Kind = Literal["number", "category", "boolean", "date", "text", "image", "labels", "ignore"]
 
@@ -56,6 +56,10 @@ class Column:
 
 def find_column(table: pa.Table, name: str) -> pa.ChunkedArray:
     """Return a column of a table.
+
+    Args:
+        table: the rows.
+        name: the column's name.
 
     Raises:
         DataError: there is none of that name; the nearest one is offered.

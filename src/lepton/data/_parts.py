@@ -35,7 +35,8 @@ class Split:
 
     Attributes:
         parts: `"train"`, `"val"`, `"test"` -> sorted row numbers; a part may be missing.
-        fingerprint: of the table, see `fingerprint`.
+        fingerprint: of the table: a hash of its size, its names and rows spread over it.
+        how: the method that drew the parts.
     """
 
     parts: Mapping[str, Tensor]
@@ -43,7 +44,15 @@ class Split:
     how: str = ""
 
     def check(self, table: pa.Table, name: str) -> None:
-        """Raise a `DataError` if the table is not the one that was split."""
+        """Refuse a table that is not the one that was split.
+
+        Args:
+            table: the table.
+            name: what the message calls it.
+
+        Raises:
+            DataError: its fingerprint is another one.
+        """
         if self.fingerprint and fingerprint(table) != self.fingerprint:
             raise DataError(
                 f"{name} is not the table that this run was trained on (rows or values differ): its training, "
@@ -72,6 +81,7 @@ class SplitRule:
         val: share of the rows for validation.
         test: share for the test; 0 for none.
         seed: fixes the draw.
+        targets: columns whose shares `"stratified"` keeps alike.
     """
 
     method: Method = "stratified"

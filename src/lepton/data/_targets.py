@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_numbers, as_words, reading
+from lepton.data._arrays import as_numbers, as_words, places, reading
 from lepton.data._kinds import FEW, Column, find_column
 from lepton.errors import DataError, nearest
 
@@ -33,6 +33,10 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
 
     Words, booleans, and whole numbers of at most 20 different values are classes; other numbers are regressions;
     lists are several labels; pictures are masks.
+
+    Args:
+        table: the rows.
+        column: what `describe_columns` says of the column.
 
     Raises:
         DataError: nothing can be learned from the column.
@@ -84,6 +88,13 @@ def class_names(table: pa.Table, column: str) -> list[str]:
     """Return the different values of a column as words: numbers in their order, words in that of the alphabet.
 
     Lists give the different words in them.
+
+    Args:
+        table: the rows.
+        column: the column's name.
+
+    Raises:
+        DataError: there is no such column.
     """
     import pyarrow.compute as pc
 
@@ -165,12 +176,8 @@ class LabelRule:
         return torch.from_numpy(np.stack(found, 1)).float(), unknown
 
     def _index(self, column: pa.ChunkedArray, strict: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         words = as_words(column)
-        index = pc.index_in(words, value_set=pa.array(self.classes, pa.string()), skip_nulls=True)
-        numbers = np.asarray(pc.cast(pc.fill_null(index, -1), pa.int64()).to_numpy(zero_copy_only=False), np.int64)
+        numbers = places(words, self.classes)
         if strict:
             wrong = (numbers < 0) & ~_nulls(words)
             if wrong.any():

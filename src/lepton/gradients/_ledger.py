@@ -17,7 +17,7 @@ from lepton.balance import Balancer
 from lepton.errors import ForkError
 from lepton.linalg import holds
 
-__all__ = ["Ledger", "ledger_of"]
+__all__ = ["SECOND_VISIT", "Ledger", "ledger_of"]
 
 SECOND_VISIT = (
     "backward() reached the fork a second time in one step. Balancing needs the gradients of all tasks at once: add "

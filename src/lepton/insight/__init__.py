@@ -6,17 +6,61 @@ Figures need the extra `demo` (matplotlib); nothing else here does.
 
 from __future__ import annotations
 
-from lepton.insight._advice import (
+from lepton.insight._estimate import Estimate
+from lepton.insight._results import MetricInfo, RunResult, TaskScore, conflict_keys
+from lepton.insight.comparison import (
+    Caption,
+    Comparison,
+    DeltaM,
+    DeltaMEstimate,
+    MaskPanel,
+    MethodSummary,
+    ScoreCell,
+    Series,
+    comparison_sections,
+    comparison_table,
+    conflict_matrix,
+    delta_m,
+    history_series,
+    plot_comparison,
+    plot_conflict,
+    plot_curves,
+    plot_scenes,
+    plot_weights,
+    summary_sentences,
+)
+from lepton.insight.measure import (
     Advice,
+    CertainValue,
+    GradientRecord,
+    Interval,
+    MemoryCount,
+    RangeTest,
+    ViewDistance,
     advise_conflict,
     advise_cost,
     advise_learning_rate,
     advise_scale,
     advise_views,
     advise_weights,
+    bins_of,
+    bootstrap,
+    certain_values,
+    constant_output,
+    count_memory,
+    explained_share,
+    interval_of,
+    learning_rate_range,
+    measure_gradients,
+    ranks,
+    read_range,
+    resampled_rows,
+    score_outputs,
     sorted_advice,
+    time_in_turns,
+    view_distance,
 )
-from lepton.insight._blocks import (
+from lepton.insight.page import (
     Card,
     Chart,
     Code,
@@ -29,14 +73,18 @@ from lepton.insight._blocks import (
     Picture,
     Plot,
     Points,
+    Section,
+    Table,
+    TableCell,
+    TableRow,
     Trace,
+    as_bytes,
+    as_duration,
+    png_of,
+    svg_of,
+    write_report,
 )
-from lepton.insight._card import model_card
-from lepton.insight._comparison import Comparison, DeltaM, DeltaMEstimate, MethodSummary, ScoreCell, delta_m
-from lepton.insight._cost import MemoryCount, count_memory, time_in_turns
-from lepton.insight._dependence import CertainValue, bins_of, certain_values, explained_share, ranks
-from lepton.insight._estimate import Estimate
-from lepton.insight._facts import (
+from lepton.insight.run_report import (
     ColumnFacts,
     CostFacts,
     DataFacts,
@@ -45,20 +93,9 @@ from lepton.insight._facts import (
     RunFacts,
     SampleFacts,
     TaskFacts,
+    model_card,
+    run_sections,
 )
-from lepton.insight._gradients import GradientRecord, ViewDistance, measure_gradients, view_distance
-from lepton.insight._history import Series, conflict_matrix, history_series
-from lepton.insight._plots import plot_comparison, plot_conflict, plot_curves, plot_weights
-from lepton.insight._range_test import RangeTest, learning_rate_range, read_range
-from lepton.insight._report import Section, write_report
-from lepton.insight._resampling import Interval, bootstrap, constant_output, interval_of, resampled_rows, score_outputs
-from lepton.insight._results import MetricInfo, RunResult, TaskScore
-from lepton.insight._run_story import run_sections
-from lepton.insight._scenes import Caption, MaskPanel, plot_scenes
-from lepton.insight._sentences import summary_sentences
-from lepton.insight._story import comparison_sections
-from lepton.insight._style import png_of, svg_of
-from lepton.insight._tables import Table, TableCell, TableRow, comparison_table
 
 __all__ = [
     "Advice",
@@ -111,11 +148,14 @@ __all__ = [
     "advise_scale",
     "advise_views",
     "advise_weights",
+    "as_bytes",
+    "as_duration",
     "bins_of",
     "bootstrap",
     "certain_values",
     "comparison_sections",
     "comparison_table",
+    "conflict_keys",
     "conflict_matrix",
     "constant_output",
     "count_memory",

@@ -84,7 +84,12 @@ class Estimate:
         return int(self.low > 0) - int(self.high < 0)
 
     def text(self, digits: int, *, signed: bool = False) -> str:
-        """Return `mean ± half width` with so many decimals, the mean alone where there is no interval."""
+        """Return `mean ± half width`, the mean alone where there is no interval.
+
+        Args:
+            digits: decimals.
+            signed: whether a plus is written.
+        """
         if math.isnan(self.mean):
             return "not measured"
         mean = f"{self.mean:{'+' if signed else ''}.{digits}f}"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["MetricInfo", "RunResult", "TaskScore"]
+__all__ = ["MetricInfo", "RunResult", "TaskScore", "conflict_keys"]
 
 
 @dataclass(frozen=True)
@@ -67,3 +67,13 @@ class RunResult:
     seconds: float
     parameters: dict[str, int]
     notes: str = ""
+
+
+def conflict_keys(first: str, second: str) -> tuple[str, str]:
+    """Return the two keys of a history that may hold the cosine of two tasks' gradients: each pair is logged once.
+
+    Args:
+        first: name of a task.
+        second: name of another.
+    """
+    return f"conflict/{first}/{second}", f"conflict/{second}/{first}"

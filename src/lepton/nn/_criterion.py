@@ -116,7 +116,12 @@ class MultiTaskLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the mean losses [T] before any weight, and which tasks are present, [T] bool.
 
-        Arguments as in `forward`. A task without labels, or whose loss is not finite, is zero and not present.
+        A task without labels, or whose loss is not finite, is zero and not present.
+
+        Args:
+            outputs: as in `forward`, like the rest.
+            targets: see there.
+            label_counts: see there.
         """
         sums, counts = self._sums(outputs, targets)
         bad = ~torch.isfinite(sums.detach())

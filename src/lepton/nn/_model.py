@@ -184,7 +184,11 @@ class LeptonModel(nn.Module):
         return self.loss_weight.device
 
     def task(self, name: str) -> Task:
-        """Return one task."""
+        """Return one task.
+
+        Raises:
+            ConfigurationError: there is none of that name; the nearest one is offered.
+        """
         found = self.tasks._modules.get(name)
         if not isinstance(found, Task):
             raise ConfigurationError(
@@ -214,7 +218,11 @@ class LeptonModel(nn.Module):
         return outputs, weights
 
     def features(self, inputs: Any) -> Any:
-        """Return the shared features of a batch of inputs."""
+        """Return the shared features of a batch of inputs.
+
+        Raises:
+            ConfigurationError: the trunk gave no output `output`.
+        """
         found = self._trunk_output(inputs)
         if self.output is not None:
             try:

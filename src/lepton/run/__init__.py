@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lepton.run._baseline import Baselines, BaselineScore, SeedScore, SharedRun, run_baselines
-from lepton.run._baseline_gains import Gains
 from lepton.run._build import build_model
 from lepton.run._doctor import Diagnosis, diagnose
-from lepton.run._findings import Finding
 from lepton.run._fit import default_folder, fit, make_config, override_config
 from lepton.run._folder import new_folder
 from lepton.run._frames import write_table
 from lepton.run._init import commented_config
+from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._probe import LabelMap, Probe, StepCost, probe
 from lepton.run._run import Run, load
 from lepton.run._summary import metrics_table
 from lepton.run._train import make_loaders, make_trainer, resume_run, train_run
-from lepton.run._validate import TaskPlan, Validation, check
+from lepton.run.baselines import Baselines, BaselineScore, Gains, SeedScore, SharedRun, run_baselines
+from lepton.run.look import Finding, LabelMap, Probe, StepCost, TaskPlan, Validation, check, probe
 
 if TYPE_CHECKING:
     from lepton.run._estimator import LeptonEstimator
@@ -57,6 +55,7 @@ __all__ = [
     "resume_run",
     "run_baselines",
     "train_run",
+    "without_nan",
     "write_table",
 ]
 

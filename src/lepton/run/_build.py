@@ -12,8 +12,10 @@ from torch import nn
 from lepton.config import Config, Custom, load_class, make_balancer, make_task, trunks
 from lepton.data import TEXT_BUCKETS, InputEncoder, LabelRule
 from lepton.nn import LeptonModel
+from lepton.run._prepare import Prepared
+from lepton.tasks import Regression
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "initial_model"]
 
 
 def build_model(
@@ -33,6 +35,24 @@ def build_model(
     chosen = [rule for rule in rules if only is None or rule.task == only]
     tasks = [make_task(rule.task, config.tasks[rule.task], rule.classes, trust=trust) for rule in chosen]
     return LeptonModel(trunk, tasks, balancer=make_balancer(config.balance), gradients=config.balance.gradients)
+
+
+def initial_model(prepared: Prepared, *, trust: bool = False, only: str | None = None) -> LeptonModel:
+    """Return the model before its first step: built, and with the statistics of the training labels.
+
+    They are fitted here, and not from the batches as a trainer would: that would decode every picture for nothing.
+
+    Args:
+        prepared: configuration, rules and rows.
+        trust: whether classes may be imported.
+        only: one task, for a model that learns it alone.
+    """
+    model = build_model(prepared.config, prepared.encoder, prepared.rules, trust=trust, only=only)
+    for name in model.task_names:
+        task = model.task(name)
+        if isinstance(task, Regression):
+            task.fit_statistics(prepared.data["train"].targets[name])
+    return model
 
 
 def _trunk(section: Any, encoder: InputEncoder, trust: bool) -> nn.Module:

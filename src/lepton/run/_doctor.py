@@ -38,7 +38,7 @@ Status = Literal["ok", "missing", "warning"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Observation:
     """One thing that was looked at."""
 
     what: str
@@ -54,7 +54,7 @@ class Diagnosis:
         findings: one for each thing.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Observation, ...]
 
     @property
     def healthy(self) -> bool:
@@ -90,7 +90,9 @@ def diagnose(*, attempts: bool = True) -> Diagnosis:
     tried = (_attempt("a training step", _step), _attempt("torch.compile", _compiled)) if attempts else ()
     return Diagnosis(
         (
-            Finding("lepton", "ok", f"{lepton.__version__}, Python {platform.python_version()}, {platform.platform()}"),
+            Observation(
+                "lepton", "ok", f"{lepton.__version__}, Python {platform.python_version()}, {platform.platform()}"
+            ),
             *(_distribution(name) for name in CORE),
             *(_extra(name, extra) for name, extra in EXTRAS.items()),
             *_devices(),
@@ -100,33 +102,33 @@ def diagnose(*, attempts: bool = True) -> Diagnosis:
     )
 
 
-def _distribution(name: str) -> Finding:
+def _distribution(name: str) -> Observation:
     try:
-        return Finding(name, "ok", importlib.metadata.version(name))
+        return Observation(name, "ok", importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "warning", "not installed, although Lepton needs it: pip install lepton-mtl")
+        return Observation(name, "warning", "not installed, although Lepton needs it: pip install lepton-mtl")
 
 
-def _extra(name: str, extra: str) -> Finding:
+def _extra(name: str, extra: str) -> Observation:
     try:
-        return Finding(name, "ok", importlib.metadata.version(name))
+        return Observation(name, "ok", importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "missing", f'pip install "lepton-mtl[{extra}]"')
+        return Observation(name, "missing", f'pip install "lepton-mtl[{extra}]"')
 
 
-def _devices() -> list[Finding]:
+def _devices() -> list[Observation]:
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     words = f"{cores} cores, {threads} threads used by torch"
-    found = [Finding("processor", "ok" if threads <= cores else "warning", words)]
+    found = [Observation("processor", "ok" if threads <= cores else "warning", words)]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)
-            found.append(Finding(f"cuda:{index}", "ok", f"{about.name}, {about.total_memory / 2**30:.0f} GiB"))
+            found.append(Observation(f"cuda:{index}", "ok", f"{about.name}, {about.total_memory / 2**30:.0f} GiB"))
     else:
-        found.append(Finding("accelerator", "missing", "none that torch can use; everything runs on the processor"))
+        found.append(Observation("accelerator", "missing", "none that torch can use; everything runs on the processor"))
     memory = _memory()
     if memory is not None:
-        found.append(Finding("memory", "ok" if memory > 2 else "warning", f"{memory:.1f} GiB"))
+        found.append(Observation("memory", "ok" if memory > 2 else "warning", f"{memory:.1f} GiB"))
     return found
 
 
@@ -136,18 +138,18 @@ def _memory() -> float | None:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def _disk() -> Finding:
+def _disk() -> Observation:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    return Finding("disk", "ok" if free > 1 else "warning", f"{free:.1f} GiB free here")
+    return Observation("disk", "ok" if free > 1 else "warning", f"{free:.1f} GiB free here")
 
 
-def _attempt(what: str, action: Callable[[], None]) -> Finding:
+def _attempt(what: str, action: Callable[[], None]) -> Observation:
     start = time.perf_counter()
     try:
         action()
     except Exception as error:  # noqa: BLE001  # whatever is wrong here is what the doctor has to tell
-        return Finding(what, "warning", f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
-    return Finding(what, "ok", f"works, {time.perf_counter() - start:.1f} seconds")
+        return Observation(what, "warning", f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
+    return Observation(what, "ok", f"works, {time.perf_counter() - start:.1f} seconds")
 
 
 def _step() -> None:

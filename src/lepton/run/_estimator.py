@@ -71,7 +71,16 @@ class LeptonEstimator(_base.BaseEstimator):  # type: ignore[misc]  # scikit-lear
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Train on rows X [N, F] and targets y [N] or [N, T]."""
+        """Train on rows with their targets.
+
+        Args:
+            X: DataFrame or array [N, F].
+            y: [N], or [N, T] for several targets; NaN where a label is missing.
+
+        Raises:
+            ConfigurationError: `kinds` names no column of y.
+            DataError: nothing can be learned from the rows.
+        """
         features, targets = _frame(X, "x"), _frame(y, "y")
         _validation.check_consistent_length(features, targets)
         self.n_features_in_ = features.shape[1]
@@ -132,7 +141,12 @@ class LeptonEstimator(_base.BaseEstimator):  # type: ignore[misc]  # scikit-lear
         return found[0] if self._single else found
 
     def score(self, X: Any, y: Any) -> float:
-        """Return the mean over the targets of the accuracy of classes and the R2 of numbers, over known targets."""
+        """Return the mean over the targets of the accuracy of classes and the R2 of numbers, over known targets.
+
+        Args:
+            X: rows, as in `fit`.
+            y: their targets.
+        """
         targets, frame = _frame(y, "y"), self._predicted(X)
         scores = []
         for rule in self.run_.rules:

@@ -92,7 +92,17 @@ def fit(
 def make_config(
     *, source: str | None, targets: Sequence[str] | Mapping[str, Any], data: Mapping[str, Any], rest: Mapping[str, Any]
 ) -> Config:
-    """Return the checked configuration of arguments; those that are None are left at their defaults."""
+    """Return the checked configuration of arguments; those that are None are left at their defaults.
+
+    Args:
+        source: path of the rows; None for rows in memory.
+        targets: columns to predict, or tasks with their options, as in `fit`.
+        data: further keys of the section `data`.
+        rest: the other sections.
+
+    Raises:
+        ConfigurationError: no target is named, or an option is not allowed.
+    """
     if isinstance(targets, str):
         raise ConfigurationError(f"targets must be a list of columns, [{targets!r}], not one string.")
     targets = targets if isinstance(targets, Mapping) else list(targets)
@@ -107,7 +117,15 @@ def make_config(
 
 
 def override_config(config: Config, assignments: Sequence[str]) -> Config:
-    """Return the configuration with `section.key=value` assignments applied, the later ones winning."""
+    """Return the configuration with assignments applied.
+
+    Args:
+        config: the configuration.
+        assignments: `section.key=value`; the later ones win.
+
+    Raises:
+        ConfigurationError: an unknown key, or a value that is not allowed.
+    """
     if not assignments:
         return config
     source = Source("the configuration", content_of(config), None)

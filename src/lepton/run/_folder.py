@@ -18,14 +18,29 @@ from lepton.data import InputEncoder, LabelRule, Split
 from lepton.errors import CheckpointError, ConfigurationError
 from lepton.train import write_atomically
 
-__all__ = ["FORMAT", "new_folder", "read_rules", "read_run_config", "read_split", "write_rules", "write_run"]
+__all__ = [
+    "FORMAT",
+    "new_folder",
+    "read_json",
+    "read_rules",
+    "read_run_config",
+    "read_split",
+    "write_json",
+    "write_rules",
+    "write_run",
+    "write_split",
+]
 
 FORMAT = 1
 """Version of the folder's layout; a larger one than this was written by a newer Lepton."""
 
 
 def new_folder(wanted: Path) -> Path:
-    """Make a folder that was not there: `wanted`, or `wanted-2`, `wanted-3`, ... so that no result is overwritten."""
+    """Make a folder that was not there: `wanted`, or `wanted-2`, `wanted-3`, ... so that no result is overwritten.
+
+    Raises:
+        ConfigurationError: the disk does not let one be made there.
+    """
     for number in itertools.count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
@@ -41,6 +56,23 @@ def new_folder(wanted: Path) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
     write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, default=str).encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one where there is no such file.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no object.")
+    return found
 
 
 def write_run(folder: Path, config: Config, version: str) -> None:
@@ -64,14 +96,9 @@ def read_run_config(folder: Path) -> Config:
     Raises:
         CheckpointError: the folder is no run, or of a newer Lepton.
     """
-    try:
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{str(folder)!r} is no run: it holds no run.json.") from None
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'run.json'} is damaged: {error}.") from error
-    if not isinstance(about, dict):
-        raise CheckpointError(f"{folder / 'run.json'} is damaged: it holds no object.")
+    if not (folder / "run.json").is_file():
+        raise CheckpointError(f"{str(folder)!r} is no run: it holds no run.json.")
+    about = read_json(folder / "run.json")
     if about.get("format") != FORMAT:
         raise CheckpointError(
             f"{str(folder)!r} has the layout {about.get('format')}, written by lepton {about.get('lepton')}; this "

@@ -34,6 +34,10 @@ def frame_of(columns: Mapping[str, Any], source: Any) -> Any:
 def write_table(table: Any, path: Path) -> None:
     """Write an Arrow table as CSV, Parquet or JSON lines, by the file's ending: whole or not at all, over no other.
 
+    Args:
+        table: an Arrow table, as `Run.predict` returns it for one.
+        path: the file; it must not be there yet.
+
     Raises:
         ConfigurationError: another ending, or the file is there already.
         OSError: the folder is not there, or the disk is full.

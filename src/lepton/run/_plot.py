@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lepton.errors import DataError, import_extra
+from lepton.insight import conflict_keys
 
 __all__ = ["RunPlots"]
 
@@ -71,7 +72,7 @@ def _new_axes(axes: Any) -> Any:
 
 
 def _cosine(row: Mapping[str, float], a: str, b: str) -> float:
-    for key in (f"conflict/{a}/{b}", f"conflict/{b}/{a}"):
+    for key in conflict_keys(a, b):
         if key in row:
             return row[key]
     raise DataError("the history has no cosines between gradients: they are recorded with a gradient balancer only.")

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from lepton.config import Config, check_config, content_of, trunks
 from lepton.data import (
     Column,
@@ -27,7 +25,7 @@ from lepton.data import (
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
-from lepton.run._rows import Rows, image_size, labels_of, rows_of
+from lepton.run._rows import Rows, has_label, image_size, labels_of, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -182,7 +180,7 @@ def _classes(kind: str, section: Any, table: pa.Table, names: Sequence[str]) -> 
 def _check_labels(rules: Sequence[LabelRule], data: Mapping[str, Rows], notes: list[str]) -> None:
     for part, rows in data.items():
         # A mask is decoded when its row is read, so nothing is known about it here.
-        empty = [rule for rule in rules if rule.task in rows.targets and not _has_label(rows.targets[rule.task])]
+        empty = [rule for rule in rules if rule.task in rows.targets and not has_label(rows.targets[rule.task]).any()]
         if empty and part == "train":
             raise DataError(f"target {empty[0].task!r} has no label among the {len(rows)} training rows.")
         if len(empty) == len(rules) and part == "val":
@@ -191,10 +189,6 @@ def _check_labels(rules: Sequence[LabelRule], data: Mapping[str, Rows], notes: l
                 "(val=0)."
             )
         notes += [f"{rule.task!r} has no label in the part {part!r}." for rule in empty]
-
-
-def _has_label(target: Tensor) -> bool:
-    return bool((~target.isnan() if target.is_floating_point() else target != -100).any())
 
 
 # -- inputs -------------------------------------------------------------------------------------------------------

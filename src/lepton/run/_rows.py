@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,18 @@ from lepton.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Loader", "Rows", "image_size", "labels_of", "make_loader", "rows_of"]
+__all__ = [
+    "Loader",
+    "Rows",
+    "has_label",
+    "held_out_part",
+    "image_size",
+    "label_overlap",
+    "labelled_rows",
+    "labels_of",
+    "make_loader",
+    "rows_of",
+]
 
 Rows = TensorData | ImageRows
 Loader = TensorLoader | ImageLoader
@@ -89,6 +100,30 @@ def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor
     return rule.encode(table, strict=strict)
 
 
+def labelled_rows(rows: Rows, task: str) -> Tensor:
+    """Return bool [N]: which rows have a label of a task; of masks, which rows have one."""
+    if isinstance(rows, ImageRows) and task in rows.masks:
+        return torch.tensor([path is not None for path in rows.masks[task]])
+    return has_label(rows.targets[task])
+
+
+def label_overlap(rows: Rows, tasks: Sequence[str]) -> Tensor:
+    """Return [T, T] float64: how many rows have labels of both tasks; on the diagonal, of the task at all."""
+    known = torch.stack([labelled_rows(rows, task) for task in tasks]).double()
+    return known @ known.T
+
+
+def held_out_part(parts: Container[str]) -> str | None:
+    """Return the part whose results count: the test, the validation where there is none, None without either."""
+    return next((part for part in ("test", "val") if part in parts), None)
+
+
+def has_label(target: Tensor) -> Tensor:
+    """Return bool [N]: which rows of labels [N, ...] hold one that is not missing."""
+    known = torch.isfinite(target) if target.is_floating_point() else target != -100
+    return known.flatten(1).any(1) if known.ndim > 1 else known
+
+
 def _presence(path: str | None, rule: LabelRule) -> Tensor:
     classes = len(rule.classes)
     if path is None:
@@ -108,22 +143,21 @@ def make_loader(
     training: bool = False,
     batch_size: int | None = None,
 ) -> Loader:
-    """Return a loader: shuffled, augmented and without a part of a batch for training, in order otherwise."""
-    workers = config.training.num_workers
+    """Return a loader: shuffled, augmented and without a part of a batch for training, in order otherwise.
+
+    Args:
+        rows: the rows.
+        config: resolved.
+        training: see above.
+        batch_size: rows at a time, instead of the usual number.
+    """
+    evaluation = IMAGE_EVALUATION_BATCH if isinstance(rows, ImageRows) else EVALUATION_BATCH
+    size = min(batch_size or (config.training.batch_size if training else evaluation), len(rows))
+    order: dict[str, Any] = {"shuffle": training, "seed": config.seed, "drop_last": training and len(rows) > size}
     if isinstance(rows, ImageRows):
-        size = batch_size or (config.training.batch_size if training else IMAGE_EVALUATION_BATCH)
         augment = _augment(config, rows) if training else None
-        options: dict[str, Any] = {"augment": augment, "workers": workers}
-        kind: Any = ImageLoader
-    else:
-        size, options, kind = (
-            batch_size or (config.training.batch_size if training else EVALUATION_BATCH),
-            {},
-            TensorLoader,
-        )
-    size = min(size, len(rows))
-    drop = training and len(rows) > size
-    return kind(rows, size, shuffle=training, seed=config.seed, drop_last=drop, **options)  # type: ignore[no-any-return]
+        return ImageLoader(rows, size, augment=augment, workers=config.training.num_workers, **order)
+    return TensorLoader(rows, size, **order)
 
 
 def _augment(config: Config, rows: ImageRows) -> Augment | None:

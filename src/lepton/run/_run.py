@@ -16,11 +16,11 @@ from lepton.errors import CheckpointError, ConfigurationError, DataError, neares
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
-from lepton.run._folder import read_rules, read_run_config, read_split
+from lepton.run._folder import read_json, read_rules, read_run_config, read_split
 from lepton.run._frames import frame_of
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, split_tables
-from lepton.run._rows import Rows, make_loader, rows_of
+from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
 from lepton.train import load_weights
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ class Run:
     @property
     def results(self) -> dict[str, dict[str, TaskResult]]:
         """Part -> task -> result of the selected weights, as found when training ended."""
-        try:
-            content = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
+        content = read_json(self.folder / "results.json")
         return {part: {task: _result(found) for task, found in tasks.items()} for part, tasks in content.items()}
 
     @property
@@ -180,7 +177,7 @@ class Run:
 
     def _part(self, part: str | None) -> pa.Table:
         tables = self.tables()
-        wanted = part or ("test" if "test" in tables else "val")
+        wanted = part or held_out_part(tables) or "val"
         if wanted not in tables:
             raise DataError(f"this run has no part {wanted!r}; it has {sorted(tables)}.")
         return tables[wanted]
@@ -201,7 +198,7 @@ class Run:
         Raises:
             CheckpointError: a file in the run's folder is damaged.
         """
-        from lepton.run._report import write_run_report
+        from lepton.run.report import write_run_report
 
         return write_run_report(self, self.folder / "report.html" if path is None else Path(path))
 

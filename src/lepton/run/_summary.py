@@ -81,7 +81,12 @@ def _cell(result: TaskResult, metric: str) -> str:
 
 
 def metrics_table(run: Run, results: Mapping[str, Mapping[str, TaskResult]]) -> Table:
-    """Return a table of every task's metrics, with a column for each entry of `results`."""
+    """Return a table of every task's metrics.
+
+    Args:
+        run: whose tasks they are.
+        results: heading of a column -> task -> result.
+    """
     from rich.table import Table
 
     header, *rows = results_rows(run, results)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,24 +10,23 @@ from typing import TYPE_CHECKING, Any
 import lepton
 from lepton.config import Config
 from lepton.errors import CheckpointError
-from lepton.evaluate import TaskResult, evaluate
+from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel
-from lepton.run._build import build_model
-from lepton.run._describe import write_data
+from lepton.run._build import initial_model
 from lepton.run._folder import new_folder, read_run_config, read_split, write_json, write_rules, write_run, write_split
+from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._report import write_card
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
-from lepton.tasks import Regression
+from lepton.run.report import write_card, write_data
 from lepton.train import Callback, Trainer, save_checkpoint
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["make_loaders", "make_trainer", "resume_run", "train_run"]
+__all__ = ["make_loaders", "make_trainer", "resume_run", "steps_per_epoch", "train_run"]
 
 OWN_TRAINING_KEYS = {"batch_size", "num_workers"}
 
@@ -55,7 +53,7 @@ def train_run(
         callbacks: further listeners.
     """
     prepared = prepare(config, source)
-    model = _model(prepared, trust)
+    model = initial_model(prepared, trust=trust)
     place = new_folder(folder)
     write_run(place, prepared.config, lepton.__version__)
     write_rules(place, prepared.encoder, prepared.rules)
@@ -92,7 +90,14 @@ def resume_run(
     prepared = prepare(config, source)
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
         kept.check(prepared.table, str(config.data.source or "the source"))
-    return _train(prepared, _model(prepared, trust), folder, None if quiet else _console(plain), callbacks, resume=True)
+    return _train(
+        prepared,
+        initial_model(prepared, trust=trust),
+        folder,
+        None if quiet else _console(plain),
+        callbacks,
+        resume=True,
+    )
 
 
 def _train(
@@ -105,7 +110,7 @@ def _train(
     resume: bool,
 ) -> Run:
     if console is not None:
-        show_plan(console, prepared, model)
+        _show_plan(console, prepared, model)
     write_data(place, prepared)
     trainer = make_trainer(
         prepared.config, model, place, callbacks=callbacks, resume=resume, progress=console is not None
@@ -118,7 +123,7 @@ def _train(
         raise
     if not (place / "checkpoints" / "best").exists():  # without validation rows nobody told which weights were best
         save_checkpoint(place / "checkpoints" / "best", model, {})
-    write_json(place / "results.json", _held_out(model, prepared))
+    write_json(place / "results.json", without_nan(_held_out(model, prepared)))
     rows = prepared.tables if prepared.config.data.source is None else None
     parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     run = Run(place, *parts, rows=rows)
@@ -128,21 +133,18 @@ def _train(
     return run
 
 
-def _model(prepared: Prepared, trust: bool) -> LeptonModel:
-    model = build_model(prepared.config, prepared.encoder, prepared.rules, trust=trust)
-    # Here, and not from the batches as a trainer would: that would decode every picture for nothing.
-    for rule in prepared.rules:
-        task = model.task(rule.task)
-        if isinstance(task, Regression):
-            task.fit_statistics(prepared.data["train"].targets[rule.task])
-    return model
-
-
 def make_loaders(prepared: Prepared) -> tuple[Loader, Loader | None]:
     """Return the loaders of training and validation rows."""
     val = prepared.data.get("val")
     train = make_loader(prepared.data["train"], prepared.config, training=True)
     return train, None if val is None else make_loader(val, prepared.config)
+
+
+def steps_per_epoch(prepared: Prepared) -> int:
+    """Return the optimiser steps of an epoch."""
+    loader, _ = make_loaders(prepared)
+    window: int = prepared.config.training.gradient_accumulation_steps
+    return len(loader) // window
 
 
 def make_trainer(
@@ -172,19 +174,12 @@ def make_trainer(
 
 def _held_out(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
     parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
-    return {part: _finite(evaluate(model, make_loader(rows, prepared.config))) for part, rows in parts.items()}
-
-
-def _finite(found: Mapping[str, TaskResult]) -> dict[str, Any]:
-    """Return results as JSON can hold them: null where a value is not finite."""
-    content: dict[str, Any] = json.loads(
-        json.dumps({task: asdict(result) for task, result in found.items()}), parse_constant=lambda _: None
-    )
-    return content
+    found = {part: evaluate(model, make_loader(rows, prepared.config)) for part, rows in parts.items()}
+    return {part: {task: asdict(result) for task, result in results.items()} for part, results in found.items()}
 
 
 # -- what a person sees -------------------------------------------------------------------------------------------
-def show_plan(console: Console, prepared: Prepared, model: LeptonModel) -> None:
+def _show_plan(console: Console, prepared: Prepared, model: LeptonModel) -> None:
     """Say what was decided."""
     _print_table(console, columns_table(prepared))
     _print_table(console, plan_table(prepared, count_parameters(model)))

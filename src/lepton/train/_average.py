@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from lepton.data import drop_rows_not_finite
 from lepton.errors import nearest, require
 from lepton.evaluate import to_device
 from lepton.nn import LeptonModel
+from lepton.train._batches import usable_batch
 from lepton.train._step import Batch
 
 __all__ = ["AverageName", "WeightAverage"]
@@ -155,19 +155,15 @@ class WeightAverage:
             norm.reset_running_stats()
             norm.momentum, norm.training = None, True  # without a momentum: the mean over all batches
         try:
-            for inputs in self._inputs(train) if norms else ():
-                self.model(inputs)
+            for batch in train if norms else ():
+                usable, _ = usable_batch(batch)
+                if usable is not None:
+                    self.model(to_device(usable[0], self.model.device))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
             for module, training in modes:
                 module.training = training
-
-    def _inputs(self, train: Iterable[Batch]) -> Iterator[Any]:
-        for inputs, targets in train:
-            clean, left, dropped = drop_rows_not_finite(inputs, targets)
-            if not dropped or any(len(target) for target in left.values()):
-                yield to_device(clean, self.model.device)
 
     # -- saving -----------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

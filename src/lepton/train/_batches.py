@@ -15,7 +15,7 @@ from lepton.tasks import Regression
 from lepton.train._state import TrainState
 from lepton.train._step import Batch
 
-__all__ = ["fit_statistics", "refuse_iterators", "steps_per_epoch", "windows"]
+__all__ = ["fit_statistics", "refuse_iterators", "steps_per_epoch", "usable_batch", "windows"]
 
 
 def refuse_iterators(train: Iterable[Batch], val: Iterable[Batch] | None) -> None:
@@ -36,16 +36,21 @@ def steps_per_epoch(train: Iterable[Batch], window: int) -> int:
     return len(train) // window
 
 
+def usable_batch(batch: Batch) -> tuple[Batch | None, int]:
+    """Return a batch without the rows that are not finite, None if none is left, and how many these were."""
+    inputs, targets, dropped = drop_rows_not_finite(*checked_batch(batch))
+    return None if dropped and not any(len(target) for target in targets.values()) else (inputs, targets), dropped
+
+
 def windows(batches: Iterable[Batch], size: int, state: TrainState) -> Iterator[list[Batch]]:
     """Return the accumulation windows of an epoch, without rows that cannot be used; a rest is left out."""
     window: list[Batch] = []
     for batch in batches:
-        inputs, targets = checked_batch(batch)
-        inputs, targets, dropped = drop_rows_not_finite(inputs, targets)
+        usable, dropped = usable_batch(batch)
         state.dropped_rows += dropped
-        if dropped and not any(len(target) for target in targets.values()):
+        if usable is None:
             continue
-        window.append((inputs, targets))
+        window.append(usable)
         if len(window) == size:
             yield window
             window = []

@@ -16,7 +16,16 @@ from torch import nn
 
 from lepton.errors import CheckpointError
 
-__all__ = ["load_weights", "read_checkpoint", "save_checkpoint", "write_atomically", "write_checkpoint"]
+__all__ = [
+    "fill_model",
+    "json_bytes",
+    "load_weights",
+    "read_checkpoint",
+    "save_checkpoint",
+    "tensor_bytes",
+    "write_atomically",
+    "write_checkpoint",
+]
 
 MODEL, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 
@@ -24,7 +33,15 @@ log = logging.getLogger("lepton")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds either the old content or the new."""
+    """Write a file so that a reader, or a crash, finds either the old content or the new.
+
+    Args:
+        path: the file; its folder is made.
+        content: all of it.
+
+    Raises:
+        OSError: the disk is full or cannot be written to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -191,6 +208,10 @@ def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Load the weights that `save_checkpoint` wrote, after comparing them with the hashes in the manifest.
+
+    Args:
+        folder: such as `checkpoints/best`.
+        model: of the same architecture; filled in place.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it belongs to another model.

@@ -14,7 +14,7 @@ from lepton.train._checkpoint import write_atomically
 from lepton.train._state import TrainState
 from lepton.train._step import StepResult
 
-__all__ = ["Callback", "JsonLines"]
+__all__ = ["Callback", "JsonLines", "announce"]
 
 log = logging.getLogger("lepton")
 

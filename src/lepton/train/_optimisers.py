@@ -115,6 +115,9 @@ def parameter_groups(
         learning_rate: of every parameter that no prefix names.
         weight_decay: of all others.
         learning_rates: prefix of a parameter's name, ending at a dot -> learning rate; the longest prefix counts.
+
+    Raises:
+        ConfigurationError: nothing is trainable, or a prefix names no parameter.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not named:

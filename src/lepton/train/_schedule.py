@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 
 from lepton.errors import ConfigurationError, is_whole, nearest, require
 
-__all__ = ["Schedule", "ScheduleName", "warmup_cosine"]
+__all__ = ["Schedule", "ScheduleName", "check_schedule", "warmup_cosine"]
 
 ScheduleName = Literal["cosine", "linear", "constant", "step", "one_cycle", "plateau"]
 """Courses of the learning rate after the warm-up."""
@@ -191,7 +191,7 @@ def check_schedule(name: str, factor: float, patience: int) -> None:
             f"Trainer: schedule must be one of {list(names)}, but it is {name!r}.{nearest(str(name), names)}"
         )
     require(0 < factor < 1, "Trainer", "plateau_factor", factor, "between 0 and 1")
-    whole = isinstance(patience, int) and patience >= 0
+    whole = is_whole(patience, 0)
     require(whole, "Trainer", "plateau_patience", patience, "a whole number of at least 0")
 
 

@@ -18,7 +18,7 @@ from lepton.nn import LeptonModel, MultiTaskLoss
 from lepton.train._clip import clip_adaptively, clip_rows
 from lepton.train._layers import LayerNorms
 
-__all__ = ["PrecisionName", "StepResult", "TrainStep"]
+__all__ = ["Batch", "PrecisionName", "StepResult", "TrainStep"]
 
 PrecisionName = Literal["32", "bf16-mixed", "fp16-mixed"]
 """Number formats of a step."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lepton.errors import ConfigurationError
+from lepton.errors import ConfigurationError, is_whole
 
 __all__ = ["CategoryColumns", "NumberColumns", "TextColumns"]
 
@@ -107,7 +107,7 @@ class CategoryColumns(nn.Module):
 
 
 def _check_count(place: int, count: object) -> None:
-    if not isinstance(count, int) or count < 1:
+    if not is_whole(count):
         raise ConfigurationError(
             f"TabularTrunk: category column {place} must have a whole number of at least 1 category, the unknown "
             f"included, but it has {count!r}."

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import ConfigurationError, DataError, nearest, require
+from lepton.errors import ConfigurationError, DataError, is_whole, nearest, require
 
-__all__ = ["ImageInput", "Norm", "Residual", "check_image_trunk", "convolution", "make_norm"]
+__all__ = ["ImageInput", "Norm", "Residual", "check_image_trunk", "convolution"]
 
 Norm = Literal["batch", "group"]
 GROUP = 8
@@ -20,7 +20,7 @@ GROUP = 8
 def check_image_trunk(owner: str, norm: str, **sizes: int) -> None:
     """Refuse a norm that is not known and sizes that are no whole numbers of at least 1."""
     for name, value in sizes.items():
-        require(isinstance(value, int) and value >= 1, owner, name, value, "an integer >= 1")
+        require(is_whole(value), owner, name, value, "an integer >= 1")
     if norm not in ("batch", "group"):
         raise ConfigurationError(
             f"{owner}: norm must be 'batch' or 'group', but it is {norm!r}.{nearest(norm, ['batch', 'group'])}"
@@ -69,7 +69,7 @@ def _per_channel(owner: str, name: str, value: float | Sequence[float], channels
     return torch.tensor(found)
 
 
-def make_norm(norm: Norm, channels: int) -> nn.Module:
+def _make_norm(norm: Norm, channels: int) -> nn.Module:
     """Return a normalisation of feature maps; groups do not look at the other images of a batch."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
@@ -79,7 +79,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 def convolution(inputs: int, outputs: int, norm: Norm, *, stride: int = 1) -> nn.Sequential:
     """Return a 3 x 3 convolution that keeps the size (divided by the stride), a norm and a ReLU."""
     layer = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(layer, make_norm(norm, outputs), nn.ReLU())
+    return nn.Sequential(layer, _make_norm(norm, outputs), nn.ReLU())
 
 
 class Residual(nn.Module):
@@ -90,14 +90,14 @@ class Residual(nn.Module):
         self.layers = nn.Sequential(
             *convolution(inputs, outputs, norm, stride=stride),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            make_norm(norm, outputs),
+            _make_norm(norm, outputs),
         )
         self.beside: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
             project = nn.Conv2d(inputs, outputs, 1, bias=False)
             # The mean of the positions that the stride skips: a strided 1 x 1 convolution would not look at them.
             pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
-            self.beside = nn.Sequential(pool, project, make_norm(norm, outputs))
+            self.beside = nn.Sequential(pool, project, _make_norm(norm, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feature map [B, outputs, H / stride, W / stride], rounded up."""

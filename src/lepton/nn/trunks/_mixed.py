@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import ConfigurationError, DataError, require
+from lepton.errors import ConfigurationError, DataError, is_whole, require
 from lepton.nn.trunks._conv import ConvTrunk
 from lepton.nn.trunks._residual import ResidualMLP, check_mlp
 from lepton.nn.trunks._tabular import TabularTrunk
@@ -54,7 +54,7 @@ class MixedTrunk(nn.Module):
     ) -> None:
         super().__init__()
         check_mlp("MixedTrunk", width, depth, dropout)
-        require(isinstance(images, int) and images >= 1, "MixedTrunk", "images", images, "an integer >= 1")
+        require(is_whole(images), "MixedTrunk", "images", images, "an integer >= 1")
         if table is None and image is None:
             raise ConfigurationError(
                 "MixedTrunk: there is nothing to mix: give a table trunk, an image trunk, or both."

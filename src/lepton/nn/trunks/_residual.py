@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lepton.errors import require
+from lepton.errors import is_whole, require
 
 __all__ = ["ResidualMLP", "check_mlp"]
 
 
 def check_mlp(owner: str, width: int, depth: int, dropout: float) -> None:
     """Refuse a size or a dropout that no network can have."""
-    require(isinstance(width, int) and width >= 1, owner, "width", width, "an integer >= 1")
-    require(isinstance(depth, int) and depth >= 0, owner, "depth", depth, "an integer >= 0")
+    require(is_whole(width), owner, "width", width, "an integer >= 1")
+    require(is_whole(depth, 0), owner, "depth", depth, "an integer >= 0")
     require(0 <= dropout < 1, owner, "dropout", dropout, "in [0, 1)")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import ConfigurationError, DataError, require
+from lepton.errors import ConfigurationError, DataError, is_whole, require
 from lepton.nn.trunks._columns import CategoryColumns, NumberColumns, TextColumns
 from lepton.nn.trunks._residual import ResidualMLP, check_mlp
 
@@ -73,7 +73,7 @@ class TabularTrunk(nn.Module):
             ("text_embedding", text_embedding, 1),
         ]:
             allowed = f"an integer >= {least}"
-            require(isinstance(value, int) and value >= least, "TabularTrunk", name, value, allowed)
+            require(is_whole(value, least), "TabularTrunk", name, value, allowed)
         require(0 <= unknown_rate < 1, "TabularTrunk", "unknown_rate", unknown_rate, "in [0, 1)")
         if not (knots or categories or texts):
             raise ConfigurationError("TabularTrunk: there are no columns: give knots, categories or texts.")

@@ -1,0 +1,58 @@
+"""Measurements on models and on outputs that were kept, and what they speak for."""
+
+from __future__ import annotations
+
+from lepton.insight.measure._advice import (
+    Advice,
+    advise_conflict,
+    advise_cost,
+    advise_learning_rate,
+    advise_scale,
+    advise_views,
+    advise_weights,
+    sorted_advice,
+)
+from lepton.insight.measure._cost import MemoryCount, count_memory, time_in_turns
+from lepton.insight.measure._dependence import CertainValue, bins_of, certain_values, explained_share, ranks
+from lepton.insight.measure._gradients import GradientRecord, ViewDistance, measure_gradients, view_distance
+from lepton.insight.measure._range_test import RangeTest, learning_rate_range, read_range
+from lepton.insight.measure._resampling import (
+    Interval,
+    bootstrap,
+    constant_output,
+    interval_of,
+    resampled_rows,
+    score_outputs,
+)
+
+__all__ = [
+    "Advice",
+    "CertainValue",
+    "GradientRecord",
+    "Interval",
+    "MemoryCount",
+    "RangeTest",
+    "ViewDistance",
+    "advise_conflict",
+    "advise_cost",
+    "advise_learning_rate",
+    "advise_scale",
+    "advise_views",
+    "advise_weights",
+    "bins_of",
+    "bootstrap",
+    "certain_values",
+    "constant_output",
+    "count_memory",
+    "explained_share",
+    "interval_of",
+    "learning_rate_range",
+    "measure_gradients",
+    "ranks",
+    "read_range",
+    "resampled_rows",
+    "score_outputs",
+    "sorted_advice",
+    "time_in_turns",
+    "view_distance",
+]

@@ -1,0 +1,29 @@
+"""The report and the model card of one run."""
+
+from __future__ import annotations
+
+from lepton.insight.run_report._card import model_card
+from lepton.insight.run_report._facts import (
+    ColumnFacts,
+    CostFacts,
+    DataFacts,
+    LabelFacts,
+    Predictions,
+    RunFacts,
+    SampleFacts,
+    TaskFacts,
+)
+from lepton.insight.run_report._sections import run_sections
+
+__all__ = [
+    "ColumnFacts",
+    "CostFacts",
+    "DataFacts",
+    "LabelFacts",
+    "Predictions",
+    "RunFacts",
+    "SampleFacts",
+    "TaskFacts",
+    "model_card",
+    "run_sections",
+]

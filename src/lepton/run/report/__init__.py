@@ -1,0 +1,12 @@
+"""What the report and the model card of a run are made from."""
+
+from __future__ import annotations
+
+from lepton.run.report._describe import write_data
+from lepton.run.report._report import write_card, write_run_report
+
+__all__ = [
+    "write_card",
+    "write_data",
+    "write_run_report",
+]

@@ -1,0 +1,222 @@
+"""What a report and a model card of a run are made from, gathered from its folder, its model and, if they are there,
+its rows."""
+
+from __future__ import annotations
+
+import io
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lepton.config import config_yaml
+from lepton.data import decode_image
+from lepton.errors import ConfigurationError, DataError
+from lepton.evaluate import to_device
+from lepton.insight import (
+    MetricInfo,
+    Predictions,
+    RunFacts,
+    SampleFacts,
+    TaskFacts,
+    model_card,
+    run_sections,
+    write_report,
+)
+from lepton.run._folder import read_json
+from lepton.run._prepare import encode_rows
+from lepton.run._rows import held_out_part, make_loader
+from lepton.run.report._cost import cost_of
+from lepton.run.report._describe import read_data
+from lepton.train import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lepton.data import LabelRule
+    from lepton.run._run import Run
+
+__all__ = ["gather", "write_card", "write_run_report"]
+
+SAMPLE = 5000
+PICTURES = 200
+"""Rows with pictures that are looked at: decoding them takes the time."""
+
+COLUMNS = 200
+"""Inputs whose values are looked at: a page shows a few of each row."""
+
+PICTURE_SIDE = 160
+
+
+def write_run_report(run: Run, path: Path) -> Path:
+    """Write the report of a run and return its path."""
+    facts = gather(run, rows=True)
+    return write_report(
+        path, f"{facts.name}: {len(facts.tasks)} task{'' if len(facts.tasks) == 1 else 's'}", run_sections(facts)
+    )
+
+
+def write_card(run: Run) -> Path:
+    """Write the run's model card, `README.md`, and return its path."""
+    path = run.folder / "README.md"
+    write_atomically(path, model_card(gather(run, rows=False)).encode())
+    return path
+
+
+def gather(run: Run, *, rows: bool) -> RunFacts:
+    """Return everything that is known of a run.
+
+    Args:
+        run: the run.
+        rows: whether its held-out rows are looked at as well.
+    """
+    about = read_json(run.folder / "run.json")
+    baselines = read_json(run.folder / "baselines.json")
+    history = tuple(run.history)
+    sample, predictions, reason = _sample(run) if rows else (None, {}, "not asked for.")
+    seconds = max((row.get("seconds", 0.0) for row in history), default=0.0)
+    alone = {name: found["seconds"] for name, found in baselines.get("alone", {}).items() if "seconds" in found}
+    return RunFacts(
+        name=run.folder.resolve().name,
+        trunk=run.config.trunk.type,
+        method=run.config.balance.method,
+        view=run.config.balance.gradients,
+        inputs={column.name: column.kind for column in run.encoder.columns},
+        tasks=tuple(_task(run, rule, baselines, predictions.get(rule.task)) for rule in run.rules),
+        history=history,
+        best_epoch=read_json(run.folder / "checkpoints" / "best" / "state.json").get("epoch"),
+        alarms=_alarms(read_json(run.folder / "checkpoints" / "last" / "state.json")),
+        cost=cost_of(run.model, run.config, run.encoder, run.folder, seconds, alone),
+        data=read_data(run.folder),
+        sample=sample,
+        no_sample=reason,
+        environment=_environment(about, run),
+        command=shlex.join(about.get("command", [])),
+        config=config_yaml(run.config),
+    )
+
+
+def _environment(about: Mapping[str, Any], run: Run) -> dict[str, str]:
+    names = {"lepton": "Lepton", "torch": "PyTorch", "python": "Python", "threads": "threads", "started": "started"}
+    found = {word: str(about[key]) for key, word in names.items() if key in about}
+    source = run.config.data.source or "rows in memory"
+    return found | {"seed": str(run.config.seed), "source": source, "fingerprint": run.split.fingerprint[:16]}
+
+
+def _alarms(last: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the training's state says went wrong, in words."""
+    state = last.get("training", {}).get("state", {})
+    kinds = (
+        ("dead_layers", "had no gradient to speak of in a whole epoch"),
+        ("exploding_layers", "had a gradient that grew a hundredfold"),
+    )
+    found = [f"These layers {words}: {', '.join(state[key][:8])}." for key, words in kinds if state.get(key)]
+    counts = (
+        ("skipped_steps", "steps were left out, because their gradient was not finite"),
+        ("dropped_rows", "times a row was left out, because an input was not finite"),
+        ("failed_saves", "checkpoints could not be written"),
+    )
+    return (*found, *(f"{state[key]:,} {words}." for key, words in counts if state.get(key)))
+
+
+# -- tasks --------------------------------------------------------------------------------------------------------
+def _task(run: Run, rule: LabelRule, baselines: Mapping[str, Any], predictions: Predictions | None) -> TaskFacts:
+    task = run.model.task(rule.task)
+    better = task.higher_is_better
+    metrics = sorted(better, key=lambda name: name != task.primary_metric)
+    results = {part: found[rule.task] for part, found in run.results.items() if rule.task in found}
+    several = rule.kind == "regression" and len(rule.columns) > 1
+    return TaskFacts(
+        name=rule.task,
+        kind=rule.kind,
+        classes=rule.columns if several else rule.classes,
+        metrics=tuple(MetricInfo(name, better[name]) for name in metrics),
+        results={part: {"loss": found.loss, **found.metrics} for part, found in results.items()},
+        labels={part: found.n_labels for part, found in results.items()},
+        alone=_scores(baselines.get("alone", {}).get(rule.task, {})),
+        boosting=_scores(baselines.get("boosting", {}).get(rule.task, {})),
+        auxiliary=task.auxiliary,
+        loss_weight=task.loss_weight,
+        priority=task.priority,
+        predictions=predictions,
+        missing=rule.missing,
+    )
+
+
+def _scores(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    parts = {part: found[part] for part in ("val", "test") if found.get(part)}
+    return {
+        part: {metric: math.nan if value is None else float(value) for metric, value in scores.items()}
+        for part, scores in parts.items()
+    }
+
+
+# -- rows ---------------------------------------------------------------------------------------------------------
+def _sample(run: Run) -> tuple[SampleFacts | None, dict[str, Predictions], str]:
+    """Return held-out rows drawn at random and what was predicted for them; or why there are none."""
+    try:
+        tables = run.tables()
+    except (ConfigurationError, DataError) as error:
+        return None, {}, f"the rows are not at hand. {error}"
+    part = held_out_part(tables)
+    if part is None:
+        return None, {}, "no row was held out."
+    table = tables[part]
+    limit = PICTURES if run.encoder.images else SAMPLE
+    generator = torch.Generator().manual_seed(run.config.seed)
+    rows = torch.randperm(table.num_rows, generator=generator)[:limit].numpy()
+    chosen = table.take(rows)
+    names = [name for name in run.encoder.names if name not in run.encoder.images][:COLUMNS]
+    inputs = {name: chosen.column(name).to_pylist() for name in names}
+    sample = SampleFacts(part, rows, table.num_rows, inputs, _pictures(run, chosen))
+    return sample, _predictions(run, chosen, part), ""
+
+
+def _pictures(run: Run, table: pa.Table) -> Any:
+    if not run.encoder.images:
+        return None
+    paths = run.encoder.image_paths(table)[run.encoder.images[0]]
+    height, width = run.config.data.image_size or (PICTURE_SIDE, PICTURE_SIDE)
+    shrink = min(1.0, PICTURE_SIDE / max(height, width))
+    size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+
+    def picture(place: int) -> bytes:
+        from PIL import Image
+
+        path = paths[place]
+        pixels = torch.full((3, *size), 128, dtype=torch.uint8) if path is None else decode_image(path, size)
+        stream = io.BytesIO()
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(stream, "PNG", optimize=True)
+        return stream.getvalue()
+
+    return picture
+
+
+@torch.no_grad()
+def _predictions(run: Run, table: pa.Table, part: str) -> dict[str, Predictions]:
+    rules = [rule for rule in run.rules if set(rule.columns) <= set(table.column_names)]
+    encoded = encode_rows(run.config, run.encoder, rules, table, [], part)
+    found: dict[str, list[Predictions]] = {rule.task: [] for rule in rules}
+    run.model.eval()
+    for inputs, targets in make_loader(encoded, run.config):
+        outputs, _ = run.model(to_device(inputs, run.model.device))
+        for rule in rules:
+            task = run.model.task(rule.task)
+            said = {key: value.cpu().numpy() for key, value in task.predict(outputs[rule.task]).items()}
+            predicted = said["label"] if "label" in said else said["value"]
+            truth = targets[rule.task].cpu().numpy()
+            found[rule.task].append(Predictions(truth, predicted, said.get("probability")))
+    return {name: _joined(parts) for name, parts in found.items()}
+
+
+def _joined(parts: list[Predictions]) -> Predictions:
+    probability = [part.probability for part in parts if part.probability is not None]
+    return Predictions(
+        np.concatenate([part.truth for part in parts]),
+        np.concatenate([part.predicted for part in parts]),
+        np.concatenate(probability) if probability else None,
+    )
