@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from lepton.insight import (
     CostFacts,
     DataFacts,
     Flag,
+    Interval,
     LabelFacts,
     Matrix,
     MetricInfo,
@@ -24,6 +26,7 @@ from lepton.insight import (
     Predictions,
     RunFacts,
     SampleFacts,
+    Table,
     TaskFacts,
     model_card,
     run_sections,
@@ -102,20 +105,54 @@ def test_an_error_no_smaller_than_that_of_the_mean_is_flagged(rmse: float, flagg
     assert ("is at chance level" in flag_words(facts(regression("price", rmse)))) is flagged
 
 
+def over(value: float, low: float = math.nan, high: float = math.nan, metric: str = "rmse") -> dict[str, Interval]:
+    return {metric: Interval(value, low, high)}
+
+
 def test_a_task_that_is_worse_than_alone_is_flagged_with_both_numbers() -> None:
-    worse = regression("price", 1.5, alone={"test": {"rmse": 1.25}})
-    better = regression("size", 1.0, alone={"test": {"rmse": 1.5}})
+    worse = regression("price", 1.5, alone={"test": {"rmse": 1.25}}, over_alone=over(0.25, 0.1, 0.4))
+    better = regression("size", 1.0, alone={"test": {"rmse": 1.5}}, over_alone=over(-0.5, -0.6, -0.4))
     found = flag_words(facts(worse, better))
     assert "Worse than in networks of their own: price (RMSE 1.5 against 1.25)" in found
     assert "size" not in found
 
 
-def test_a_difference_within_the_luck_of_the_rows_is_called_so() -> None:
-    near = classification("kind", 0.90, alone={"test": {"accuracy": 0.905}})
-    far = classification("sort", 0.80, alone={"test": {"accuracy": 0.95}})
-    found = flag_words(facts(near, far))
-    assert "may be luck of the rows drawn: kind (accuracy 0.9 against 0.905)" in found
-    assert "their own: sort (accuracy 0.8 against 0.95)" in found
+@pytest.mark.parametrize("interval", [over(0.25, -0.1, 0.6), over(0.25), {}])
+def test_a_difference_within_its_interval_or_without_one_is_no_verdict(interval: dict[str, Interval]) -> None:
+    task = regression(
+        "price",
+        1.5,
+        alone={"test": {"rmse": 1.25}},
+        boosting={"test": {"rmse": 1.2}},
+        over_alone=interval,
+        over_boosting=interval,
+    )
+    run = facts(task)
+    assert "their own" not in flag_words(run) and "oosting" not in flag_words(run)
+    cells = [cell for table in blocks(run, Table) for row in table.rows for cell in row.cells]
+    assert not [cell for cell in cells if cell.tone in ("better", "worse")]
+
+
+@pytest.mark.parametrize(
+    ("metric", "interval", "words"),
+    [
+        ("rmse", over(0.25, 0.1, 0.4), "shared is worse, +0.25 [+0.1, +0.4]"),
+        ("rmse", over(-0.25, -0.4, -0.1), "shared is better, -0.25 [-0.4, -0.1]"),
+        ("rmse", over(0.25, -0.1, 0.6), "no difference seen, +0.25 [-0.1, +0.6]"),
+        ("accuracy", over(0.25, 0.1, 0.4, "accuracy"), "shared is better, +0.25 [+0.1, +0.4]"),
+        ("accuracy", over(-0.25, -0.4, -0.1, "accuracy"), "shared is worse, -0.25 [-0.4, -0.1]"),
+    ],
+)
+def test_the_table_judges_by_the_interval(metric: str, interval: dict[str, Interval], words: str) -> None:
+    make = regression if metric == "rmse" else classification
+    run = facts(make("t", 0.9, alone={"test": {metric: 0.8}}, over_alone=interval))
+    remarks = [cell.remark for table in blocks(run, Table) for row in table.rows for cell in row.cells]
+    assert words in remarks
+
+
+def test_boosting_that_is_better_beyond_the_interval_is_named() -> None:
+    task = regression("price", 1.5, boosting={"test": {"rmse": 1.25}}, over_boosting=over(0.25, 0.1, 0.4))
+    assert "Gradient boosting is better: price (RMSE 1.5 against 1.25)" in flag_words(facts(task))
 
 
 def test_without_held_out_rows_nothing_is_claimed() -> None:
@@ -129,10 +166,24 @@ def test_alarms_of_the_training_are_shown() -> None:
     assert "trunk.0 had no gradient" in flag_words(facts(regression("a", 1.0), alarms=("trunk.0 had no gradient.",)))
 
 
-def test_delta_m_is_that_of_the_tasks_trained_alone() -> None:
-    run = facts(regression("price", 0.9, alone={"test": {"rmse": 1.0}}), regression("size", 1.0))
+@pytest.mark.parametrize(
+    ("delta", "chance", "words"),
+    [
+        (Interval(10.0, 4.0, 16.0), (), "delta_m is +10.0 [+4.0, +16.0] % per task over price"),
+        (Interval(10.0, 4.0, 16.0), (), "Sharing is better"),
+        (Interval(-10.0, -16.0, -4.0), (), "Sharing is worse"),
+        (Interval(10.0, -4.0, 16.0), (), "No difference is seen"),
+        (Interval(10.0), (), "this is no evidence"),
+        (Interval(10.0, 4.0, 16.0), ("price",), "whether sharing helps cannot be said"),
+        (None, (), ""),
+    ],
+)
+def test_delta_m_has_an_interval_and_a_verdict(delta: Interval | None, chance: tuple[str, ...], words: str) -> None:
+    tasks = (regression("price", 0.9, alone={"test": {"rmse": 1.0}}), regression("size", 1.0))
+    run = facts(*tasks, delta_m=delta, at_chance=chance)
     opening = " ".join(block for block in run_sections(run)[0].blocks if isinstance(block, str))
-    assert "delta_m is +10.0 % per task over the 1 task trained alone" in opening
+    assert words in opening
+    assert ("delta_m" in opening) is (delta is not None and not chance)
 
 
 # -- costs ---------------------------------------------------------------------------------------------------------

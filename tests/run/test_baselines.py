@@ -73,7 +73,11 @@ def test_the_run_is_scored_as_it_scored_itself(run: Run, found: baseline_module.
 
 def test_the_file_holds_what_was_found_and_json_returns_it(run: Run, found: baseline_module.Baselines) -> None:
     content = json.loads((run.folder / "baselines.json").read_text())
-    assert set(content) == {"alone", "boosting"}
+    assert set(content) == {"alone", "boosting", "gains"}
+    assert found.gains is not None and content["gains"]["part"] == found.part
+    for key, difference in found.gains.differences.items():
+        assert content["gains"]["differences"][key] == pytest.approx(vars(difference), nan_ok=True)
+    assert content["gains"]["at_chance"] == list(found.gains.at_chance)
     for kind, scores in (("alone", found.alone), ("boosting", found.boosting)):
         for task, score in scores.items():
             entry = content[kind][task]
@@ -94,6 +98,10 @@ def test_differences_and_delta_m_are_those_of_the_scores(found: baseline_module.
             seen = gains.differences[f"shared/{task}/{metric.name}"]
             assert seen.value == pytest.approx(expected, abs=1e-5)
             assert seen.low <= seen.high
+            trees = gains.differences.get(f"boosting/{task}/{metric.name}")
+            if trees is not None:  # both are over the task alone, so their difference is the run over the trees
+                over = gains.differences[f"shared_over_boosting/{task}/{metric.name}"]
+                assert over.value == pytest.approx(seen.value - trees.value, abs=1e-6)
     expected_delta = delta_m(found.shared.scores["test"], alone, found.metrics)
     assert gains.delta_m["shared/per_task"].value == pytest.approx(expected_delta.per_task, rel=1e-3)
     assert gains.delta_m["shared/flat"].value == pytest.approx(expected_delta.flat, rel=1e-3)

@@ -161,13 +161,17 @@ def test_an_example_batch_needs_no_source_and_fits_the_trunk(run: Run) -> None:
 def test_baselines_in_the_folder_are_compared_with(filed: Run, tmp_path: Path) -> None:
     results = filed.results["test"]["price"].metrics
     alone = {"price": {"test": {name: value / 2 for name, value in results.items()}, "parameters": 5, "seconds": 2.0}}
-    (filed.folder / "baselines.json").write_text(json.dumps({"alone": alone, "boosting": {}}))
+    apart = {"shared/price/rmse": {"value": 1.0, "low": 0.5, "high": 1.5}}
+    delta = {"shared/per_task": {"value": -50.0, "low": -60.0, "high": -40.0}}
+    gains = {"differences": apart, "delta_m": delta, "at_chance": []}
+    (filed.folder / "baselines.json").write_text(json.dumps({"alone": alone, "boosting": {}, "gains": gains}))
     try:
         page = filed.report(tmp_path / "r.html").read_text(encoding="utf-8")
     finally:
         (filed.folder / "baselines.json").unlink()
     assert "Worse than in networks of their own: price (RMSE" in page
-    assert "shared is worse by 100\u00a0%" in page
+    assert "shared is worse, +1 [+0.5, +1.5]" in page
+    assert "delta_m is -50.0 [-60.0, -40.0]" in page and "Sharing is worse" in page
 
 
 def test_training_leaves_a_card_that_yaml_can_read(run: Run) -> None:

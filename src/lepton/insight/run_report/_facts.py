@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton.insight._results import MetricInfo
+from lepton.insight.measure import Interval
 
 __all__ = ["ColumnFacts", "CostFacts", "DataFacts", "LabelFacts", "Predictions", "RunFacts", "SampleFacts", "TaskFacts"]
 
@@ -44,6 +45,8 @@ class TaskFacts:
         labels: part -> number of labels.
         alone: part -> metric -> value of a model of the same trunk that learned this task only; may be empty.
         boosting: the same of gradient boosting.
+        over_alone: metric -> score of the run minus that of the task alone, with its interval over held-out rows.
+        over_boosting: the same over gradient boosting.
         auxiliary: whether it is left out of selection.
         loss_weight: its factor before balancing.
         priority: its factor after balancing.
@@ -59,6 +62,8 @@ class TaskFacts:
     labels: Mapping[str, float]
     alone: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     boosting: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    over_alone: Mapping[str, Interval] = field(default_factory=dict)
+    over_boosting: Mapping[str, Interval] = field(default_factory=dict)
     auxiliary: bool = False
     loss_weight: float = 1.0
     priority: float = 1.0
@@ -198,6 +203,8 @@ class RunFacts:
         environment: name -> value.
         command: how it was started.
         config: the resolved configuration, as YAML.
+        delta_m: per task, over the tasks alone, in percent with its interval; None if it was not measured.
+        at_chance: tasks that alone are at chance, which are left out of `delta_m` where there are others.
     """
 
     name: str
@@ -216,6 +223,8 @@ class RunFacts:
     environment: Mapping[str, str]
     command: str
     config: str
+    delta_m: Interval | None = None
+    at_chance: tuple[str, ...] = ()
 
     @property
     def part(self) -> str:

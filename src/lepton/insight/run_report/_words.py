@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from lepton.insight.comparison import delta_m
+from lepton.insight.measure import Interval
 from lepton.insight.page import (
     Block,
     Flag,
@@ -18,7 +18,6 @@ from lepton.insight.page import (
     as_duration,
     as_large,
     as_number,
-    as_percent,
     listed,
     plural,
 )
@@ -72,19 +71,28 @@ def summary_blocks(facts: RunFacts) -> tuple[Block, ...]:
 
 
 def _against_alone(facts: RunFacts) -> Iterator[str]:
-    """Return delta_m of the tasks that were trained alone as well."""
-    part = facts.part
-    info = {t.name: t.metrics for t in facts.tasks if all(m.name in t.alone.get(part, {}) for m in t.metrics)}
-    if not info:
+    """Return delta_m over the tasks alone, with its interval and what it allows to say."""
+    found, trained = facts.delta_m, [task.name for task in facts.tasks if task.alone]
+    if found is None or not trained:
         return
-    scores = {task.name: task.results.get(part, {}) for task in facts.tasks if task.name in info}
-    found = delta_m(scores, {task.name: task.alone[part] for task in facts.tasks if task.name in info}, info)
-    if found.per_task == found.per_task:
-        of = "" if len(info) == len(facts.tasks) else f" over the {plural(len(info), 'task')} trained alone"
-        yield (
-            f"Against networks of their own delta_m is {found.per_task:+.1f} % per task{of}: the mean relative "
-            "improvement, positive where sharing is better."
-        )
+    above = [name for name in trained if name not in facts.at_chance]
+    if not above:
+        yield "Every task alone is at chance level: whether sharing helps cannot be said."
+        return
+    of = f" over {listed(above)}" if len(above) < len(facts.tasks) else ""
+    yield (
+        f"Against networks of their own delta_m is {found.text(1, signed=True)} % per task{of}: the mean relative "
+        f"improvement, positive where sharing is better. {_verdict(found)}"
+    )
+    if facts.at_chance:
+        yield f"At chance alone, and left out: {listed(facts.at_chance)}."
+
+
+def _verdict(found: Interval) -> str:
+    if math.isnan(found.low):
+        return "Its interval over held-out rows is not known, so this is no evidence."
+    words = {1: "Sharing is better", -1: "Sharing is worse", 0: "No difference is seen"}[found.sign]
+    return f"{words}, by its 95 % interval over held-out rows; another seed may change more."
 
 
 def _opening(facts: RunFacts) -> str:
@@ -157,45 +165,46 @@ def _task_flags(facts: RunFacts, task: TaskFacts) -> Iterator[str]:
 
 def _behind(facts: RunFacts) -> Iterator[str]:
     """Say which tasks a network of their own, or gradient boosting, predicts better."""
-    clear: list[str] = []
-    unclear: list[str] = []
-    boosted: list[str] = []
-    for task in facts.tasks:
-        metric, part = task.metrics[0], facts.part
-        value = task.results.get(part, {}).get(metric.name, math.nan)
-        luck = 2 * math.sqrt(2) * _spread(metric.name, value, task.labels.get(part, 0))
-        for scores, kind in ((task.alone, "alone"), (task.boosting, "boosting")):
-            other = scores.get(part, {}).get(metric.name, math.nan)
-            if (value - other) * (1 if metric.higher_is_better else -1) < 0:
-                small = abs(value - other) < luck
-                found = boosted if kind == "boosting" else unclear if small else clear
-                found.append(f"{task.name} ({metric_words(metric.name)} {as_number(value)} against {as_number(other)})")
-    if clear:
+    part = facts.part
+    alone = [words for t in facts.tasks if (words := _beaten_by(t, part, t.alone, t.over_alone))]
+    trees = [words for t in facts.tasks if (words := _beaten_by(t, part, t.boosting, t.over_boosting))]
+    if alone:
         yield (
-            f"Worse than in networks of their own: {listed(clear)}. The run is one seed: repeat with other seeds "
+            f"Worse than in networks of their own: {listed(alone)}. The run is one seed: repeat with other seeds "
             "before you conclude that sharing does harm."
         )
-    if unclear:
-        yield (
-            f"Worse than in networks of their own, by so little that it may be luck of the rows drawn: "
-            f"{listed(unclear)}."
-        )
-    if boosted:
-        yield f"Gradient boosting is better: {listed(boosted)}."
+    if trees:
+        yield f"Gradient boosting is better: {listed(trees)}."
+
+
+def _beaten_by(
+    task: TaskFacts, part: str, scores: Mapping[str, Mapping[str, float]], over: Mapping[str, Interval]
+) -> str:
+    """Return the task and both scores if its first metric is worse beyond the interval; otherwise an empty string."""
+    metric = task.metrics[0]
+    if metric.name not in over or _sign(over[metric.name], metric.higher_is_better) >= 0:
+        return ""
+    value, other = task.results[part][metric.name], scores[part][metric.name]
+    return f"{task.name} ({metric_words(metric.name)} {as_number(value)} against {as_number(other)})"
+
+
+def _sign(difference: Interval, higher_is_better: bool) -> int:
+    """Return 1 for better and -1 for worse, beyond the interval; 0 where nothing can be told."""
+    return difference.sign if higher_is_better else -difference.sign
 
 
 def _chance_words(task: TaskFacts, part: str, metric: str, value: float, chance: float) -> str:
-    words = (
-        f"{task.name} is at chance level: {metric_words(metric)} {as_number(value)}, not clearly better than the "
-        f"{as_number(chance)} of a predictor that ignores the inputs. What sharing does to it says nothing."
+    beside = (
+        f"{metric_words(metric)} {as_number(value)}, not clearly better than the {as_number(chance)} of a predictor "
+        "that ignores the inputs"
     )
     area = task.results[part].get("auroc", math.nan)
     if metric == "accuracy" and area > 0.6:
-        words += (
-            f" Its ranking is better than that (AUROC {as_number(area, 3)}): one class is rare, and accuracy hardly "
-            "shows it."
+        return (
+            f"{task.name}: {beside}; but its ranking is (AUROC {as_number(area, 3)}): one class is rare, and accuracy "
+            "hardly shows what was learned."
         )
-    return words
+    return f"{task.name} is at chance level: {beside}. What sharing does to it says nothing."
 
 
 def _spread(metric: str, value: float, labels: float) -> float:
@@ -220,7 +229,8 @@ def results_table(facts: RunFacts) -> Table:
                 found = {"result": task.results, "alone": task.alone, "boosting": task.boosting}.get(kind)
                 scores = chance if found is None else found.get(where, {})
                 own = task.results.get(where, {}).get(metric.name, math.nan)
-                cells.append(_score(scores.get(metric.name), own, metric.higher_is_better, kind))
+                over = {"alone": task.over_alone, "boosting": task.over_boosting}.get(kind, {}).get(metric.name)
+                cells.append(_score(scores.get(metric.name), own, metric.higher_is_better, kind, over))
             rows.append(
                 TableRow(
                     TableCell(f"{task.name} {metric_words(metric.name)}", arrow), tuple(cells), new_group=place == 0
@@ -231,6 +241,11 @@ def results_table(facts: RunFacts) -> Table:
         notes.append(f"{PART_WORDS[part].capitalize()} scores decide; validation rows also selected the weights.")
     if len(facts.tasks) > SHOWN_TASKS:
         notes.append(f"The first {SHOWN_TASKS} of {len(facts.tasks)} tasks; results.json holds them all.")
+    if any(task.alone or task.boosting for task in facts.tasks):
+        notes.append(
+            "In brackets: 95 % interval of the difference over held-out rows. It does not cover what another seed "
+            "would change."
+        )
     if not any(task.alone for task in facts.tasks):
         notes.append("Whether sharing helped is not known without baselines: lepton baseline trains each task alone.")
     return Table("Scores of the selected weights", tuple(name for name, _, _ in sources), tuple(rows), tuple(notes))
@@ -247,16 +262,17 @@ def _sources(facts: RunFacts) -> list[tuple[str, str, str]]:
     return found
 
 
-def _score(value: float | None, own: float, higher: bool, kind: str) -> TableCell:
+def _score(value: float | None, own: float, higher: bool, kind: str, over: Interval | None) -> TableCell:
     if value is None:
-        return TableCell("")
+        return TableCell("" if kind != "chance" else "–")
     if kind in ("result", "chance") or math.isnan(own) or math.isnan(value):
         return TableCell(as_number(value))
-    gain = (own - value) * (1 if higher else -1)
-    tone: Tone = "better" if gain > 0 else "worse" if gain < 0 else "muted"
-    word = {"better": "shared is better", "worse": "shared is worse"}.get(tone, "equal")
-    relative = f" by {as_percent(abs(own - value) / abs(value))}" if value and gain else ""
-    return TableCell(as_number(value), word + relative, tone)
+    if over is None or math.isnan(over.low):
+        return TableCell(as_number(value), f"shared {own - value:+.3g}, interval not known", "muted")
+    remark = f"{over.value:+.3g} [{over.low:+.3g}, {over.high:+.3g}]"
+    words: dict[int, tuple[str, Tone]] = {1: ("shared is better", "better"), -1: ("shared is worse", "worse")}
+    word, tone = words.get(_sign(over, higher), ("no difference seen", "muted"))
+    return TableCell(as_number(value), f"{word}, {remark}", tone)
 
 
 _METRICS = {

@@ -138,14 +138,14 @@ class Baselines:
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: the scores as in `baselines.json`, and the comparison."""
         content = {**self.scores(), "part": self.part, "shared": vars(self.shared), "interrupted": self.interrupted}
-        gains = {} if self.gains is None else self.gains.to_dict()
-        return without_nan({**content, **gains, "notes": self.notes})  # type: ignore[no-any-return]
+        return without_nan({**content, "notes": self.notes})  # type: ignore[no-any-return]
 
     def scores(self) -> dict[str, Any]:
-        """Return what `baselines.json` holds."""
+        """Return what `baselines.json` holds: the scores, and with them the gains once they were measured."""
         found = {
             "alone": {task: score.to_dict() for task, score in self.alone.items()},
             "boosting": {task: score.to_dict() for task, score in self.boosting.items()},
+            "gains": {} if self.gains is None else {"part": self.part, **self.gains.to_dict()},
         }
         return without_nan(found)  # type: ignore[no-any-return]
 
@@ -201,7 +201,7 @@ def run_baselines(
     Alone means: the same trunk, options, rows, order of the rows and planned number of steps, one head, nothing to
     balance. `baselines.json` in the run's folder is written anew after each baseline, so that Ctrl-C keeps those that
     are done; it holds for `alone` and `boosting` and each task `val` and `test` (metric -> value), `parameters`,
-    `seconds` and `seeds`.
+    `seconds` and `seeds`; and as `gains` the differences and delta_m with their intervals.
 
     Args:
         run: the run.
@@ -240,6 +240,7 @@ def run_baselines(
         except KeyboardInterrupt:
             found.interrupted = True
     found.gains = measure_gains(found.metrics, run, prepared, part, kept, _means(found), resamples)
+    _write(run.folder, found)
     return found
 
 
@@ -322,7 +323,9 @@ def _write(folder: Path, found: Baselines) -> None:
     """Write `baselines.json`; what an earlier call found and this one has not yet, stays."""
     path = folder / "baselines.json"
     before = read_json(path)
-    content = {kind: {**before.get(kind, {}), **scores} for kind, scores in found.scores().items()}
+    scores = found.scores()
+    kept = {kind: {**before.get(kind, {}), **scores[kind]} for kind in ("alone", "boosting")}
+    content = {**kept, "gains": scores["gains"]}  # older ones would be those of other trainings
     write_json(path, content)
 
 

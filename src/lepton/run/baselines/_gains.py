@@ -39,10 +39,12 @@ class Gains:
 
     Attributes:
         scores: `who/task/metric` -> value.
-        differences: `who/task/metric` -> value minus that of the task alone; who is `shared` or `boosting`.
+        differences: `who/task/metric` -> value minus that of the task alone; who is `shared` or `boosting`. And
+            `shared_over_boosting/task/metric`.
         delta_m: `who/averaging` -> percent, positive is better than alone; the averaging is `per_task` or `flat`, and
             where there are tasks at chance also `per_task_above_chance` and `flat_above_chance`, without them.
-        at_chance: tasks that alone are not better than a predictor that ignores its input, by their first metric.
+        at_chance: tasks that alone are not better than a predictor that ignores its input, by any metric for which
+            its score is known.
         left_out: `task/metric` left out of delta_m, because the baseline is zero.
     """
 
@@ -60,15 +62,20 @@ class Gains:
 def metric_infos(run: Run, prepared: Prepared, part: str, tasks: Sequence[str]) -> dict[str, tuple[MetricInfo, ...]]:
     """Return task -> its metrics, the primary one first, with what a predictor reaches that ignores its input.
 
-    Only for the primary one: no constant is the best for all metrics, so that others would be beaten by noise.
+    Only for the primary one, since no constant is the best for all metrics; and for the area under the ROC, which is
+    a half for every constant.
     """
     found = {}
     for name in tasks:
         task = cpu_task(run, name)
         better, chance = task.higher_is_better, _chance(task, prepared, part)
         first = MetricInfo(task.primary_metric, better[task.primary_metric], chance if math.isfinite(chance) else None)
-        found[name] = (first, *(MetricInfo(key, more) for key, more in better.items() if key != first.name))
+        found[name] = (first, *(_further(key, more) for key, more in better.items() if key != first.name))
     return found
+
+
+def _further(name: str, higher_is_better: bool) -> MetricInfo:
+    return MetricInfo(name, higher_is_better, 0.5 if name == "auroc" else None)
 
 
 def _chance(task: Task, prepared: Prepared, part: str) -> float:
@@ -115,7 +122,7 @@ def measure_gains(
     drawn = [{who: _scores_of(who, those, kept, targets) for who in WHO} for those in rows]
     found = _intervals(means, drawn, lambda scores: _measured(scores, ready))
     scores = _with(found, "score/")
-    chance = tuple(task for task, those in ready.items() if _at_chance(scores[f"alone/{task}/{those[0].name}"], those))
+    chance = tuple(task for task, those in ready.items() if _at_chance(scores, task, those))
     above = {task: those for task, those in ready.items() if task not in chance}
     if chance and above:
         found |= _intervals(means, drawn, lambda scores: _deltas(scores, above, "_above_chance"))
@@ -161,11 +168,20 @@ def _flat(kind: str, scores: Scores, metrics: Mapping[str, Sequence[MetricInfo]]
 
 def _differences(scores: Scores, metrics: Mapping[str, Sequence[MetricInfo]]) -> dict[str, float]:
     alone = scores["alone"]
-    apart = {
-        who: {task: {name: value - alone[task][name] for name, value in found.items()} for task, found in those.items()}
-        for who, those in ((who, {t: s for t, s in scores[who].items() if t in alone}) for who in OTHERS)
-    }
+    apart = {who: _apart(scores[who], alone) for who in OTHERS}
+    apart["shared_over_boosting"] = _apart(scores["shared"], scores["boosting"])
     return _flat("difference", apart, metrics)
+
+
+def _apart(
+    scores: Mapping[str, Mapping[str, float]], reference: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return task -> metric -> score minus that of the reference, for the tasks that have both."""
+    return {
+        task: {name: value - reference[task][name] for name, value in found.items()}
+        for task, found in scores.items()
+        if task in reference
+    }
 
 
 def _deltas(scores: Scores, metrics: Mapping[str, Sequence[MetricInfo]], suffix: str) -> dict[str, float]:
@@ -177,11 +193,15 @@ def _deltas(scores: Scores, metrics: Mapping[str, Sequence[MetricInfo]], suffix:
     return found
 
 
-def _at_chance(score: Interval, metrics: Sequence[MetricInfo]) -> bool:
-    """Whether a task's first metric is not better than chance beyond its interval."""
-    primary = metrics[0]
-    if primary.chance is None or math.isnan(score.value):
-        return False
-    worst = score.low if primary.higher_is_better else score.high
+def _at_chance(scores: Mapping[str, Interval], task: str, metrics: Sequence[MetricInfo]) -> bool:
+    """Whether no metric of a task alone is better than chance beyond its interval, and at least one could tell."""
+    known = [(scores[f"alone/{task}/{metric.name}"], metric) for metric in metrics if metric.chance is not None]
+    known = [(score, metric) for score, metric in known if not math.isnan(score.value)]
+    return bool(known) and not any(_beats_chance(score, metric) for score, metric in known)
+
+
+def _beats_chance(score: Interval, metric: MetricInfo) -> bool:
+    assert metric.chance is not None
+    worst = score.low if metric.higher_is_better else score.high
     worst = score.value if math.isnan(worst) else worst
-    return worst <= primary.chance if primary.higher_is_better else worst >= primary.chance
+    return worst > metric.chance if metric.higher_is_better else worst < metric.chance

@@ -132,8 +132,8 @@ def _footnotes(found: Baselines, gains: Gains) -> Iterator[str]:
     yield "delta_m: mean relative improvement over the tasks alone, every task or every metric counting the same."
     if gains.at_chance:
         yield (
-            f"At chance alone, by the first metric: {', '.join(gains.at_chance)}. A relative improvement of such a "
-            "task is noise: judge by delta_m above chance, and not at all where there is none."
+            f"At chance alone, by every metric that can tell: {', '.join(gains.at_chance)}. A relative improvement of "
+            "such a task is noise: judge by delta_m above chance, and not at all where there is none."
         )
     yield "* not better than a predictor that ignores its input."
     if gains.left_out:

@@ -18,6 +18,7 @@ from lepton.data import decode_image
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import to_device
 from lepton.insight import (
+    Interval,
     MetricInfo,
     Predictions,
     RunFacts,
@@ -97,6 +98,8 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
         environment=_environment(about, run),
         command=shlex.join(about.get("command", [])),
         config=config_yaml(run.config),
+        delta_m=_delta_m(baselines),
+        at_chance=tuple(baselines.get("gains", {}).get("at_chance", ())),
     )
 
 
@@ -139,12 +142,31 @@ def _task(run: Run, rule: LabelRule, baselines: Mapping[str, Any], predictions: 
         labels={part: found.n_labels for part, found in results.items()},
         alone=_scores(baselines.get("alone", {}).get(rule.task, {})),
         boosting=_scores(baselines.get("boosting", {}).get(rule.task, {})),
+        over_alone=_differences(baselines, "shared", rule.task),
+        over_boosting=_differences(baselines, "shared_over_boosting", rule.task),
         auxiliary=task.auxiliary,
         loss_weight=task.loss_weight,
         priority=task.priority,
         predictions=predictions,
         missing=rule.missing,
     )
+
+
+def _differences(baselines: Mapping[str, Any], who: str, task: str) -> dict[str, Interval]:
+    """Return metric -> difference with its interval, of those that `run_baselines` measured."""
+    prefix = f"{who}/{task}/"
+    found = baselines.get("gains", {}).get("differences", {})
+    return {key.removeprefix(prefix): _interval(value) for key, value in found.items() if key.startswith(prefix)}
+
+
+def _delta_m(baselines: Mapping[str, Any]) -> Interval | None:
+    found = baselines.get("gains", {}).get("delta_m", {})
+    value = found.get("shared/per_task_above_chance", found.get("shared/per_task"))
+    return None if value is None or value["value"] is None else _interval(value)
+
+
+def _interval(found: Mapping[str, float | None]) -> Interval:
+    return Interval(**{end: math.nan if value is None else value for end, value in found.items()})
 
 
 def _scores(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
