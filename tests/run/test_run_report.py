@@ -171,7 +171,7 @@ def test_baselines_in_the_folder_are_compared_with(filed: Run, tmp_path: Path) -
         (filed.folder / "baselines.json").unlink()
     assert "Worse than in networks of their own: price (RMSE" in page
     assert "shared is worse, +1 [+0.5, +1.5]" in page
-    assert "delta_m is -50.0 [-60.0, -40.0]" in page and "Sharing is worse" in page
+    assert "delta_m is −50.0 [−60.0, −40.0]" in page and "Sharing is worse" in page
 
 
 def test_training_leaves_a_card_that_yaml_can_read(run: Run) -> None:
