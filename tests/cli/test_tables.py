@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,9 @@ from typer.testing import CliRunner, Result
 
 import lepton
 from lepton.cli._main import app
+from lepton.config import read_config
 from lepton.data import read_table
+from lepton.run import prepare
 
 pa = pytest.importorskip("pyarrow")
 
@@ -143,9 +147,58 @@ def test_the_schema_accepts_what_init_writes(place: Path, tmp_path: Path) -> Non
     lepton_("init", "--from", place / "t.csv", "-t", "ü", "-t", "1", "-o", tmp_path / "c.yaml")
     content = yaml.safe_load((tmp_path / "c.yaml").read_text())
     schema = json.loads(lepton_("init", "--schema").stdout)
-    short = {"trunk": {"type": content["trunk"]}}  # a word is short for that
-    inputs = {name: {"kind": kind} for name, kind in content["data"]["inputs"].items()}
-    jsonschema.validate(content | short | {"data": content["data"] | {"inputs": inputs}}, schema)
+    jsonschema.validate(content, schema)
+    short = {"tasks": ["a"], "balance": "mgda", "trunk": "tabular", "data": {"split": "random"}}
+    jsonschema.validate(short, schema)
+    for wrong in (
+        {"trunk": "tablular"},
+        {"balance": "mgd"},
+        {"tasks": {"a": "clasification"}},
+        {"data": {"inputs": {"x": "numbr"}}},
+        {"data": {"sorce": "x"}},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**short, **wrong}, schema)
+
+
+def test_init_shows_the_options_that_the_rows_give(place: Path, tmp_path: Path) -> None:
+    lepton_("init", "--from", place / "t.csv", "-t", "ü", "-o", tmp_path / "c.yaml")
+    text = (tmp_path / "c.yaml").read_text()
+    shown = dict(re.findall(r"  # (learning_rate|batch_size|max_epochs|patience): (\S+)", text))
+    training = prepare(read_config(tmp_path / "c.yaml")).config.training
+    assert {name: float(value) for name, value in shown.items()} == {
+        name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_epochs", "patience")
+    }
+
+
+def test_a_source_beside_the_file_is_found_from_anywhere(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.yaml").write_text("data: {source: t.csv}\ntasks: ['ü']\n")
+    shutil.copy(place / "t.csv", tmp_path / "t.csv")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert lepton_("validate", tmp_path / "c.yaml").exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    assert read_config("c.yaml").data.source == "t.csv"
+
+
+def test_columns_are_kept_beside_the_predictions(place: Path, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    done = lepton_("predict", run, place / "t.csv", "--keep", "#x", "-o", out)
+    assert done.exit_code == 0, done.output
+    found, rows = read_table(out), read_table(place / "t.csv")
+    assert found.column_names[0] == "#x"
+    assert [str(value) for value in found["#x"].to_pylist()] == [str(value) for value in rows["#x"].to_pylist()]
+    task = lepton.load(run).tasks[0]
+    assert lepton_("predict", run, place / "t.csv", "--keep", "no such").exit_code == 2
+    refused = lepton_("predict", run, place / "t.csv", "--keep", task)
+    assert refused.exit_code == 2 and "cannot be kept" in refused.output
+
+
+def test_resuming_takes_nothing_to_change(run: Path) -> None:
+    refused = lepton_("train", "--resume", run, "training.max_epochs=20")
+    assert refused.exit_code == 2 and "no values to change" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import lepton
 from lepton.balance import FAMO, MGDA, Balancer, CAGrad, Equal
 from lepton.insight import (
+    RangeTest,
     advise_learning_rate,
     advise_scale,
     advise_weights,
@@ -144,6 +145,28 @@ def test_the_range_test_finds_the_order_of_magnitude_of_a_quadratic() -> None:
     assert found.low is not None and found.high is not None
     assert 1e-3 < found.high < 1.0
     assert found.diverged is not None and found.high < found.diverged
+
+
+def test_the_range_test_is_not_led_by_the_easiest_batch() -> None:
+    """One window among twenty has labels without noise: its loss is small, whatever the learning rate is."""
+    found = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = lepton.LeptonModel(nn.Linear(8, 8), [Regression("size", mean=0.0, std=1.0)])
+        weights, windows = torch.randn(8), []
+        for number in range(20):
+            inputs = torch.randn(8, 8)
+            windows.append([(inputs, {"size": inputs @ weights + (3.0 if number != seed else 0.0) * torch.randn(8)})])
+        step = TrainStep(model, torch.optim.AdamW(model.parameters(), lr=1.0))
+        found.append(learning_rate_range(step, windows).high)
+    assert all(high is not None and 1e-4 < high < 1.0 for high in found)
+
+
+@pytest.mark.parametrize(("rate", "near"), [(1e-4, True), (5e-3, True), (0.5, False), (1e-7, False)])
+def test_a_learning_rate_is_called_far_beyond_an_order_of_magnitude_only(rate: float, near: bool) -> None:
+    test = RangeTest((1e-6, 1.0), (1.0, 0.5), 1e-4, 1e-3, None)
+    (advice,) = advise_learning_rate(test, rate)
+    assert ("is near enough" in advice.words) is near
 
 
 def test_a_loss_that_never_falls_speaks_for_nothing() -> None:

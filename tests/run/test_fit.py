@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import lepton
+from lepton.balance import CAGrad
 from lepton.config import check_config, read_config
 from lepton.errors import CheckpointError, ConfigurationError, DataError, LeptonError
 from lepton.run import Run, prepare
+from lepton.run._summary import balance_words
 
 pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
@@ -343,3 +345,15 @@ def test_many_rows_take_seconds() -> None:
     prepared = prepare(config, columns)
     assert sum(len(rows) for rows in prepared.data.values()) == n
     assert time.process_time() - start < 30
+
+
+def test_a_balancer_object_is_refused_with_what_to_write() -> None:
+    with pytest.raises(ConfigurationError, match='balance="cagrad"'):
+        lepton.fit({"a": [1, 2], "b": [1, 2]}, ["b"], balance=CAGrad())  # type: ignore[arg-type]
+
+
+def test_the_plan_names_what_is_wrapped_around_a_method() -> None:
+    section = check_config(
+        {"data": {}, "tasks": ["a"], "balance": {"method": "cagrad", "log": True, "every": 4}}
+    ).balance
+    assert balance_words(section) == "every(log(cagrad))"

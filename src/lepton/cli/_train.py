@@ -75,7 +75,12 @@ def train(
     from lepton.config import read_config
     from lepton.run import default_folder, resume_run, train_run
 
-    if (config is None) == (resume is None):
+    if resume is not None and config is not None:
+        raise ConfigurationError(
+            f"--resume goes on with {resume} as it was configured: it takes no configuration and no values to change, "
+            f"but got {str(config)!r}."
+        )
+    if config is None and resume is None:
         raise ConfigurationError("give a configuration to train, or --resume RUN to go on with a run.")
     if resume is not None:
         output = Output(json_, quiet, plain)

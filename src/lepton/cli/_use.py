@@ -46,6 +46,7 @@ def predict(
     source: Rows,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=".csv, .parquet or .jsonl to write.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task to predict; repeat it. By default all.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="A column of the rows to keep in front; repeat it.")] = None,
     trust: Trust = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -53,13 +54,13 @@ def predict(
 ) -> None:
     """Predict all tasks for rows; a table on the screen, or a file.
 
-    Example: lepton predict runs/houses new_houses.csv --output predicted.csv
+    Example: lepton predict runs/houses new_houses.csv --keep id --output predicted.csv
     """
     from lepton.data import read_table
-    from lepton.run import load, write_table
+    from lepton.run import beside, load, write_table
 
-    # As an Arrow table, so that nothing but the core is needed.
-    found = load(run, trust=trust).predict(read_table(source), tasks=task)
+    rows = read_table(source)  # as an Arrow table, so that nothing but the core is needed
+    found = beside(rows, keep or [], load(run, trust=trust).predict(rows, tasks=task))
     out = Output(json_, quiet, plain)
     if output is not None:
         write_table(found, output)

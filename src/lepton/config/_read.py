@@ -9,15 +9,16 @@ import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from torch import nn
 
 from lepton.balance import Balancer
 from lepton.config._schema import Section, content_of
-from lepton.config._sections import Config, Custom, compositions, methods, task_kinds
+from lepton.config._sections import Config, Custom, compositions, methods, task_kinds, trunks
 from lepton.config._yaml import Source, dump_yaml, parse_yaml
+from lepton.data import Kind
 from lepton.errors import ConfigurationError, nearest
 from lepton.tasks import Task
 
@@ -29,6 +30,8 @@ _SKIPPED_LOCATIONS = ("function-before", "function-after", "function-wrap")
 def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file.
 
+    A source with a relative path is looked for in the current folder, and if it is not there, beside the file.
+
     Args:
         path: the file.
         overrides: `section.key=value`, the later ones win.
@@ -39,7 +42,17 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     source = parse_yaml(Path(path))
     for assignment in overrides:
         source.override(assignment)
-    return check_config(source.content, source)
+    return check_config(_found_beside(source.content, Path(path).parent), source)
+
+
+def _found_beside(content: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Return the content with the paths of sources that lie in the file's folder and not in the current one."""
+    data = content.get("data")
+    if not isinstance(data, Mapping):
+        return content
+    told = {name: data[name] for name in ("source", "val", "test") if isinstance(data.get(name), str)}
+    beside = {name: str(folder / value) for name, value in told.items() if not Path(value).exists()}
+    return {**content, "data": {**data, **{name: path for name, path in beside.items() if Path(path).exists()}}}
 
 
 def check_config(content: Mapping[str, Any], source: Source | None = None) -> Config:
@@ -100,8 +113,24 @@ def config_yaml(config: Config) -> str:
 def json_schema() -> str:
     """Return the JSON schema of a configuration, for editors that complete and check YAML."""
     schema = Config.model_json_schema(by_alias=True)
+    _allow_short_forms(schema)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=1)
+
+
+def _allow_short_forms(schema: dict[str, Any]) -> None:
+    """Let an editor accept what is accepted: a word in the place of a section that it names, a list of tasks."""
+    sections, data = schema["properties"], schema["$defs"]["DataSection"]["properties"]
+    words = {"trunk": [*trunks(), "auto"], "balance": list(methods())}
+    for name, allowed in words.items():
+        sections[name] = {"anyOf": [{"enum": allowed}, sections[name]]}
+    of_task = [{"enum": [*task_kinds(), "auto"]}, {"type": "null"}, sections["tasks"]["additionalProperties"]]
+    named = {**sections["tasks"], "additionalProperties": {"anyOf": of_task}}
+    sections["tasks"] = {"anyOf": [{"type": "array", "items": {"type": "string"}}, named]}
+    for choice in data["inputs"]["anyOf"]:
+        if "additionalProperties" in choice:
+            choice["additionalProperties"] = {"anyOf": [{"enum": list(get_args(Kind))}, choice["additionalProperties"]]}
+    data["split"] = {"anyOf": [{"type": "string"}, data["split"]]}
 
 
 # -- objects ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from lepton.run._build import build_model
 from lepton.run._doctor import Diagnosis, diagnose
 from lepton.run._fit import default_folder, fit, make_config, override_config
 from lepton.run._folder import new_folder
-from lepton.run._frames import write_table
+from lepton.run._frames import beside, write_table
 from lepton.run._init import commented_config
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
@@ -37,6 +37,7 @@ __all__ = [
     "StepCost",
     "TaskPlan",
     "Validation",
+    "beside",
     "build_model",
     "check",
     "commented_config",

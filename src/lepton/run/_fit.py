@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton.config import Config, Source, check_config, content_of
+from lepton.balance import Balancer
+from lepton.config import Config, Source, check_config, content_of, snake_case
 from lepton.errors import ConfigurationError
 from lepton.run._run import Run
 from lepton.run._train import train_run
@@ -105,6 +106,12 @@ def make_config(
     """
     if isinstance(targets, str):
         raise ConfigurationError(f"targets must be a list of columns, [{targets!r}], not one string.")
+    if isinstance(rest.get("balance"), Balancer):
+        name = snake_case(type(rest["balance"]).__name__)
+        raise ConfigurationError(
+            f'balance must be something that can be written into the run: balance="{name}", or with options '
+            f'balance={{"method": "{name}", ...}}; balancer objects go into LeptonModel.'
+        )
     targets = targets if isinstance(targets, Mapping) else list(targets)
     if not targets:
         raise ConfigurationError("targets names no column: there is nothing to predict.")

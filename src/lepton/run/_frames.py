@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton.data import find_column
 from lepton.errors import ConfigurationError, import_extra
 from lepton.train import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["frame_of", "write_table"]
+__all__ = ["beside", "frame_of", "write_table"]
 
 
 def frame_of(columns: Mapping[str, Any], source: Any) -> Any:
@@ -29,6 +30,27 @@ def frame_of(columns: Mapping[str, Any], source: Any) -> Any:
     pandas = import_extra("pandas", "tables", "a DataFrame of predictions (pyarrow tables need none)")
     index = source.index if isinstance(source, pandas.DataFrame) else None
     return pandas.DataFrame(dict(columns), index=index)
+
+
+def beside(rows: Any, names: Sequence[str], predictions: Any) -> Any:
+    """Return columns of the rows and, to their right, the predictions.
+
+    Args:
+        rows: an Arrow table.
+        names: the columns to keep.
+        predictions: an Arrow table of as many rows.
+
+    Raises:
+        DataError: there is no such column.
+        ConfigurationError: a prediction has the same name.
+    """
+    import pyarrow as pa
+
+    kept = {name: find_column(rows, name) for name in names}
+    both = sorted(set(kept) & set(predictions.column_names))
+    if both:
+        raise ConfigurationError(f"column {both[0]!r} cannot be kept: the predictions have one of that name.")
+    return pa.table(kept | {name: predictions.column(name) for name in predictions.column_names})
 
 
 def write_table(table: Any, path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from lepton.config import check_config, dump_yaml, methods, trunks
 from lepton.data import Column, describe_columns, find_column, infer_task, read_table
 from lepton.errors import ConfigurationError
+from lepton.run._prepare import planned_training
 
 __all__ = ["commented_config"]
 
@@ -54,7 +55,7 @@ def commented_config(source: Path, targets: Sequence[str], *, relative_to: Path 
         *_data(path, table.num_rows, [column for name, column in columns.items() if name not in kinds]),
         *_tasks(kinds, columns),
         *_network(),
-        *_training(),
+        *_training(table.num_rows, any(column.kind == "image" for column in columns.values())),
     ]
     text = "\n".join(lines) + "\n"
     _check(text)
@@ -109,14 +110,14 @@ def _network() -> Iterator[str]:
     yield ""
 
 
-def _training() -> Iterator[str]:
-    section = check_config({"data": {}, "tasks": ["a"]}).training
-    yield "training:  # what is commented out follows from the rows and the trunk unless it is given"
+def _training(n_rows: int, pictures: bool) -> Iterator[str]:
+    config = check_config({"data": {}, "tasks": ["a"]})
+    section, split = config.training, config.data.split
+    yield "training:  # what is commented out is what these rows give; it changes with them unless it is given"
     yield from _options("  ", section, _SHOWN["training"])
-    yield "  # learning_rate: 0.002"
-    yield "  # max_epochs: 20"
-    yield "  # batch_size: 256"
-    yield "  # patience: 10"
+    train_rows = max(1, round(n_rows * (1 - split.val - split.test)))
+    for name, value in planned_training(train_rows, pictures=pictures).items():
+        yield f"  # {name}: {value}"
     yield ""
     yield "seed: 0"
 

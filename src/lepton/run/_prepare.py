@@ -30,7 +30,7 @@ from lepton.run._rows import Rows, has_label, image_size, labels_of, rows_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Prepared", "encode_rows", "prepare", "split_tables"]
+__all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "split_tables"]
 
 BATCH = 256
 IMAGE_BATCH = 32
@@ -274,14 +274,30 @@ def _resolve(
         content["trunk"] = {"type": _trunk_type(encoder, rules)}
     if encoder.images and config.data.image_size is None:
         content["data"]["image_size"] = image_size(encoder.image_paths(train)[encoder.images[0]])
-    training, n_rows = content["training"], train.num_rows
-    largest = IMAGE_BATCH if encoder.images else BATCH
-    batch = training.setdefault("batch_size", min(largest, max(8, 2 ** round(math.log2(max(1, n_rows / 40))))))
-    if training.get("max_steps") is None:
-        training.setdefault("max_epochs", max(5, min(100, math.ceil(STEPS * batch / n_rows))))
-    training.setdefault("patience", 5)
-    training.setdefault("learning_rate", 1e-3 if encoder.images else 2e-3)
+    told = content["training"]
+    planned = planned_training(train.num_rows, told.get("batch_size"), pictures=bool(encoder.images))
+    if told.get("max_steps") is not None:
+        del planned["max_epochs"]
+    content["training"] = planned | told
     return check_config(content)
+
+
+def planned_training(n_rows: int, batch_size: int | None = None, *, pictures: bool = False) -> dict[str, Any]:
+    """Return the options of the training that follow from the number of training rows where they are not given.
+
+    Args:
+        n_rows: number of training rows.
+        batch_size: if it is given.
+        pictures: whether the inputs hold pictures.
+    """
+    fitting = max(8, 2 ** round(math.log2(max(1, n_rows / 40))))
+    batch = batch_size or min(IMAGE_BATCH if pictures else BATCH, fitting)
+    return {
+        "learning_rate": 1e-3 if pictures else 2e-3,
+        "batch_size": batch,
+        "max_epochs": max(5, min(100, math.ceil(STEPS * batch / n_rows))),
+        "patience": 5,
+    }
 
 
 def _check_trunk(config: Config, encoder: InputEncoder) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lepton.config import compositions
 from lepton.evaluate import TaskResult
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from lepton.run._prepare import Prepared
     from lepton.run._run import Run
 
-__all__ = ["columns_table", "count_parameters", "metrics_table", "plan_table", "results_rows"]
+__all__ = ["balance_words", "columns_table", "count_parameters", "metrics_table", "plan_table", "results_rows"]
 
 
 def columns_table(prepared: Prepared) -> Table:
@@ -39,6 +40,16 @@ def _short(text: str, limit: int = 16) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def balance_words(section: Any) -> str:
+    """Return a balancing method with what is wrapped around it, as in `every(log(cagrad))`."""
+    words = str(section.method)
+    kinds = compositions()
+    for name in sorted(kinds, key=lambda name: kinds[name].nesting):
+        if getattr(section, name) not in (None, False):
+            words = f"{name}({words})"
+    return words
+
+
 def plan_table(prepared: Prepared, parameters: Mapping[str, int]) -> Table:
     """Return a table of what will be trained."""
     from rich.table import Table
@@ -53,7 +64,7 @@ def plan_table(prepared: Prepared, parameters: Mapping[str, int]) -> Table:
         ("rows", f"{sizes}; split: {prepared.split.how}"),
         ("tasks", tasks),
         ("trunk", f"{config.trunk.type}, {parameters['shared']:,} shared parameters, {parameters['heads']:,} in heads"),
-        ("balance", f"{config.balance.method}, view {config.balance.gradients}"),
+        ("balance", f"{balance_words(config.balance)}, view {config.balance.gradients}"),
         ("training", f"{length}, batches of {training.batch_size}, learning rate {training.learning_rate:g}"),
     ):
         table.add_row(name, value)

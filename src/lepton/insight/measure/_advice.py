@@ -124,6 +124,11 @@ def advise_weights(record: GradientRecord) -> Iterator[Advice]:
             yield Advice("weights", words, "medium")
 
 
+BEYOND = 10.0
+"""So far beyond the range of a sweep a learning rate is worth a word: on one table of 1200 rows the sweeps of three
+seeds ended at 0.0003, 0.002 and 0.009."""
+
+
 def advise_learning_rate(test: RangeTest, learning_rate: float) -> Iterator[Advice]:
     """Yield whether the configured learning rate lies where the sweep speaks for.
 
@@ -140,11 +145,11 @@ def advise_learning_rate(test: RangeTest, learning_rate: float) -> Iterator[Advi
         return
     span = f"{test.low:.1g} to {test.high:.1g}"
     seen = f"the range test speaks for learning rates of {span}"
-    if test.low / 3 <= learning_rate <= test.high * 3:
+    if test.low / BEYOND <= learning_rate <= test.high * BEYOND:
         yield Advice("learning_rate", f"{seen}; {learning_rate:g} is near enough.", "medium")
     else:
         side = "below" if learning_rate < test.low else "above"
-        words = f"{seen}; {learning_rate:g} is far {side}. A short sweep misleads by a factor of 3 easily: try both."
+        words = f"{seen}; {learning_rate:g} is far {side}. A short sweep may be off by as much again: try both."
         yield Advice("learning_rate", words, "low")
 
 

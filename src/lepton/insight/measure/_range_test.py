@@ -47,27 +47,37 @@ def learning_rate_range(
     """Train with a learning rate that rises exponentially from step to step, and read off where the loss falls.
 
     The step's model and optimiser **are trained and end in a bad state**: give it a copy. From Smith, "Cyclical
-    learning rates for training neural networks" (2017).
+    learning rates for training neural networks" (2017). Of each window's losses those of the same window
+    before the sweep are taken away, and their mean over all windows is added: small batches differ by more than a few
+    steps change, and the smallest loss would be that of the easiest batch.
 
     Args:
         step: a step on a copy of the model.
-        windows: accumulation windows of batches; they are gone through again and again.
+        windows: accumulation windows of batches; they are gone through again and again, and once beforehand.
         low: first learning rate.
         high: last one.
         steps: number of steps.
     """
+    every = list(itertools.islice(windows, steps))
+    before = torch.stack([_losses(step, window, 0.0) for window in every])
+    usual = before.nanmean(0)
     rates, found = [], []
-    for number, window in enumerate(itertools.islice(itertools.cycle(windows), steps)):
+    for number, (window, first) in enumerate(itertools.islice(itertools.cycle(zip(every, before, strict=True)), steps)):
         rate = low * (high / low) ** (number / max(1, steps - 1))
-        for group in step.optimizer.param_groups:
-            group["lr"] = rate
-        result = step(window)
-        losses = torch.where(result.present, result.losses, torch.nan).cpu()
+        losses = _losses(step, window, rate) - first + usual
         if number > steps // 4 and not bool(torch.isfinite(losses).any()):
             break
         rates.append(rate)
         found.append(losses)
     return read_range(rates, torch.stack(found))
+
+
+def _losses(step: TrainStep, window: Sequence[Any], rate: float) -> Tensor:
+    """Take a step and return the tasks' losses before it [T], NaN where a task had no label."""
+    for group in step.optimizer.param_groups:
+        group["lr"] = rate
+    result = step(window)
+    return torch.where(result.present, result.losses, torch.nan).cpu()
 
 
 def read_range(rates: Sequence[float], losses: Tensor) -> RangeTest:
@@ -78,7 +88,7 @@ def read_range(rates: Sequence[float], losses: Tensor) -> RangeTest:
 
     Args:
         rates: the S learning rates, rising.
-        losses: [S, T] each task's loss before each step, NaN where it had no label.
+        losses: [S, T] each task's loss before each step, in any unit, NaN where it had no label.
 
     Example:
         >>> rates = [10.0 ** (place / 10 - 6) for place in range(61)]

@@ -31,6 +31,7 @@ from lepton.insight import (
 from lepton.run._folder import read_json
 from lepton.run._prepare import encode_rows
 from lepton.run._rows import held_out_part, make_loader
+from lepton.run._summary import balance_words
 from lepton.run.report._cost import cost_of
 from lepton.run.report._describe import read_data
 from lepton.train import write_atomically
@@ -84,7 +85,7 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
     return RunFacts(
         name=run.folder.resolve().name,
         trunk=run.config.trunk.type,
-        method=run.config.balance.method,
+        method=balance_words(run.config.balance),
         view=run.config.balance.gradients,
         inputs={column.name: column.kind for column in run.encoder.columns},
         tasks=tuple(_task(run, rule, baselines, predictions.get(rule.task)) for rule in run.rules),
