@@ -14,15 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from by_hand import train_by_hand
 from PIL import Image
 from timing import describe
-from torch import nn
 
 import lepton
 from lepton.config import check_config
 from lepton.run import Prepared, build_model, make_loaders, make_trainer, prepare
 from lepton.tasks import Regression
-from lepton.train import warmup_cosine
 
 EPOCHS = 1
 PAIRS = 7
@@ -74,18 +73,7 @@ def by_hand(prepared: Prepared) -> float:
     model = new_model(prepared)
     train, _ = make_loaders(prepared)
     with process_time() as seconds:
-        criterion = lepton.MultiTaskLoss(model)
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-        schedule = warmup_cosine(optimizer, 3, EPOCHS * len(train))
-        for _ in range(EPOCHS):
-            for inputs, targets in train:
-                outputs, task_weights = model(inputs)
-                loss = criterion(outputs, targets, task_weights)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
-                optimizer.step()
-                schedule.step()
+        train_by_hand(model, train, EPOCHS)
     return seconds[0]
 
 

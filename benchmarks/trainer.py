@@ -9,6 +9,7 @@ import statistics
 import time
 
 import torch
+from by_hand import train_by_hand
 from timing import describe
 from torch import nn
 
@@ -17,7 +18,7 @@ from lepton.balance import CAGrad, Equal
 from lepton.data import TensorData, TensorLoader
 from lepton.recipes.digits import make_model, make_scenes
 from lepton.tasks import Classification, Regression
-from lepton.train import Trainer, warmup_cosine
+from lepton.train import Trainer
 
 EPOCHS = 3
 
@@ -49,18 +50,7 @@ def by_hand(make) -> float:
     model, data, size = make()
     batches = TensorLoader(data, size, shuffle=True)
     start = time.process_time()
-    criterion = lepton.MultiTaskLoss(model)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-    schedule = warmup_cosine(optimizer, 3, EPOCHS * len(batches))
-    for _ in range(EPOCHS):
-        for x, targets in batches:
-            outputs, task_weights = model(x)
-            loss = criterion(outputs, targets, task_weights)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
-            optimizer.step()
-            schedule.step()
+    train_by_hand(model, batches, EPOCHS)
     return time.process_time() - start
 
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_dates, as_numbers, as_words
-from lepton.data._kinds import find_column
+from lepton.data._arrays import as_dates, as_numbers, as_words, reading
+from lepton.data._kinds import describe_columns, find_column
 from lepton.errors import ConfigurationError, DataError, require
 
 if TYPE_CHECKING:
@@ -145,12 +145,9 @@ class SplitRule:
     def _times(self, table: pa.Table) -> npt.NDArray[np.float64]:
         assert self.column is not None
         column = find_column(table, self.column)
-        try:
-            times = as_numbers(column)
-        except (ValueError, NotImplementedError, TypeError):
-            times = np.full(len(column), np.nan)
-        if np.isnan(times).all():
-            times = as_dates(column)
+        (described,) = describe_columns(table.select([self.column]))
+        with reading(self.column, "a date or a number"):
+            times = as_dates(column) if described.kind == "date" else as_numbers(column)
         if np.isnan(times).any():
             raise DataError(f"split column {self.column!r} must hold a date or a number in every row.")
         return times
