@@ -118,7 +118,7 @@ def _task_union() -> Any:
             if parameter in inspect.signature(kind).parameters:
                 text = "Their names, or their number; by default found in the data."
                 told[parameter] = (list[str] | int | None, Field(None, description=text))
-        models.append(section_of(kind, skip=("name",), extra={"type": (Literal[name], name), **told}))
+        models.append(section_of(kind, skip=("name", "vocabulary"), extra={"type": (Literal[name], name), **told}))
     kind, *others = task_kinds().values()
     parameters = inspect.signature(kind).parameters
     shared = {name for name in parameters if all(name in inspect.signature(other).parameters for other in others)}
@@ -129,7 +129,10 @@ def _task_union() -> Any:
 
 
 # -- trunk --------------------------------------------------------------------------------------------------------
-FROM_DATA = ("knots", "categories", "texts", "text_buckets", "table", "image", "images", "channels")
+FROM_DATA = (
+    *("knots", "categories", "texts", "text_buckets", "table", "image", "images", "channels"),
+    *("vocabulary", "characters", "readers"),
+)
 """Arguments of trunks that the data decides."""
 
 
@@ -211,6 +214,8 @@ class DataSection(Section):
     split: SPLIT = Field(default={}, validate_default=True, description="How the rows are divided.")
     image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")
     augment: bool | dict[str, Any] = Field(True, description="Augmentation of pictures in training; or its options.")
+    vocabulary: int = Field(8000, ge=300, description="Entries of the vocabulary learned from texts that are sequences.")
+    max_length: int = Field(256, ge=4, description="Tokens of a text that is a sequence; longer ones are cut.")
 
     @model_validator(mode="before")
     @classmethod

@@ -13,11 +13,12 @@ from lepton.data._parts import PARTS, Split, SplitRule
 from lepton.data._source import read_table
 from lepton.data._split import split_rows
 from lepton.data._summary import ColumnSummary, summarise_column
-from lepton.data._targets import LabelRule, TaskKind, class_names, infer_task, is_list
+from lepton.data._targets import SEQUENCE_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list
 from lepton.data._tensors import TensorData, TensorLoader
 
 __all__ = [
     "PARTS",
+    "SEQUENCE_KINDS",
     "TEXT_BUCKETS",
     "Augment",
     "Column",

@@ -17,9 +17,20 @@ from lepton.errors import DataError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LabelRule", "TaskKind", "class_names", "infer_task", "is_list"]
+__all__ = ["SEQUENCE_KINDS", "LabelRule", "TaskKind", "class_names", "infer_task", "is_list"]
 
-TaskKind = Literal["classification", "regression", "multi_label", "segmentation"]
+TaskKind = Literal[
+    "classification",
+    "regression",
+    "multi_label",
+    "segmentation",
+    "language_modeling",
+    "translation",
+    "token_classification",
+]
+SEQUENCE_KINDS = ("language_modeling", "translation", "token_classification")
+"""Kinds of task that predict something for every position of a text: a `SequenceEncoder` makes their labels."""
+
 
 _LARGEST = 1e18
 """Beyond that, squared errors leave the range of float32."""
@@ -135,7 +146,9 @@ class LabelRule:
         """Names of the columns that `decode` gives."""
         if self.kind == "regression" and len(self.columns) > 1:
             return [f"{self.task}_{column}" for column in self.columns]
-        if self.kind in ("regression", "segmentation"):
+        if self.kind == "language_modeling":
+            return [f"{self.task}_perplexity"]
+        if self.kind in ("regression", "segmentation", "translation", "token_classification"):
             return [self.task]
         return [self.task, *(f"{self.task}_probability_{name}" for name in self.classes)]
 

@@ -10,16 +10,22 @@ import torch
 from torch import nn
 
 from lepton.config import Config, Custom, load_class, make_balancer, make_task, trunks
-from lepton.data import TEXT_BUCKETS, InputEncoder, LabelRule
+from lepton.data import TEXT_BUCKETS, InputEncoder, LabelRule, SequenceEncoder
 from lepton.nn import LeptonModel
 from lepton.run._prepare import Prepared
+from lepton.run._sequences import readers_of
 from lepton.tasks import Regression
 
 __all__ = ["build_model", "initial_model"]
 
 
 def build_model(
-    config: Config, encoder: InputEncoder, rules: Sequence[LabelRule], *, trust: bool = False, only: str | None = None
+    config: Config,
+    encoder: InputEncoder | SequenceEncoder,
+    rules: Sequence[LabelRule],
+    *,
+    trust: bool = False,
+    only: str | None = None,
 ) -> LeptonModel:
     """Return the model that a configuration describes, initialised from its seed.
 
@@ -31,9 +37,14 @@ def build_model(
         only: one task, for a model that learns it alone.
     """
     torch.manual_seed(config.seed)
-    trunk = _trunk(config.trunk, encoder, trust)
     chosen = [rule for rule in rules if only is None or rule.task == only]
-    tasks = [make_task(rule.task, config.tasks[rule.task], rule.classes, trust=trust) for rule in chosen]
+    sequences = isinstance(encoder, SequenceEncoder)
+    if sequences:
+        trunk = _sequence_trunk(config.trunk, encoder, chosen, trust)
+    else:
+        trunk = _trunk(config.trunk, encoder, trust)
+    size = encoder.vocabulary if sequences else 0
+    tasks = [make_task(r.task, config.tasks[r.task], r.classes, vocabulary=size, trust=trust) for r in chosen]
     return LeptonModel(trunk, tasks, balancer=make_balancer(config.balance), gradients=config.balance.gradients)
 
 
@@ -71,6 +82,16 @@ def _trunk(section: Any, encoder: InputEncoder, trust: bool) -> nn.Module:
     table = _table_trunk(parts["table"][0], section.table.model_dump(), encoder) if tabular else None
     image = parts["image"][0](**section.image.model_dump()) if encoder.images else None
     return kind(table, image, images=max(1, len(encoder.images)), **options)  # type: ignore[no-any-return]
+
+
+def _sequence_trunk(section: Any, encoder: SequenceEncoder, rules: Sequence[LabelRule], trust: bool) -> nn.Module:
+    if isinstance(section, Custom):
+        return load_class(section, trust=trust)
+    kind: Any = trunks()[section.type]
+    told = {"vocabulary": encoder.vocabulary, "characters": encoder.characters, "readers": readers_of(rules)}
+    taken = inspect.signature(kind).parameters
+    options = section.model_dump(exclude={"type"})
+    return kind(**{name: value for name, value in told.items() if name in taken}, **options)  # type: ignore[no-any-return]
 
 
 def _table_trunk(kind: Any, options: Mapping[str, Any], encoder: InputEncoder) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lepton.config import Config, config_yaml, read_config
-from lepton.data import InputEncoder, LabelRule, Split
+from lepton.data import InputEncoder, LabelRule, SequenceEncoder, Split
 from lepton.errors import CheckpointError, ConfigurationError
 from lepton.train import write_atomically
 
@@ -107,18 +107,21 @@ def read_run_config(folder: Path) -> Config:
     return read_config(folder / "config.yaml")
 
 
-def write_rules(folder: Path, encoder: InputEncoder, rules: Sequence[LabelRule]) -> None:
+def write_rules(folder: Path, encoder: InputEncoder | SequenceEncoder, rules: Sequence[LabelRule]) -> None:
     """Write `rules.json`: how columns become inputs and labels."""
-    write_json(folder / "rules.json", {"inputs": encoder.to_dict(), "labels": [asdict(rule) for rule in rules]})
+    kind = "sequence" if isinstance(encoder, SequenceEncoder) else "inputs"
+    write_json(folder / "rules.json", {kind: encoder.to_dict(), "labels": [asdict(rule) for rule in rules]})
 
 
-def read_rules(folder: Path) -> tuple[InputEncoder, list[LabelRule]]:
+def read_rules(folder: Path) -> tuple[InputEncoder | SequenceEncoder, list[LabelRule]]:
     """Read what `write_rules` wrote."""
     try:
         found: Mapping[str, Any] = json.loads((folder / "rules.json").read_text(encoding="utf-8"))
         rules = [
             LabelRule(**{**r, "columns": tuple(r["columns"]), "classes": tuple(r["classes"])}) for r in found["labels"]
         ]
+        if "sequence" in found:
+            return SequenceEncoder.from_dict(found["sequence"]), rules
         return InputEncoder.from_dict(found["inputs"]), rules
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'rules.json'} cannot be read: {error}.") from error

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.config import Config, check_config, content_of, trunks
 from lepton.data import (
+    SEQUENCE_KINDS,
     Column,
     InputEncoder,
     LabelRule,
+    SequenceEncoder,
     Split,
     SplitRule,
     class_names,
@@ -26,6 +28,7 @@ from lepton.data import (
 )
 from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.run._rows import Rows, has_label, image_size, labels_of, rows_of
+from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +37,7 @@ __all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "split_tabl
 
 BATCH = 256
 IMAGE_BATCH = 32
+SEQUENCE_BATCH = 64
 STEPS = 2000
 """Optimiser steps that are planned where the number of epochs is not given; early stopping mostly ends before."""
 
@@ -56,7 +60,7 @@ class Prepared:
 
     config: Config
     columns: list[Column]
-    encoder: InputEncoder
+    encoder: InputEncoder | SequenceEncoder
     rules: list[LabelRule]
     split: Split
     data: dict[str, Rows]
@@ -81,12 +85,20 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     columns = describe_columns(table, config.data.kinds)
     kinds = {column.name: column for column in columns}
     rules = [_label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
+    sequence = sequence_rules(config, table, columns, rules)
+    if sequence is None:
+        inputs = _inputs(config, columns, rules, notes)
+    else:
+        inputs, rules = [sequence[0]], sequence[1]
     _check_names(rules)
-    inputs = _inputs(config, columns, rules, notes)
     split = _split(config, table, rules, kinds)
     tables = split_tables(config, table, split)
-    encoder = InputEncoder.fit(tables["train"], inputs)
-    _check_trunk(config, encoder)
+    encoder: InputEncoder | SequenceEncoder
+    if sequence is None:
+        encoder = InputEncoder.fit(tables["train"], inputs)
+        _check_trunk(config, encoder)
+    else:
+        encoder = fit_sequences(config, tables["train"], inputs[0].name, rules)
     resolved = _resolve(config, inputs, rules, encoder, tables["train"])
     data = {part: encode_rows(resolved, encoder, rules, rows, notes, part) for part, rows in tables.items()}
     _check_labels(rules, data, notes)
@@ -95,6 +107,8 @@ def prepare(config: Config, source: Any = None) -> Prepared:
 
 # -- targets ------------------------------------------------------------------------------------------------------
 def _label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, Column]) -> LabelRule:
+    if section.type == "language_modeling" and not section.column and name not in table.column_names:
+        return LabelRule(name, section.type, ())  # it predicts the text that is read, whichever that is
     names = tuple(section.columns or [section.column or name])
     for column in names:
         find_column(table, column)
@@ -120,6 +134,8 @@ def _check_kind(name: str, kind: str, names: Sequence[str], columns: Mapping[str
         if columns[column].missing == 1:
             raise DataError(f"target {column!r}: every value is missing.")
     first = columns[names[0]]
+    if kind in SEQUENCE_KINDS:
+        return _check_sequence(name, kind, names, first)
     if len(names) > 1 and kind not in ("regression", "multi_label"):
         raise ConfigurationError(f"task {name!r}: a {kind} reads one column, not {list(names)}.")
     if (first.kind == "image") != (kind == "segmentation") and not (first.kind == "image" and kind == "multi_label"):
@@ -129,6 +145,19 @@ def _check_kind(name: str, kind: str, names: Sequence[str], columns: Mapping[str
         )
     if kind == "regression" and all(columns[column].distinct == 1 for column in names):
         raise DataError(f"target {first.name!r} has one value only, {first.example!r}: there is nothing to learn.")
+
+
+def _check_sequence(name: str, kind: str, names: Sequence[str], column: Column) -> None:
+    """Refuse columns that hold no texts, or no tags."""
+    if len(names) > 1:
+        raise ConfigurationError(f"task {name!r}: a {kind} reads one column, not {list(names)}.")
+    tags = kind == "token_classification"
+    if (tags and column.kind != "labels") or column.kind in ("number", "boolean", "date", "image"):
+        wanted = "a list of tags for each row" if tags else "text"
+        raise ConfigurationError(
+            f"task {name!r}: a {kind} needs a column with {wanted}, but column {column.name!r} is of the kind "
+            f"{column.kind!r}: {column.why}."
+        )
 
 
 def _check_names(rules: Sequence[LabelRule]) -> None:
@@ -160,7 +189,7 @@ def _mask_classes(name: str, section: Any, table: pa.Table, column: str) -> tupl
 
 
 def _classes(kind: str, section: Any, table: pa.Table, names: Sequence[str]) -> tuple[str, ...]:
-    if kind == "regression":
+    if kind in ("regression", "language_modeling", "translation"):
         return ()
     told = getattr(section, "classes", None) or getattr(section, "labels", None)
     if isinstance(told, list):
@@ -222,7 +251,8 @@ def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns:
         told["val"] = 0.0
     if config.data.test is not None:
         told["test"] = 0.0
-    flat = [name for rule in rules for name in rule.columns if columns[name].kind not in ("labels", "image")]
+    flat = [name for rule in rules for name in rule.columns
+            if columns[name].kind not in ("labels", "image") and rule.kind not in SEQUENCE_KINDS]
     return SplitRule(**told, targets=flat[:8]).apply(table)
 
 
@@ -237,13 +267,15 @@ def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.
 
 def encode_rows(
     config: Config,
-    encoder: InputEncoder,
+    encoder: InputEncoder | SequenceEncoder,
     rules: Sequence[LabelRule],
     table: pa.Table,
     notes: list[str],
     part: str,
 ) -> Rows:
     """Return the inputs and labels of a table; what was not seen in training is noted."""
+    if isinstance(encoder, SequenceEncoder):
+        return encode_sequences(encoder, rules, table, notes, part)
     targets = {}
     for rule in rules:
         if rule.kind == "segmentation":
@@ -262,7 +294,11 @@ def encode_rows(
 
 # -- decisions ----------------------------------------------------------------------------------------------------
 def _resolve(
-    config: Config, inputs: Sequence[Column], rules: Sequence[LabelRule], encoder: InputEncoder, train: pa.Table
+    config: Config,
+    inputs: Sequence[Column],
+    rules: Sequence[LabelRule],
+    encoder: InputEncoder | SequenceEncoder,
+    train: pa.Table,
 ) -> Config:
     """Return the configuration with the decisions of the data written out."""
     content = content_of(config)
@@ -270,28 +306,35 @@ def _resolve(
         column.name: {"kind": column.kind} for column in inputs if column.name in encoder.names
     }
     content["tasks"] = {rule.task: _resolved_task(content["tasks"][rule.task], rule) for rule in rules}
+    sequences = isinstance(encoder, SequenceEncoder)
     if config.trunk.type == "auto":
         content["trunk"] = {"type": _trunk_type(encoder, rules)}
     if encoder.images and config.data.image_size is None:
         content["data"]["image_size"] = image_size(encoder.image_paths(train)[encoder.images[0]])
     told = content["training"]
-    planned = planned_training(train.num_rows, told.get("batch_size"), pictures=bool(encoder.images))
+    planned = planned_training(
+        train.num_rows, told.get("batch_size"), pictures=bool(encoder.images), sequences=sequences
+    )
     if told.get("max_steps") is not None:
         del planned["max_epochs"]
     content["training"] = planned | told
     return check_config(content)
 
 
-def planned_training(n_rows: int, batch_size: int | None = None, *, pictures: bool = False) -> dict[str, Any]:
+def planned_training(
+    n_rows: int, batch_size: int | None = None, *, pictures: bool = False, sequences: bool = False
+) -> dict[str, Any]:
     """Return the options of the training that follow from the number of training rows where they are not given.
 
     Args:
         n_rows: number of training rows.
         batch_size: if it is given.
         pictures: whether the inputs hold pictures.
+        sequences: whether the input is a text read as a sequence.
     """
     fitting = max(8, 2 ** round(math.log2(max(1, n_rows / 40))))
-    batch = batch_size or min(IMAGE_BATCH if pictures else BATCH, fitting)
+    largest = IMAGE_BATCH if pictures else SEQUENCE_BATCH if sequences else BATCH
+    batch = batch_size or min(largest, fitting)
     return {
         "learning_rate": 1e-3 if pictures else 2e-3,
         "batch_size": batch,
@@ -318,7 +361,9 @@ def _check_trunk(config: Config, encoder: InputEncoder) -> None:
         )
 
 
-def _trunk_type(encoder: InputEncoder, rules: Sequence[LabelRule]) -> str:
+def _trunk_type(encoder: InputEncoder | SequenceEncoder, rules: Sequence[LabelRule]) -> str:
+    if isinstance(encoder, SequenceEncoder):
+        return "transformer"
     if not encoder.images:
         return "tabular"
     if len(encoder.names) > 1:
@@ -328,7 +373,7 @@ def _trunk_type(encoder: InputEncoder, rules: Sequence[LabelRule]) -> str:
 
 def _resolved_task(section: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
     found = {**section, "type": rule.kind}
-    if rule.kind in ("classification", "segmentation"):
+    if rule.kind in ("classification", "segmentation", "token_classification"):
         found["classes"] = list(rule.classes)
     elif rule.kind == "multi_label":
         found["labels"] = list(rule.classes)

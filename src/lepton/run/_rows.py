@@ -16,6 +16,8 @@ from lepton.data import (
     ImageRows,
     InputEncoder,
     LabelRule,
+    LengthLoader,
+    SequenceData,
     TensorData,
     TensorLoader,
     decode_image,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "EVALUATION_SEQUENCES",
     "Loader",
     "Rows",
     "has_label",
@@ -39,11 +42,13 @@ __all__ = [
     "rows_of",
 ]
 
-Rows = TensorData | ImageRows
+Rows = TensorData | SequenceData | ImageRows
 Loader = TensorLoader | ImageLoader
 
 EVALUATION_BATCH = 1024
 IMAGE_EVALUATION_BATCH = 64
+EVALUATION_SEQUENCES = 64
+"""Rows at a time of sequences: a vocabulary of scores for every token is large."""
 CACHE_BYTES = 2 << 30
 """Memory for decoded pictures: those that fit are decoded once."""
 
@@ -136,6 +141,9 @@ def _presence(path: str | None, rule: LabelRule) -> Tensor:
     return (counts[:classes].double() >= least).float()
 
 
+_AT_ONCE: dict[type, int] = {ImageRows: IMAGE_EVALUATION_BATCH, SequenceData: EVALUATION_SEQUENCES}
+
+
 def make_loader(
     rows: Rows,
     config: Config,
@@ -151,12 +159,14 @@ def make_loader(
         training: see above.
         batch_size: rows at a time, instead of the usual number.
     """
-    evaluation = IMAGE_EVALUATION_BATCH if isinstance(rows, ImageRows) else EVALUATION_BATCH
+    evaluation = next((size for kind, size in _AT_ONCE.items() if isinstance(rows, kind)), EVALUATION_BATCH)
     size = min(batch_size or (config.training.batch_size if training else evaluation), len(rows))
     order: dict[str, Any] = {"shuffle": training, "seed": config.seed, "drop_last": training and len(rows) > size}
     if isinstance(rows, ImageRows):
         augment = _augment(config, rows) if training else None
         return ImageLoader(rows, size, augment=augment, workers=config.training.num_workers, **order)
+    if isinstance(rows, SequenceData):
+        return LengthLoader(rows, size, **order)
     return TensorLoader(rows, size, **order)
 
 

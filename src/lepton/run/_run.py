@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config
-from lepton.data import InputEncoder, LabelRule, Split, find_column, read_table
+from lepton.data import InputEncoder, LabelRule, SequenceEncoder, Split, find_column, read_table
 from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
@@ -21,6 +21,7 @@ from lepton.run._frames import frame_of
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, split_tables
 from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
+from lepton.run._sequences import encode_sequences, predict_sequences, text_table, with_search_scores
 from lepton.train import load_weights
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Run:
         self,
         folder: Path,
         config: Config,
-        encoder: InputEncoder,
+        encoder: InputEncoder | SequenceEncoder,
         rules: Sequence[LabelRule],
         split: Split,
         model: LeptonModel,
@@ -97,25 +98,38 @@ class Run:
         """Predict all tasks for rows.
 
         Args:
-            source: rows as for `lepton.fit`; targets need not be there, further columns and any order are fine.
+            source: rows as for `lepton.fit`; targets need not be there, further columns and any order are fine. A run
+                that reads one text takes a list of strings too; one that reads words parts them at spaces.
             tasks: names of the tasks to predict, by default all that are not auxiliary.
             batch_size: rows at a time; by default 1024, or 64 with pictures.
 
         Returns:
             A DataFrame (a pyarrow Table if one was given) with one row for each row of the source: for each task its
-            label or number, and for classes one column `<task>_probability_<class>` each.
+            label or number, and for classes one column `<task>_probability_<class>` each; for a translation the text,
+            found by beam search; for tags the list of each row's; for a language model the perplexity of the text.
 
         Raises:
             DataError: a column that the run reads is missing.
             ConfigurationError: an unknown task.
         """
-        table = read_table(source)
         rules = self._chosen(tasks)
+        if isinstance(self.encoder, SequenceEncoder):
+            return frame_of(self._predicted_texts(self.encoder, source, rules, batch_size), source)
+        table = read_table(source)
         predicted = self._predicted(rows_of(self.config, self.encoder, [], table, {}), rules, batch_size)
         found: dict[str, Any] = {}
         for rule in rules:
             found |= rule.decode(predicted[rule.task])
         return frame_of(found, source)
+
+    def _predicted_texts(
+        self, encoder: SequenceEncoder, source: Any, rules: Sequence[LabelRule], batch_size: int | None
+    ) -> dict[str, Any]:
+        texts = isinstance(source, (list, tuple)) and (not source or not isinstance(source[0], Mapping))
+        table = text_table(source, encoder) if texts else read_table(source)
+        rows = encode_sequences(encoder, [], table, [], "predicted")
+        loader = make_loader(rows, self.config, batch_size=batch_size)
+        return predict_sequences(self.model.eval(), encoder, rules, table, loader)
 
     def _chosen(self, tasks: Iterable[str] | None) -> list[LabelRule]:
         if tasks is None:
@@ -159,7 +173,10 @@ class Run:
             for column in rule.columns:
                 find_column(table, column)
         rows = encode_rows(self.config, self.encoder, self.rules, table, self.notes, "evaluated")
-        return evaluate(self.model, make_loader(rows, self.config))
+        found = evaluate(self.model, make_loader(rows, self.config))
+        if isinstance(self.encoder, SequenceEncoder):
+            return with_search_scores(self.model, self.encoder, self.rules, table, found)
+        return found
 
     def tables(self) -> dict[str, pa.Table]:
         """Return the rows of every part: those in memory, or read from the training source again.

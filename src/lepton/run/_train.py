@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import lepton
 from lepton.config import Config
+from lepton.data import SequenceEncoder
 from lepton.errors import CheckpointError
+
 from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
@@ -18,6 +20,7 @@ from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
+from lepton.run._sequences import with_search_scores
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
 from lepton.run.report import write_card, write_data
 from lepton.train import Callback, Trainer, save_checkpoint
@@ -175,6 +178,11 @@ def make_trainer(
 def _held_out(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
     parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
     found = {part: evaluate(model, make_loader(rows, prepared.config)) for part, rows in parts.items()}
+    if isinstance(prepared.encoder, SequenceEncoder):
+        found = {
+            part: with_search_scores(model, prepared.encoder, prepared.rules, prepared.tables[part], results)
+            for part, results in found.items()
+        }
     return {part: {task: asdict(result) for task, result in results.items()} for part, results in found.items()}
 
 
