@@ -174,13 +174,16 @@ def _wrap(name: str, kind: Any, balancer: Balancer, told: Any) -> Balancer:
     return kind(balancer, *values)  # type: ignore[no-any-return]
 
 
-def make_task(name: str, section: Any, classes: Sequence[str] = (), *, trust: bool = False) -> Task:
+def make_task(
+    name: str, section: Any, classes: Sequence[str] = (), *, vocabulary: int = 0, trust: bool = False
+) -> Task:
     """Return the task of one entry of the section `tasks`.
 
     Args:
         name: the task's name.
         section: its entry; the kind is known.
         classes: names of the classes or labels, found in the data.
+        vocabulary: number of tokens, for the kinds that predict them.
         trust: whether a head may be imported.
     """
     kind = task_kinds()[section.type]
@@ -188,6 +191,8 @@ def make_task(name: str, section: Any, classes: Sequence[str] = (), *, trust: bo
     for parameter in ("classes", "labels"):
         if parameter in inspect.signature(kind).parameters:
             options[parameter] = list(classes)
+    if "vocabulary" in inspect.signature(kind).parameters:
+        options["vocabulary"] = vocabulary
     if section.head is not None:
         options["head"] = load_class(section.head, trust=trust)
     return kind(name=name, **options)

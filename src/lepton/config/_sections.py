@@ -118,7 +118,7 @@ def _task_union() -> Any:
             if parameter in inspect.signature(kind).parameters:
                 text = "Their names, or their number; by default found in the data."
                 told[parameter] = (list[str] | int | None, Field(None, description=text))
-        models.append(section_of(kind, skip=("name",), extra={"type": (Literal[name], name), **told}))
+        models.append(section_of(kind, skip=("name", "vocabulary"), extra={"type": (Literal[name], name), **told}))
     kind, *others = task_kinds().values()
     parameters = inspect.signature(kind).parameters
     shared = {name for name in parameters if all(name in inspect.signature(other).parameters for other in others)}
