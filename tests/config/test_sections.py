@@ -90,7 +90,7 @@ def test_compositions_nest_by_their_rank_not_by_the_order_of_the_keys() -> None:
 @pytest.mark.parametrize("name", task_kinds())
 def test_every_kind_of_task_is_reachable(name: str) -> None:
     config = check(tasks={"t": {"type": name, "loss_weight": 2.0, "priority": 3.0, "auxiliary": True}})
-    task = make_task("t", config.tasks["t"], ["x", "y"])
+    task = make_task("t", config.tasks["t"], ["x", "y"], vocabulary=5)
     assert type(task) is task_kinds()[name]
     assert (task.name, task.loss_weight, task.priority, task.auxiliary) == ("t", 2.0, 3.0, True)
 
@@ -139,7 +139,18 @@ def test_the_schema_knows_every_option_of_every_class() -> None:
         documented = set(argument_texts(kind)) & set(inspect.signature(kind).parameters)
         missing = documented - set(known)
         texts = argument_texts(kind)
-        from_data = {"name", "knots", "categories", "texts", "text_buckets", "table", "image", "images", "channels"}
+        from_data = {
+            "name",
+            "vocabulary",
+            "knots",
+            "categories",
+            "texts",
+            "text_buckets",
+            "table",
+            "image",
+            "images",
+            "channels",
+        }
         assert missing <= from_data | {"head"}, (kind, missing)
         for name in documented - missing - {"classes", "labels", "head"}:
             assert known[name].get("description") == texts[name] or "$ref" in known[name], (kind, name)

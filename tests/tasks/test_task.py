@@ -46,7 +46,16 @@ def test_importing_tasks_does_not_import_torchmetrics():
 
 
 def test_exported_names():
-    assert sorted(lepton.tasks.__all__) == ["Classification", "MultiLabel", "Regression", "Segmentation", "Task"]
+    assert sorted(lepton.tasks.__all__) == [
+        "Classification",
+        "LanguageModeling",
+        "MultiLabel",
+        "Regression",
+        "Segmentation",
+        "Task",
+        "TokenClassification",
+        "Translation",
+    ]
 
 
 # -- arguments --------------------------------------------------------------------------------------------------

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from lepton.tasks.base import Task
 from lepton.tasks.classification import Classification
+from lepton.tasks.language import LanguageModeling, Translation
 from lepton.tasks.multilabel import MultiLabel
 from lepton.tasks.regression import Regression
 from lepton.tasks.segmentation import Segmentation
+from lepton.tasks.token_classification import TokenClassification
 
-__all__ = ["Classification", "MultiLabel", "Regression", "Segmentation", "Task"]
+__all__ = [
+    "Classification",
+    "LanguageModeling",
+    "MultiLabel",
+    "Regression",
+    "Segmentation",
+    "Task",
+    "TokenClassification",
+    "Translation",
+]

@@ -1,4 +1,4 @@
-"""What classification and segmentation share: one of C classes per label."""
+"""What all kinds share whose labels are one of C classes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 class Categorical(Task):
-    """One of C classes per label. `class_dim` is the dimension of the classes in an output, counted from its end."""
+    """One of C classes per label.
+
+    `class_dim` is the dimension of the classes in an output, counted from its end; `classes_argument` is what the kind
+    calls their number.
+    """
 
     loss_buffer = "class_weights"
     class_dim: ClassVar[int]
+    classes_argument: ClassVar[str] = "classes"
     class_weights: Tensor | None
 
     def __init__(
@@ -40,7 +45,7 @@ class Categorical(Task):
         super().__init__(
             name, head=head, missing=missing, loss_weight=loss_weight, priority=priority, auxiliary=auxiliary
         )
-        self.class_names = label_names(self.owner, "classes", classes, at_least=2)
+        self.class_names = label_names(self.owner, self.classes_argument, classes, at_least=2)
         self.classes = len(self.class_names)
         smoothing = is_number(label_smoothing) and 0 <= label_smoothing < 1
         require(smoothing, self.owner, "label_smoothing", label_smoothing, "a number in [0, 1)")
@@ -78,7 +83,7 @@ class Categorical(Task):
         return reshaping(target.shape, expected)
 
     def _check_range(self, target: Tensor) -> None:
-        wrong = ((target < 0) | (target >= self.classes)) & (target != self.missing)
+        wrong = ((target < 0) | (target >= self.classes)) & self.mask(target)
         if wrong.any():
             raise TargetError(
                 f"{self.owner}: target holds the value {int(target[wrong][0])}; allowed are the classes 0 to "

@@ -144,3 +144,62 @@ class RegressionMetric(NaNWithoutLabels):
         variance = squares - total.square() / labels
         # Rounding leaves equal labels a variance of about 1e-16 times the sum of their squares.
         return (1 - squared / variance)[variance > 1e-13 * squares].mean().float()
+
+
+class LabelMean(NaNWithoutLabels):
+    """The mean of one value per label over all labels, as it is ("share") or as exponent of e ("exponential")."""
+
+    is_differentiable = False
+    labels: Tensor
+    total: Tensor
+
+    def __init__(self, shown: Literal["share", "exponential"]) -> None:
+        super().__init__()
+        self.shown = shown
+        self.add_state("labels", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # float64: millions of tokens are added up
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of shares only; the exponential is that of a loss."""
+        return self.shown == "share"
+
+    def update(self, values: Tensor) -> None:
+        """Add one value per label, [N]."""
+        self.labels = self.labels + values.numel()
+        self.total = self.total + values.sum(dtype=torch.float64).to(self.total.device)
+
+    def compute(self) -> Tensor:
+        """Return the mean, or e to the power of it."""
+        mean = self.total / self.labels  # 0 / 0 is NaN: what no label shall give
+        return mean if self.shown == "share" else mean.exp()
+
+
+class MacroF1(NaNWithoutLabels):
+    """F1 of every class that is a label or was predicted, then their mean; labels outside 0 to C - 1 are of no class.
+
+    Args:
+        classes: their number C.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    counts: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.add_state("counts", torch.zeros(3, classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, target: Tensor) -> None:
+        """Add classes that were predicted [N] and labels [N]."""
+        known = target[(target >= 0) & (target < self.classes)]
+        counts = [torch.bincount(x, minlength=self.classes) for x in (predicted[predicted == target], predicted, known)]
+        self.counts = self.counts + torch.stack(counts).to(self.counts.device)
+
+    def compute(self) -> Tensor:
+        """Return the mean over the classes that occur."""
+        right, predicted, labels = self.counts.double().unbind()
+        occurring = predicted + labels > 0
+        return (2 * right / (predicted + labels))[occurring].mean()

@@ -24,8 +24,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Task(nn.Module):
     """One task: its head, its masked loss, its metrics and the rule that says which labels are missing.
 
-    `Classification`, `MultiLabel`, `Regression` and `Segmentation` are ready; this class itself takes a head, a
-    loss and metrics of your own. It is a module, so that statistics and class weights follow `.to()` and
+    The other kinds of this package are ready; this class itself takes a head, a loss and metrics of your own. It is a
+    module, so that statistics and class weights follow `.to()` and
     `state_dict()`; they stay float32 under `.bfloat16()` and `.half()`.
 
     The loss of a task over a batch is  sum_i l_i / sum_i n_i , where i runs over the labels, l_i is the loss at
@@ -89,7 +89,7 @@ class Task(nn.Module):
         if type(self).unmasked_losses is Task.unmasked_losses and (loss is None or head is None):
             raise ConfigurationError(
                 f"{owner}: a Task of your own needs head= and loss=. "
-                "Otherwise use Classification, MultiLabel, Regression or Segmentation."
+                "Otherwise use Classification, MultiLabel, Regression or another kind of lepton.tasks."
             )
         self.loss_weight = float(loss_weight)
         self.priority = float(priority)

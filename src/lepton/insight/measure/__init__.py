@@ -24,6 +24,7 @@ from lepton.insight.measure._resampling import (
     resampled_rows,
     score_outputs,
 )
+from lepton.insight.measure._text_scores import TextScores, text_scores
 
 __all__ = [
     "Advice",
@@ -32,6 +33,7 @@ __all__ = [
     "Interval",
     "MemoryCount",
     "RangeTest",
+    "TextScores",
     "ViewDistance",
     "advise_conflict",
     "advise_cost",
@@ -53,6 +55,7 @@ __all__ = [
     "resampled_rows",
     "score_outputs",
     "sorted_advice",
+    "text_scores",
     "time_in_turns",
     "view_distance",
 ]

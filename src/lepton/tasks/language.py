@@ -1,0 +1,144 @@
+"""The next token of a text, and of its translation."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lepton.errors import is_whole, require
+from lepton.tasks._positions import PositionLabels
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+__all__ = ["LanguageModeling", "Translation"]
+
+
+class NextToken(PositionLabels):
+    """One of V tokens per position: logits [B, L, V], labels [B, L], most of them missing."""
+
+    classes_argument = "vocabulary"
+
+    def __init__(
+        self,
+        name: str,
+        vocabulary: int,
+        *,
+        label_smoothing: float = 0.0,
+        missing: int = -100,
+        head: nn.Module | None = None,
+        loss_weight: float = 1.0,
+        priority: float = 1.0,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__(
+            name,
+            vocabulary,
+            label_smoothing=label_smoothing,
+            class_weights=None,
+            missing=missing,
+            head=head,
+            loss_weight=loss_weight,
+            priority=priority,
+            auxiliary=auxiliary,
+        )
+        require(is_whole(vocabulary, 2), self.owner, "vocabulary", vocabulary, "the number of tokens")
+        self.primary_metric = "perplexity"
+        self.higher_is_better = {"perplexity": False, "token_accuracy": True}
+
+    def predict(self, output: Tensor) -> dict[str, Tensor]:
+        """Return `label` [B, L], the most probable token after each position."""
+        return {"label": output.argmax(-1)}
+
+    def metrics(self) -> dict[str, Metric]:
+        """Return `perplexity` and `token_accuracy`, both over all labels.
+
+        The perplexity is exp of the mean cross-entropy, without label smoothing.
+        """
+        from lepton.tasks._metrics import LabelMean
+
+        return {"perplexity": LabelMean("exponential"), "token_accuracy": LabelMean("share")}
+
+    @torch.no_grad()
+    def update_metrics(self, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:
+        """Add a batch of logits and tokens to `metrics`; missing labels do not count."""
+        target = self.check_target(output, target)
+        present = self.mask(target)
+        logits, target = output[present], target[present]
+        metrics["perplexity"].update(nn.functional.cross_entropy(logits.float(), target, reduction="none"))
+        metrics["token_accuracy"].update(logits.argmax(-1) == target)
+
+
+class LanguageModeling(NextToken):
+    """The next token of a text, by cross-entropy: logits [B, L, V], labels [B, L].
+
+    The label of a position is the token after it. With logits x, token y and smoothing e, its loss is
+
+        (1 - e) (-log p_y) + e / V sum_v (-log p_v),   p = softmax(x).
+
+    Perplexity is exp(sum_i -log p_i / n) over the n labels i of the whole data set, whatever the smoothing.
+    Source: Shannon, "Prediction and Entropy of Printed English", 1951, for the entropy per token; Jelinek et al.,
+    "Perplexity: a Measure of the Difficulty of Speech Recognition Tasks", 1977; label smoothing from Szegedy et al.,
+    "Rethinking the Inception Architecture", 2016.
+
+    Args:
+        name: name of the task, without `.`.
+        vocabulary: number of tokens V >= 2.
+        label_smoothing: e, the share of every label that is spread over all tokens, in [0, 1).
+        missing: the label of a position without one.
+        head: your own head, features to logits; None makes a linear layer.
+        loss_weight: factor of the loss before balancing; > 0.
+        priority: factor of the task's weight after balancing; > 0.
+        auxiliary: trained, but left out of model selection, comparison and export.
+
+    Raises:
+        ConfigurationError: for a hyperparameter that is not allowed.
+
+    Example:
+        >>> import torch
+        >>> task = LanguageModeling("text", vocabulary=8)
+        >>> loss, count = task.total_loss(torch.zeros(1, 3, 8), torch.tensor([[5, 3, -100]]))
+        >>> round((loss / count).exp().item(), 4), count.item()
+        (8.0, 2.0)
+    """
+
+    @property
+    def group_key(self) -> Hashable | None:
+        """Kind, vocabulary, smoothing and missing value."""
+        return self._key() if type(self) is LanguageModeling else None
+
+
+class Translation(NextToken):
+    """The next token of a text's translation, by cross-entropy: logits [B, L, V], labels [B, L].
+
+    Loss and metrics are those of `LanguageModeling`; what differs is what the trunk lets each position see: the whole
+    text and the translation up to there.
+    Source: label smoothing in translation from Vaswani et al., "Attention Is All You Need", 2017 (there e = 0.1).
+
+    Args:
+        name: name of the task, without `.`.
+        vocabulary: number of tokens V >= 2.
+        label_smoothing: e, the share of every label that is spread over all tokens, in [0, 1).
+        missing: the label of a position without one.
+        head: your own head, features to logits; None makes a linear layer.
+        loss_weight: factor of the loss before balancing; > 0.
+        priority: factor of the task's weight after balancing; > 0.
+        auxiliary: trained, but left out of model selection, comparison and export.
+
+    Raises:
+        ConfigurationError: for a hyperparameter that is not allowed.
+
+    Example:
+        >>> import torch
+        >>> task = Translation("german", vocabulary=8, label_smoothing=0.1)
+        >>> task.make_head(16)(torch.zeros(2, 5, 16)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    @property
+    def group_key(self) -> Hashable | None:
+        """Kind, vocabulary, smoothing and missing value."""
+        return self._key() if type(self) is Translation else None
