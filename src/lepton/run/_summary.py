@@ -24,13 +24,14 @@ def columns_table(prepared: Prepared) -> Table:
     from rich.table import Table
 
     taken = {name: rule.kind for rule in prepared.rules for name in rule.columns}
+    kinds = {column.name: column.kind for column in prepared.encoder.columns}  # as it is read, not as it was found
     table = Table(title="columns", title_justify="left")
     for header in ("column", "read as", "why", "missing", "example"):
         table.add_column(header, justify="right" if header == "missing" else "left")
     for column in prepared.columns:
-        read = f"target: {taken[column.name]}" if column.name in taken else column.kind
-        if column.name not in taken and column.name not in prepared.encoder.names:
-            read = "not used"
+        roles = [kinds.get(column.name, column.kind)] if column.name in prepared.encoder.names else []
+        roles += [f"target: {taken[column.name]}"] if column.name in taken else []
+        read = "; ".join(roles) or "not used"
         missing = f"{column.missing:.1%}" if column.missing else ""
         table.add_row(column.name, read, column.why, missing, _short(column.example))
     return table
@@ -79,7 +80,8 @@ def results_rows(run: Run, results: Mapping[str, Mapping[str, TaskResult]]) -> l
     """Return a header and one row for each task and metric, with a column for each entry of `results`."""
     rows = [["task", "metric", *results]]
     for task in run.tasks:
-        better = run.model.task(task).higher_is_better
+        kind = run.model.task(task)
+        better = {**kind.higher_is_better, **kind.search_metrics}
         for metric in better:
             cells = [_cell(found[task], metric) for found in results.values()]
             rows.append([task, f"{metric} {'↑' if better[metric] else '↓'}", *cells])

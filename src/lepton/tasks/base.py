@@ -60,6 +60,8 @@ class Task(nn.Module):
     """
 
     loss_buffer: ClassVar[str | None] = None
+    search_metrics: ClassVar[Mapping[str, bool]] = {}
+    """Metrics that need more than outputs, such as a search for the best text, and whether more is better."""
     primary_metric: str
     higher_is_better: dict[str, bool]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +122,7 @@ class Translation(NextToken):
         name: name of the task, without `.`.
         vocabulary: number of tokens V >= 2.
         label_smoothing: e, the share of every label that is spread over all tokens, in [0, 1).
+        beam: texts that the search for a translation keeps at a time; 1 takes the most probable token each time.
         missing: the label of a position without one.
         head: your own head, features to logits; None makes a linear layer.
         loss_weight: factor of the loss before balancing; > 0.
@@ -137,6 +138,34 @@ class Translation(NextToken):
         >>> task.make_head(16)(torch.zeros(2, 5, 16)).shape
         torch.Size([2, 5, 8])
     """
+
+    search_metrics: ClassVar[Mapping[str, bool]] = {"bleu": True, "chrf": True}
+
+    def __init__(
+        self,
+        name: str,
+        vocabulary: int,
+        *,
+        label_smoothing: float = 0.0,
+        beam: int = 5,
+        missing: int = -100,
+        head: nn.Module | None = None,
+        loss_weight: float = 1.0,
+        priority: float = 1.0,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__(
+            name,
+            vocabulary,
+            label_smoothing=label_smoothing,
+            missing=missing,
+            head=head,
+            loss_weight=loss_weight,
+            priority=priority,
+            auxiliary=auxiliary,
+        )
+        require(is_whole(beam), self.owner, "beam", beam, "a whole number of at least 1")
+        self.beam = beam
 
     @property
     def group_key(self) -> Hashable | None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config, check_config, content_of
-from lepton.data import read_table
+from lepton.data import SequenceData, SequenceEncoder, read_table
 from lepton.evaluate import evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
 from lepton.run._prepare import Prepared, encode_rows, split_tables
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
+from lepton.run._sequences import with_search_scores
 from lepton.run._train import make_loaders, make_trainer
 from lepton.train import Callback, TrainState
 
@@ -90,12 +91,19 @@ def part_scores(model: LeptonModel, prepared: Prepared, part: str, tasks: Sequen
     if part not in prepared.data:
         return {}
     found = evaluate(model, TargetsOf(make_loader(prepared.data[part], prepared.config), tasks))
+    if isinstance(prepared.encoder, SequenceEncoder):
+        found = with_search_scores(model, prepared.encoder, prepared.rules, prepared.tables[part], found)
     return {name: found[name].metrics for name in tasks}
 
 
 @torch.no_grad()
 def kept_outputs(model: LeptonModel, prepared: Prepared, part: str, limit: int) -> dict[str, Tensor]:
-    """Return task -> outputs on a part, on the CPU; nothing if they would be more than `limit` numbers."""
+    """Return task -> outputs on a part, on the CPU; nothing if they would be more than `limit` numbers.
+
+    Nothing of sequences either: batches are as long as their longest row.
+    """
+    if isinstance(prepared.data[part], SequenceData):
+        return {}
     loader = make_loader(prepared.data[part], prepared.config)
     model.eval()
     parts: list[dict[str, Tensor]] = []

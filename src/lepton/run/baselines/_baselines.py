@@ -21,7 +21,7 @@ from lepton.run._rows import held_out_part
 from lepton.run._run import Run
 from lepton.run._summary import count_parameters
 from lepton.run.baselines._alone import kept_outputs, part_scores, run_rows, train_alone
-from lepton.run.baselines._boosting import BoostedTrees, boosting_columns, can_boost
+from lepton.run.baselines._boosting import UNREAD, BoostedTrees, boosting_columns, can_boost
 from lepton.run.baselines._gains import Gains, cpu_task, measure_gains, metric_infos
 from lepton.train import Callback, Progress
 
@@ -311,7 +311,7 @@ def _boost_all(run: Run, prepared: Prepared, found: Baselines, kept: Kept, seeds
 
 
 def _boosting_notes(run: Run, found: Baselines, boosted: Sequence[str]) -> Iterator[str]:
-    left_out = [column.name for column in run.encoder.columns if column.kind in ("text", "image")]
+    left_out = [column.name for column in run.encoder.columns if column.kind in UNREAD]
     if left_out and boosted:
         yield f"The trees do not read text and pictures: {', '.join(left_out)}."
     without = [task for task in found.metrics if task not in boosted]

@@ -9,12 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.data import InputEncoder, LabelRule, as_numbers
+from lepton.data import SEQUENCE_KINDS, InputEncoder, LabelRule, SequenceEncoder, as_numbers
 from lepton.errors import import_extra
 
-__all__ = ["BoostedTrees", "boosting_columns", "can_boost"]
+__all__ = ["UNREAD", "BoostedTrees", "boosting_columns", "can_boost"]
 
 Floats = npt.NDArray[np.float64]
+
+UNREAD = ("text", "words", "image")
+"""Kinds of columns that trees do not read."""
 
 MOST_CATEGORIES = 254
 """scikit-learn's trees tell so many categories apart; the rarest beyond count as missing."""
@@ -22,12 +25,12 @@ LEAVES = 31
 FEWEST_TO_STOP_EARLY = 200
 
 
-def can_boost(encoder: InputEncoder, rule: LabelRule) -> bool:
+def can_boost(encoder: InputEncoder | SequenceEncoder, rule: LabelRule) -> bool:
     """Return whether there is a column that trees read, and the task is one that they learn."""
-    return rule.kind != "segmentation" and any(column.kind not in ("text", "image") for column in encoder.columns)
+    return rule.kind not in ("segmentation", *SEQUENCE_KINDS) and any(c.kind not in UNREAD for c in encoder.columns)
 
 
-def boosting_columns(encoder: InputEncoder, table: Any) -> tuple[Floats, list[bool]]:
+def boosting_columns(encoder: InputEncoder | SequenceEncoder, table: Any) -> tuple[Floats, list[bool]]:
     """Return the columns as trees read them, NaN where missing, and which are categories.
 
     Numbers are as they stand in the table; dates as the encoder made them. Text and pictures are left out.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from lepton.data import LabelRule, find_column
+from lepton.data import LabelRule, SequenceData, find_column
 from lepton.run._prepare import Prepared
 from lepton.run._rows import label_overlap, labelled_rows
 
@@ -72,7 +73,9 @@ def _no_part(part: str) -> Finding:
 
 def _row_keys(prepared: Prepared, part: str) -> list[bytes]:
     """Return for each row of a part its inputs as bytes; equal rows have equal ones."""
-    table = prepared.tables[part]
+    table, rows = prepared.tables[part], prepared.data[part]
+    if isinstance(rows, SequenceData):
+        return [row[row != 0].tobytes() for row in rows.inputs["tokens"].numpy()]
     parts = [
         tensor.flatten(1).numpy().astype(np.float64, copy=False) for tensor in prepared.encoder.encode(table).values()
     ]
@@ -114,6 +117,9 @@ def _same_labels(prepared: Prepared, part: str, rows: list[int], originals: list
     same = torch.ones(len(rows), dtype=torch.bool)
     for name, target in prepared.data[part].targets.items():
         here, there = target[rows], prepared.data["train"].targets[name][originals]
+        if here.ndim == 2 and here.shape[1] != there.shape[1]:  # sequences are padded to the longest of their part
+            size = max(here.shape[1], there.shape[1])
+            here, there = (F.pad(labels, (0, size - labels.shape[1]), value=-100) for labels in (here, there))
         equal = (here == there) | (here.isnan() & there.isnan() if here.is_floating_point() else here == there)
         same &= equal.flatten(1).all(1) if equal.ndim > 1 else equal
     return int(same.sum())

@@ -130,7 +130,7 @@ def _alarms(last: Mapping[str, Any]) -> tuple[str, ...]:
 # -- tasks --------------------------------------------------------------------------------------------------------
 def _task(run: Run, rule: LabelRule, baselines: Mapping[str, Any], predictions: Predictions | None) -> TaskFacts:
     task = run.model.task(rule.task)
-    better = task.higher_is_better
+    better = {**task.higher_is_better, **task.search_metrics}
     metrics = sorted(better, key=lambda name: name != task.primary_metric)
     results = {part: found[rule.task] for part, found in run.results.items() if rule.task in found}
     several = rule.kind == "regression" and len(rule.columns) > 1
