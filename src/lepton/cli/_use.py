@@ -13,8 +13,6 @@ from lepton.errors import ConfigurationError
 
 __all__ = ["evaluate", "predict", "report"]
 
-Rows = Annotated[Path, typer.Argument(help="CSV, Parquet, JSON lines, or a folder of images.")]
-
 
 def evaluate(
     run: RunFolder,
@@ -43,7 +41,8 @@ def evaluate(
 
 def predict(
     run: RunFolder,
-    source: Rows,
+    source: Annotated[Path | None, typer.Argument(help="CSV, Parquet, JSON lines, text, or a folder of images.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text to predict from, instead of a file; repeat it.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=".csv, .parquet or .jsonl to write.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task to predict; repeat it. By default all.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A column of the rows to keep in front; repeat it.")] = None,
@@ -52,15 +51,19 @@ def predict(
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
-    """Predict all tasks for rows; a table on the screen, or a file.
+    """Predict all tasks for rows, or for texts; a table on the screen, or a file.
 
     Example: lepton predict runs/houses new_houses.csv --keep id --output predicted.csv
     """
     from lepton.data import read_table
     from lepton.run import beside, load, write_table
 
-    rows = read_table(source)  # as an Arrow table, so that nothing but the core is needed
-    found = beside(rows, keep or [], load(run, trust=trust).predict(rows, tasks=task))
+    if (source is None) == (not text):
+        raise ConfigurationError("give rows to predict: a file, or --text.")
+    loaded = load(run, trust=trust)
+    # An Arrow table, so that nothing but the core is needed.
+    rows = loaded.table_of(text) if text else read_table(source)
+    found = beside(rows, keep or ([rows.column_names[0]] if text else []), loaded.predict(rows, tasks=task))
     out = Output(json_, quiet, plain)
     if output is not None:
         write_table(found, output)

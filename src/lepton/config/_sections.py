@@ -210,6 +210,7 @@ class DataSection(Section):
     test: str | None = Field(None, description="Another source for the test, instead of a share of the rows.")
     inputs: dict[str, InputSection] | None = Field(None, description="Column -> kind; by default all but the targets.")
     ignore: list[str] = Field(default_factory=list, description="Columns that are not read.")
+    limit: int | None = Field(None, ge=1, description="Read only so many rows of each source, to try something out.")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="Column -> kind where inference is wrong.")
     split: SPLIT = Field(default={}, validate_default=True, description="How the rows are divided.")
     image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")

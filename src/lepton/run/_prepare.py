@@ -33,7 +33,7 @@ from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rule
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "split_tables"]
+__all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "read_source", "split_tables"]
 
 BATCH = 256
 IMAGE_BATCH = 32
@@ -80,7 +80,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
         DataError: nothing can be learned from these rows.
         ConfigurationError: the configuration does not fit them.
     """
-    table = read_table(config.require_source() if source is None else source)
+    table = read_source(config, source)
     notes: list[str] = []
     columns = describe_columns(table, config.data.kinds)
     kinds = {column.name: column for column in columns}
@@ -103,6 +103,18 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     data = {part: encode_rows(resolved, encoder, rules, rows, notes, part) for part, rows in tables.items()}
     _check_labels(rules, data, notes)
     return Prepared(resolved, columns, encoder, rules, split, data, tables, table, notes)
+
+
+def read_source(config: Config, source: Any = None) -> pa.Table:
+    """Return the rows of a source, at most as many as `config.data.limit` says.
+
+    Args:
+        config: the configuration.
+        source: what is read; by default `config.data.source`.
+    """
+    table = read_table(config.require_source() if source is None else source)
+    limit = config.data.limit
+    return table if limit is None else table.slice(0, limit)
 
 
 # -- targets ------------------------------------------------------------------------------------------------------
@@ -261,7 +273,7 @@ def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.
     tables = {part: table.take(rows.numpy()) for part, rows in split.parts.items()}
     for part, source in (("val", config.data.val), ("test", config.data.test)):
         if source is not None:
-            tables[part] = read_table(source)
+            tables[part] = read_source(config, source)
     return tables
 
 

@@ -19,7 +19,7 @@ from lepton.run._build import build_model
 from lepton.run._folder import read_json, read_rules, read_run_config, read_split
 from lepton.run._frames import frame_of
 from lepton.run._plot import RunPlots
-from lepton.run._prepare import encode_rows, split_tables
+from lepton.run._prepare import encode_rows, read_source, split_tables
 from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
 from lepton.run._sequences import encode_sequences, predict_sequences, text_table, with_search_scores
 from lepton.train import load_weights
@@ -122,11 +122,24 @@ class Run:
             found |= rule.decode(predicted[rule.task])
         return frame_of(found, source)
 
+    def table_of(self, texts: Sequence[str]) -> pa.Table:
+        """Return texts as the rows that `predict` takes; a run that reads words parts them at spaces.
+
+        Raises:
+            ConfigurationError: this run reads no text as a sequence.
+            DataError: what is no string.
+        """
+        if not isinstance(self.encoder, SequenceEncoder):
+            raise ConfigurationError(
+                f"this run reads the columns {self.encoder.names[:8]}, not one text: give it rows that have them."
+            )
+        return text_table(texts, self.encoder)
+
     def _predicted_texts(
         self, encoder: SequenceEncoder, source: Any, rules: Sequence[LabelRule], batch_size: int | None
     ) -> dict[str, Any]:
         texts = isinstance(source, (list, tuple)) and (not source or not isinstance(source[0], Mapping))
-        table = text_table(source, encoder) if texts else read_table(source)
+        table = self.table_of(source) if texts else read_table(source)
         rows = encode_sequences(encoder, [], table, [], "predicted")
         loader = make_loader(rows, self.config, batch_size=batch_size)
         return predict_sequences(self.model.eval(), encoder, rules, table, loader)
@@ -188,7 +201,7 @@ class Run:
         if self.rows is not None:
             return dict(self.rows)
         source = self.config.require_source()
-        table = read_table(source)
+        table = read_source(self.config)
         self.split.check(table, source)
         return split_tables(self.config, table, self.split)
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config, check_config, content_of
-from lepton.data import SequenceData, SequenceEncoder, read_table
+from lepton.data import SequenceData, SequenceEncoder
 from lepton.evaluate import evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
-from lepton.run._prepare import Prepared, encode_rows, split_tables
+from lepton.run._prepare import Prepared, encode_rows, read_source, split_tables
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._sequences import with_search_scores
@@ -33,7 +33,7 @@ def run_rows(run: Run, source: Any) -> Prepared:
         DataError: the rows are not those that the run was trained on.
     """
     told = run.config.require_source() if source is None else source
-    table = read_table(told)
+    table = read_source(run.config, source)
     run.split.check(table, str(told) if source is None else "the source")
     tables = split_tables(run.config, table, run.split)
     notes: list[str] = []
