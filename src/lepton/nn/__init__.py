@@ -4,9 +4,11 @@ from lepton.nn._chain import Chain
 from lepton.nn._criterion import MultiTaskLoss
 from lepton.nn._fork import Fork, fork
 from lepton.nn._model import LeptonModel
-from lepton.nn.trunks import ConvTrunk, MixedTrunk, TabularTrunk, UNet
+from lepton.nn._search import beam_search, greedy_search
+from lepton.nn.trunks import Cache, ConvTrunk, MixedTrunk, TabularTrunk, TransformerTrunk, UNet
 
 __all__ = [
+    "Cache",
     "Chain",
     "ConvTrunk",
     "Fork",
@@ -14,6 +16,9 @@ __all__ = [
     "MixedTrunk",
     "MultiTaskLoss",
     "TabularTrunk",
+    "TransformerTrunk",
     "UNet",
+    "beam_search",
     "fork",
+    "greedy_search",
 ]

@@ -1,8 +1,10 @@
-"""Trunks that a table or its images can be given to without writing a network."""
+"""Trunks that a table, its images or its texts can be given to without writing a network."""
 
+from lepton.nn.trunks._cache import Cache
 from lepton.nn.trunks._conv import ConvTrunk
 from lepton.nn.trunks._mixed import MixedTrunk
 from lepton.nn.trunks._tabular import TabularTrunk
+from lepton.nn.trunks._transformer import TransformerTrunk
 from lepton.nn.trunks._unet import UNet
 
-__all__ = ["ConvTrunk", "MixedTrunk", "TabularTrunk", "UNet"]
+__all__ = ["Cache", "ConvTrunk", "MixedTrunk", "TabularTrunk", "TransformerTrunk", "UNet"]

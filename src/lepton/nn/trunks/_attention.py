@@ -1,0 +1,119 @@
+"""The blocks of a Transformer: rotary positions, attention, feed-forward, and the residual paths around them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Block", "Rotation"]
+
+BASE = 10_000.0
+"""The slowest pair of features turns by 1 / BASE per position, as in the paper."""
+
+
+class Rotation:
+    """Rotary positions: features (x_i, x_(i + d/2)) of a head turn by the angle p * BASE^(-2 i / d) at position p.
+
+    The product of a query and a key then depends on the distance of their positions alone. Source: Su et al.,
+    "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021.
+
+    The angles are computed anew for every batch: a stored table would be rounded by `.bfloat16()` and would bound the
+    length, and for some dozens of positions its making costs nothing that can be measured.
+
+    Args:
+        positions: [L] for all rows alike, or [B, L].
+        size: features d of one head, an even number.
+    """
+
+    def __init__(self, positions: Tensor, size: int) -> None:
+        turns = torch.arange(size // 2, device=positions.device, dtype=torch.float32)
+        angles = positions[..., None].float() * torch.exp(turns * (-2 * math.log(BASE) / size))
+        heads = -3 if positions.ndim > 1 else 0
+        self.cos, self.sin = angles.cos().unsqueeze(heads), angles.sin().unsqueeze(heads)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the turned features of x [B, H, L, d]."""
+        first, second = x.chunk(2, dim=-1)
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class Attention(nn.Module):
+    """Attention of several heads, with a linear layer each for queries, keys, values and the output."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(width, width, bias=False)
+        self.v = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+
+    def keys_and_values(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """Return keys and values [B, H, L, d] of x [B, L, D]."""
+        return rotation(self._split(self.k(x))), self._split(self.v(x))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, rotation: Rotation, visible: Tensor | None) -> Tensor:
+        """Return [B, L, D]; `visible` says which keys are read, None lets every position read itself and the left."""
+        q = rotation(self._split(self.q(x)))
+        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible, is_causal=visible is None)
+        return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """W_2 gelu(W_1 x), at every position alike."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(width, hidden, bias=False)
+        self.output = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(F.gelu(self.enter(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x)): the identity path keeps its scale, whatever the depth.
+
+    Dropout stands where a branch joins the identity path, as in Vaswani et al., 2017, and not inside the attention:
+    there it would rule out torch's fused kernel on the CPU.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.feedforward = FeedForward(width, hidden)
+        self.dropout = dropout
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        visible: Tensor | None,
+        earlier: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the states [B, L, D], and the keys and values [B, H, L, d] that they were computed from.
+
+        Args:
+            x: states [B, L, D].
+            rotation: of the positions of x.
+            visible: bool, broadcasts to [B, H, L, keys]; None for the causal pass.
+            earlier: keys and values of the positions before x.
+        """
+        normed = self.attention_norm(x)
+        kept = self.attention.keys_and_values(normed, rotation)
+        if earlier is not None:
+            kept = torch.cat([earlier[0], kept[0]], 2), torch.cat([earlier[1], kept[1]], 2)
+        x = x + self._drop(self.attention(normed, *kept, rotation, visible))
+        return x + self._drop(self.feedforward(self.feedforward_norm(x))), kept
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
