@@ -16,8 +16,9 @@ from lepton.data import SEQUENCE_KINDS, Column, LabelRule, SequenceData, Sequenc
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import TaskResult, to_device
 from lepton.insight import text_scores
-from lepton.nn import LeptonModel, beam_search
+from lepton.nn import LeptonModel, beam_search, greedy_search
 from lepton.tasks import Translation
+from lepton.train import Callback, TrainState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lepton.run._rows import Loader
 
 __all__ = [
+    "SearchScores",
     "encode_sequences",
     "fit_sequences",
     "predict_sequences",
@@ -38,6 +40,10 @@ __all__ = [
 _READS = {"language_modeling": "causal", "translation": "target", "token_classification": "full"}
 _USUAL = ("words", "tokens", "text", "sentence")
 """Names that a column of texts usually has: where several columns could be read, one of these is."""
+
+
+SEARCHED_ROWS = 500
+"""Validation texts that are translated after every epoch, greedily, to draw a curve."""
 
 
 # -- before training ----------------------------------------------------------------------------------------------
@@ -294,3 +300,35 @@ def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
     values: list[Any] = [text.split() for text in texts] if encoder.words else list(texts)
     kind = pa.list_(pa.string()) if encoder.words else pa.string()
     return pa.table({encoder.source: pa.array(values, kind)})
+
+
+class SearchScores(Callback):
+    """Adds `val/<task>/bleu` to the row of every epoch: of greedy translations of the first validation texts.
+
+    Args:
+        model: the model that is trained.
+        encoder: fitted rules of the sequences.
+        rules: the run's tasks.
+        table: the validation rows.
+    """
+
+    def __init__(
+        self, model: LeptonModel, encoder: SequenceEncoder, rules: Sequence[LabelRule], table: pa.Table
+    ) -> None:
+        self.model = model
+        self.encoder = encoder
+        self.tasks = [r for r in rules if r.kind == "translation" and r.task in model.task_names]
+        self.table = table.slice(0, SEARCHED_ROWS)
+
+    def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
+        """Translate, and write the score into the row."""
+        from lepton.run._rows import EVALUATION_SEQUENCES
+
+        tokens = self.encoder.encode(self.table).inputs["tokens"].long() if self.tasks else torch.empty(0)
+        for rule in self.tasks:
+            found: list[str] = []
+            for part in tokens.split(EVALUATION_SEQUENCES):
+                moved = part[:, : int((part != 0).sum(1).max())].to(self.model.device)
+                found += [self.encoder.decode(ids) for ids in greedy_search(self.model, rule.task, moved)]
+            references = [text or "" for text in self.table.column(rule.columns[0]).to_pylist()]
+            row[f"val/{rule.task}/bleu"] = text_scores(found, references).bleu

@@ -20,7 +20,7 @@ from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
-from lepton.run._sequences import with_search_scores
+from lepton.run._sequences import SearchScores, with_search_scores
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
 from lepton.run.report import write_card, write_data
 from lepton.train import Callback, Trainer, save_checkpoint
@@ -115,6 +115,9 @@ def _train(
     if console is not None:
         _show_plan(console, prepared, model)
     write_data(place, prepared)
+    if isinstance(prepared.encoder, SequenceEncoder) and "val" in prepared.tables:
+        parts = (prepared.encoder, prepared.rules, prepared.tables["val"])
+        callbacks = [SearchScores(model, *parts), *callbacks]
     trainer = make_trainer(
         prepared.config, model, place, callbacks=callbacks, resume=resume, progress=console is not None
     )

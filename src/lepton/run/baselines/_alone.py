@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,9 +22,9 @@ from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._sequences import with_search_scores
 from lepton.run._train import make_loaders, make_trainer
-from lepton.train import Callback, TrainState
+from lepton.train import Callback, TrainState, TrainStep
 
-__all__ = ["kept_outputs", "part_scores", "run_rows", "train_alone"]
+__all__ = ["kept_outputs", "part_scores", "relative_step_time", "run_rows", "train_alone"]
 
 EVERY_TASK = "val/relative_loss"
 
@@ -41,29 +44,86 @@ def run_rows(run: Run, source: Any) -> Prepared:
     return Prepared(run.config, [], run.encoder, run.rules, run.split, data, tables, table, notes)
 
 
-def _alone_config(config: Config, task: str, seed: int) -> Config:
-    """Return the configuration of a task alone: the same trunk and training, nothing to balance."""
+def _alone_config(config: Config, task: str, seed: int, longer: float) -> Config:
+    """Return the configuration of a task alone: the same trunk and training, nothing to balance.
+
+    Args:
+        config: that of all tasks together.
+        task: the task.
+        seed: fixes weights and order.
+        longer: factor of the training's length.
+    """
     content = content_of(config)
     content |= {"balance": {"method": "equal"}, "seed": seed}
+    length = "max_epochs" if config.training.max_steps is None else "max_steps"
+    content["training"][length] = max(1, round(longer * getattr(config.training, length)))
     if not str(config.training.monitor).startswith(f"val/{task}/"):
         content["training"] |= {"monitor": EVERY_TASK, "mode": "min"}
     return check_config(content)
 
 
 def train_alone(
-    prepared: Prepared, task: str, seed: int, *, trust: bool = False, callbacks: Sequence[Callback] = ()
+    prepared: Prepared,
+    task: str,
+    seed: int,
+    *,
+    longer: float = 1.0,
+    trust: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[LeptonModel, TrainState]:
     """Train one task alone on the rows of the whole; return the model and the final state.
 
     Rows without a label of the task stay in the batches, so that steps and order are those of the shared training.
+
+    Args:
+        prepared: rows and configuration of all tasks together.
+        task: the task.
+        seed: fixes weights and order.
+        longer: factor of the number of epochs or steps.
+        trust: whether classes may be imported.
+        callbacks: listeners.
     """
-    alone = dataclasses.replace(prepared, config=_alone_config(prepared.config, task, seed))
+    alone = dataclasses.replace(prepared, config=_alone_config(prepared.config, task, seed, longer))
     with torch.random.fork_rng():
         model = initial_model(alone, trust=trust, only=task)
         train, val = make_loaders(alone)
         trainer = make_trainer(alone.config, model, None, callbacks=callbacks)
         state = trainer.fit(TargetsOf(train, [task]), None if val is None else TargetsOf(val, [task]))
     return model, state
+
+
+TIMED_STEPS = 12
+"""Steps whose time is taken; the first ones, which are slower, are among them, so the median counts."""
+
+
+def relative_step_time(prepared: Prepared, task: str, *, trust: bool = False) -> float:
+    """Return how long a training step of all tasks takes, in steps of one task alone.
+
+    Both models take steps on the same batches, in turns, and the processor's time is taken, so that what else the
+    machine does counts little.
+    """
+    with torch.random.fork_rng():
+        clocks = [_Clock(prepared, only, trust) for only in (None, task)]
+        for batch in itertools.islice(make_loaders(prepared)[0], TIMED_STEPS):
+            for clock in clocks:
+                clock.step(batch)
+    together, alone = (statistics.median(clock.seconds) for clock in clocks)
+    return together / alone
+
+
+class _Clock:
+    """The training step of a model, and how long each took."""
+
+    def __init__(self, prepared: Prepared, only: str | None, trust: bool) -> None:
+        self.model = initial_model(prepared, trust=trust, only=only)
+        self.take = TrainStep(self.model, torch.optim.AdamW(self.model.parameters(), lr=1e-4))
+        self.seconds: list[float] = []
+
+    def step(self, batch: tuple[Any, dict[str, Tensor]]) -> None:
+        inputs, targets = batch
+        start = time.process_time()
+        self.take([(inputs, {name: targets[name] for name in self.model.task_names if name in targets})])
+        self.seconds.append(time.process_time() - start)
 
 
 class TargetsOf:

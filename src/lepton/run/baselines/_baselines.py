@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -20,7 +20,13 @@ from lepton.run._prepare import Prepared
 from lepton.run._rows import held_out_part
 from lepton.run._run import Run
 from lepton.run._summary import count_parameters
-from lepton.run.baselines._alone import kept_outputs, part_scores, run_rows, train_alone
+from lepton.run.baselines._alone import (
+    kept_outputs,
+    part_scores,
+    relative_step_time,
+    run_rows,
+    train_alone,
+)
 from lepton.run.baselines._boosting import UNREAD, BoostedTrees, boosting_columns, can_boost
 from lepton.run.baselines._gains import Gains, cpu_task, measure_gains, metric_infos
 from lepton.train import Callback, Progress
@@ -191,6 +197,7 @@ def run_baselines(
     *,
     source: Any = None,
     seeds: int = 1,
+    budget: Literal["steps", "time"] = "steps",
     boosting: bool = True,
     resamples: int = 100,
     trust: bool = False,
@@ -198,8 +205,8 @@ def run_baselines(
 ) -> Baselines:
     """Train every task alone with the run's own budget, and boosted trees on its table, and compare.
 
-    Alone means: the same trunk, options, rows, order of the rows and planned number of steps, one head, nothing to
-    balance. `baselines.json` in the run's folder is written anew after each baseline, so that Ctrl-C keeps those that
+    Alone means: the same trunk, options, rows and order of the rows, one head, nothing to balance; and the same
+    planned number of steps, or as many more as fit into the same time. `baselines.json` in the run's folder is written anew after each baseline, so that Ctrl-C keeps those that
     are done; it holds for `alone` and `boosting` and each task `val` and `test` (metric -> value), `parameters`,
     `seconds` and `seeds`; and as `gains` the differences and delta_m with their intervals.
 
@@ -207,6 +214,8 @@ def run_baselines(
         run: the run.
         source: the rows, for a run that was trained on rows in memory.
         seeds: trainings of each baseline, from the run's own seed on.
+        budget: what is the same: `"steps"`, or `"time"`: a task alone is trained for as many epochs as take as long as
+            those of all tasks together, by the time of a few steps that is measured first.
         boosting: whether trees are trained too; needs the extra `sklearn`.
         resamples: how often the compared rows are drawn anew for the intervals.
         trust: whether classes that the configuration names may be imported.
@@ -218,6 +227,7 @@ def run_baselines(
         CheckpointError: the run's `baselines.json` is damaged.
     """
     require(is_whole(seeds), "run_baselines", "seeds", seeds, "a whole number of at least 1")
+    require(budget in ("steps", "time"), "run_baselines", "budget", budget, "'steps' or 'time'")
     if boosting:
         import_extra(
             "sklearn.ensemble", "sklearn", "the comparison with boosted trees (boosting=False leaves them out)"
@@ -234,7 +244,7 @@ def run_baselines(
     numbers = range(run.config.seed, run.config.seed + seeds)
     with _shown(quiet) as watch:
         try:
-            _train_all(run, prepared, found, kept, numbers, trust, watch)
+            _train_all(run, prepared, found, kept, numbers, budget, trust, watch)
             if boosting:
                 _boost_all(run, prepared, found, kept, numbers)
         except KeyboardInterrupt:
@@ -265,12 +275,24 @@ Kept = dict[tuple[str, str], list[Tensor]]
 
 
 def _train_all(
-    run: Run, prepared: Prepared, found: Baselines, kept: Kept, seeds: Sequence[int], trust: bool, watch: Watch
+    run: Run,
+    prepared: Prepared,
+    found: Baselines,
+    kept: Kept,
+    seeds: Sequence[int],
+    budget: str,
+    trust: bool,
+    watch: Watch,
 ) -> None:
+    longer = dict.fromkeys(found.metrics, 1.0)
+    if budget == "time":
+        longer = {task: relative_step_time(prepared, task, trust=trust) for task in found.metrics}
     for seed in seeds:
         for task in found.metrics:
             callbacks = watch(f"{task} alone, seed {seed}")
-            model, state = train_alone(prepared, task, seed, trust=trust, callbacks=callbacks)
+            model, state = train_alone(
+                prepared, task, seed, longer=longer[task], trust=trust, callbacks=callbacks
+            )
             val, test = (part_scores(model, prepared, part, [task]).get(task, {}) for part in ("val", "test"))
             score = SeedScore(seed, val, test, state.seconds, state.step)
             _enter(found.alone, task, sum(count_parameters(model).values()), score)

@@ -68,7 +68,7 @@ def metric_infos(run: Run, prepared: Prepared, part: str, tasks: Sequence[str]) 
     found = {}
     for name in tasks:
         task = cpu_task(run, name)
-        better, chance = task.higher_is_better, _chance(task, prepared, part)
+        better, chance = {**task.higher_is_better, **task.search_metrics}, _chance(task, prepared, part)
         first = MetricInfo(task.primary_metric, better[task.primary_metric], chance if math.isfinite(chance) else None)
         found[name] = (first, *(_further(key, more) for key, more in better.items() if key != first.name))
     return found
