@@ -1,0 +1,92 @@
+"""The language recipes: one network for all tasks, then each task alone for as long, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lepton
+from lepton.config import Config
+from lepton.errors import ConfigurationError, nearest
+from lepton.recipes.nlp.config import RecipeConfig
+from lepton.recipes.nlp.model import tagging, translation
+from lepton.run import Baselines, Run, load, new_folder, override_config, run_baselines, train_run, without_nan
+from lepton.train import write_atomically
+
+__all__ = ["RECIPES", "RecipeRun", "recipe_config", "run_recipe"]
+
+RECIPES: dict[str, Callable[[RecipeConfig], Config]] = {"translation": translation, "tagging": tagging}
+
+
+@dataclass
+class RecipeRun:
+    """One seed of a recipe.
+
+    Attributes:
+        seed: its seed.
+        run: all tasks on one network.
+        seconds: time of the processor for the training and its evaluations.
+        alone: each task trained alone for as long; None where that was not wanted.
+    """
+
+    seed: int
+    run: Run
+    seconds: float
+    alone: Baselines | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `results.json` holds of it."""
+        scores = {
+            part: {task: {"loss": found.loss, **found.metrics} for task, found in results.items()}
+            for part, results in self.run.results.items()
+        }
+        together = {"folder": self.run.folder.name, "seconds": self.seconds, "scores": scores}
+        alone = {} if self.alone is None else {task: score.to_dict() for task, score in self.alone.alone.items()}
+        return {"seed": self.seed, "together": together, "alone": alone}
+
+
+def recipe_config(name: str, settings: RecipeConfig) -> Config:
+    """Return the configuration of a recipe.
+
+    Raises:
+        ConfigurationError: there is no recipe of that name, or an override that is not allowed.
+        DataError: a file of the data set is missing.
+    """
+    if name not in RECIPES:
+        raise ConfigurationError(f"there is no recipe {name!r}; there are {sorted(RECIPES)}.{nearest(name, RECIPES)}")
+    return RECIPES[name](settings)
+
+
+def run_recipe(name: str, settings: RecipeConfig, *, quiet: bool = False) -> Iterator[RecipeRun]:
+    """Train a recipe, yielding each seed when it is done; `results.json` in the folder grows with them.
+
+    Args:
+        name: `translation` or `tagging`.
+        settings: data, folder, length.
+        quiet: print nothing.
+
+    Raises:
+        ConfigurationError: as in `recipe_config`.
+        DataError: as in `recipe_config`, or rows that cannot be read.
+    """
+    config = recipe_config(name, settings)
+    folder = new_folder(settings.folder)
+    done: list[RecipeRun] = []
+    for seed in range(config.seed, config.seed + settings.seeds):
+        start = time.process_time()
+        run = train_run(override_config(config, [f"seed={seed}"]), folder / f"seed-{seed}", quiet=quiet)
+        found = RecipeRun(seed, run, time.process_time() - start)
+        if settings.alone:
+            found.alone = run_baselines(load(run.folder), budget="time", boosting=False, quiet=quiet)
+        done.append(found)
+        _write(folder / "results.json", name, done)
+        yield found
+
+
+def _write(path: Path, name: str, done: list[RecipeRun]) -> None:
+    content = {"recipe": name, "lepton": lepton.__version__, "seeds": [found.to_dict() for found in done]}
+    write_atomically(path, json.dumps(without_nan(content), indent=1, ensure_ascii=False).encode())
