@@ -10,16 +10,20 @@ from lepton.data._inputs import TEXT_BUCKETS, InputEncoder
 from lepton.data._kinds import Column, Kind, describe_columns, find_column
 from lepton.data._labels import hide_labels
 from lepton.data._parts import PARTS, Split, SplitRule
+from lepton.data._sequence_data import LengthLoader, SequenceData
+from lepton.data._sequences import UNSEEN, SequenceEncoder, SequenceInputs
 from lepton.data._source import read_table
 from lepton.data._split import split_rows
 from lepton.data._summary import ColumnSummary, summarise_column
 from lepton.data._targets import SEQUENCE_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list
 from lepton.data._tensors import TensorData, TensorLoader
+from lepton.data._tokenizer import Tokenizer
 
 __all__ = [
     "PARTS",
     "SEQUENCE_KINDS",
     "TEXT_BUCKETS",
+    "UNSEEN",
     "Augment",
     "Column",
     "ColumnSummary",
@@ -28,11 +32,16 @@ __all__ = [
     "InputEncoder",
     "Kind",
     "LabelRule",
+    "LengthLoader",
+    "SequenceData",
+    "SequenceEncoder",
+    "SequenceInputs",
     "Split",
     "SplitRule",
     "TaskKind",
     "TensorData",
     "TensorLoader",
+    "Tokenizer",
     "as_numbers",
     "as_words",
     "class_names",

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lepton.data._arrays import plain
-from lepton.errors import DataError, nearest
+from lepton.data._texts import no_such_file, read_conllu, read_parallel, text_files
+from lepton.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,8 +42,10 @@ def read_table(source: Any) -> pa.Table:
 
     Args:
         source: a path to a CSV or TSV file (also `.gz`; the delimiter is found out), Parquet, Arrow or Feather, or
-            JSON (lines or an array of objects, also `.gz`); a folder of images; a pandas DataFrame; a pyarrow Table, or
-            what offers itself as one; a mapping from column names to lists; or a list of mappings, one for each row.
+            JSON (lines or an array of objects, also `.gz`), or CoNLL-U (`.conllu`, also `.gz`); what the names of texts
+            in several languages begin with, such as `multi30k/train` for `train.en.gz` and `train.de.gz`; a folder of
+            images; a pandas DataFrame; a pyarrow Table, or what offers itself as one; a mapping from column names to
+            lists; or a list of mappings, one for each row.
 
             A folder may hold a `metadata.csv`, `.jsonl` or `.parquet` whose paths are relative to it; or sub-folders
             that hold files with the same stems, such as `image/` and `label/`, which become one column each; or one
@@ -51,6 +54,9 @@ def read_table(source: Any) -> pa.Table:
 
     In a CSV file, a few malformed rows (at most 1 %) are left out with a warning; the words of `MISSING_WORDS` are
     missing values; and where the delimiter is no comma, `1,5` is one and a half. A column of mixed types is text.
+
+    Texts in several languages give one column for each, named by it, of lines as they are. CoNLL-U gives one row for
+    each sentence: `text`, and lists of strings `words`, `lemmas`, `upos`, `xpos`, `feats`, `heads`, `relations`.
 
     Returns:
         The table, with at least one row and one column; names are strings and differ.
@@ -163,8 +169,9 @@ def _read_path(path: Path) -> pa.Table:
     import pyarrow as pa
 
     if not path.exists():
-        beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"there is no file {str(path)!r}.{nearest(path.name, beside)}")
+        if texts := text_files(path):
+            return read_parallel(path, texts)
+        raise no_such_file(path)
     if path.is_dir():
         return _read_folder(path)
     suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
@@ -325,6 +332,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".json": _read_json,
     ".arrow": _read_feather,
     ".feather": _read_feather,
+    ".conllu": read_conllu,
 }
 
 

@@ -54,6 +54,11 @@ class TensorData:
             inputs = self.inputs[index]
         return TensorData(inputs, {name: target[index] for name, target in self.targets.items()})
 
+    def batch(self, index: Tensor) -> tuple[Tensor | Mapping[str, Tensor], dict[str, Tensor]]:
+        """Return inputs and targets of the rows named by `index` [M], as a loader yields them."""
+        rows = self.rows(index)
+        return rows.inputs, dict(rows.targets)
+
     def only(self, *names: str) -> TensorData:
         """Return the same rows with the targets of the named tasks."""
         return TensorData(self.inputs, {name: self.targets[name] for name in names})
@@ -82,7 +87,7 @@ class TensorLoader:
     def __init__(
         self, data: TensorData, batch_size: int, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False
     ) -> None:
-        require(is_whole(batch_size), "TensorLoader", "batch_size", batch_size, "a whole number of at least 1")
+        require(is_whole(batch_size), type(self).__name__, "batch_size", batch_size, "a whole number of at least 1")
         if len(data) == 0:
             raise DataError("there are no rows to make batches of.")
         self.data = data
@@ -103,8 +108,7 @@ class TensorLoader:
         self.epoch += 1
         for place in range(first, len(self)):
             self._done = place + 1
-            batch = self.data.rows(order[place * self.batch_size : (place + 1) * self.batch_size])
-            yield batch.inputs, dict(batch.targets)
+            yield self.data.batch(order[place * self.batch_size : (place + 1) * self.batch_size])
         self._done = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,5 +124,8 @@ class TensorLoader:
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.arange(len(self.data))
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return torch.randperm(len(self.data), generator=generator)
+        return torch.randperm(len(self.data), generator=self._generator())
+
+    def _generator(self, further: int = 0) -> torch.Generator:
+        """Return the draws of this epoch; with another `further`, others."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch + further * (1 << 48))

@@ -1,0 +1,138 @@
+"""Padded sequences held in memory, and a loader that puts those of like length into a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lepton.data._tensors import TensorData, TensorLoader
+from lepton.errors import DataError, nearest
+
+__all__ = ["LengthLoader", "SequenceData"]
+
+POOL = 64
+"""Batches' worth of rows that are drawn together and sorted by length: enough that hardly any padding is left, and few
+enough that a row meets others in every epoch."""
+
+
+@dataclass(frozen=True)
+class SequenceData(TensorData):
+    """Inputs and targets of N rows in memory, of which some are padded sequences.
+
+    Whole numbers are kept as small as they are given (`SequenceEncoder` gives 16 bits each), and become int64 in
+    batches, without the padding that all rows of a batch share.
+
+    Args:
+        inputs: name -> tensor [N, L, ...].
+        targets: name -> tensor [N, ...].
+        lengths: name of an input or a target -> how many of the L places of each row are filled [N].
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.tensor([[2, 7, 3, 0], [2, 3, 0, 0]], dtype=torch.int16)
+        >>> data = SequenceData({"tokens": tokens}, {}, {"tokens": torch.tensor([3, 2])})
+        >>> data.batch(torch.tensor([1, 0]))[0]["tokens"]
+        tensor([[2, 3, 0],
+                [2, 7, 3]])
+    """
+
+    lengths: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.inputs, Mapping):
+            raise DataError(f"inputs must map names to tensors, but they are a {type(self.inputs).__name__}.")
+        padded = {**self.inputs, **self.targets}
+        for name, lengths in self.lengths.items():
+            if name not in padded:
+                raise DataError(
+                    f"there are lengths of {name!r}, which is none of {list(padded)}.{nearest(name, padded)}"
+                )
+            shape = padded[name].shape
+            if lengths.shape != shape[:1] or len(shape) < 2:
+                raise DataError(
+                    f"{name!r} is {list(shape)}, but its lengths are {list(lengths.shape)}, not [N] of [N, L]."
+                )
+            if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= shape[1]:
+                raise DataError(
+                    f"the lengths of {name!r} must lie between 0 and {shape[1]}, but reach {int(lengths.max())}."
+                )
+
+    def rows(self, index: Tensor) -> SequenceData:
+        """Return the rows named by `index` [M], as wide as before."""
+        found = super().rows(index)
+        lengths = {name: lengths[index] for name, lengths in self.lengths.items()}
+        return SequenceData(found.inputs, found.targets, lengths)
+
+    def only(self, *names: str) -> SequenceData:
+        """Return the same rows with the targets of the named tasks."""
+        left_out = set(self.targets) - set(names)
+        lengths = {name: lengths for name, lengths in self.lengths.items() if name not in left_out}
+        return SequenceData(self.inputs, super().only(*names).targets, lengths)
+
+    def batch(self, index: Tensor) -> tuple[Tensor | Mapping[str, Tensor], dict[str, Tensor]]:
+        """Return inputs and targets of the rows named by `index` [M], whole numbers as int64.
+
+        A sequence is cut after the last place that any of the rows fills.
+        """
+        assert isinstance(self.inputs, Mapping)
+        inputs = {name: self._trimmed(name, tensor, index) for name, tensor in self.inputs.items()}
+        return inputs, {name: self._trimmed(name, tensor, index) for name, tensor in self.targets.items()}
+
+    def _trimmed(self, name: str, tensor: Tensor, index: Tensor) -> Tensor:
+        if name in self.lengths:
+            longest = int(self.lengths[name][index].max()) if len(index) else 0
+            tensor = tensor[:, : max(1, longest)]
+        found = tensor[index]
+        return found if found.is_floating_point() or found.dtype == torch.bool else found.long()
+
+
+class LengthLoader(TensorLoader):
+    """Iterates over `SequenceData` in batches of rows of like length, without the padding that they share.
+
+    With `shuffle`, rows are drawn at random in pools of 64 batches; a pool is sorted by length (of all inputs of a row
+    together, equal ones at random) and cut into batches, whose order is random again. Without it the rows keep their
+    order, and batches are only cut to their longest row. Seed and epoch fix everything, as in `TensorLoader`, and
+    `state_dict` holds the position.
+
+    Args:
+        data: the rows.
+        batch_size: rows per batch.
+        shuffle: whether every epoch has a new order, of batches of like length.
+        seed: with the epoch's number, fixes the order.
+        drop_last: leave out a last batch that is not full; with `shuffle`, random rows are.
+
+    Example:
+        >>> import torch
+        >>> lengths = torch.tensor([3, 1, 3, 1])
+        >>> data = SequenceData({"tokens": torch.ones(4, 3)}, {}, {"tokens": lengths})
+        >>> sorted(inputs["tokens"].shape for inputs, targets in LengthLoader(data, 2, shuffle=True))
+        [torch.Size([2, 1]), torch.Size([2, 3])]
+    """
+
+    def __init__(
+        self, data: SequenceData, batch_size: int, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False
+    ) -> None:
+        super().__init__(data, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+        self._lengths = sum(
+            (lengths.long() for name, lengths in data.lengths.items() if name in data.inputs),
+            torch.zeros(len(data), dtype=torch.int64),
+        ).numpy()
+
+    def _order(self) -> Tensor:
+        order = super()._order()
+        if not self.shuffle:
+            return order
+        size = self.batch_size
+        if self.drop_last:
+            order = order[: len(self) * size]
+        drawn = order.numpy()
+        pools = np.arange(len(drawn)) // (POOL * size)
+        rows = torch.from_numpy(drawn[np.lexsort((self._lengths[drawn], pools))])
+        full = len(rows) // size
+        batches = torch.randperm(full, generator=self._generator(1))
+        return torch.cat([rows[: full * size].view(full, size)[batches].flatten(), rows[full * size :]])
