@@ -1,8 +1,9 @@
 """Trunks that a table or its images can be given to without writing a network."""
 
 from lepton.nn.trunks._conv import ConvTrunk
+from lepton.nn.trunks._hugging_face import HuggingFaceTrunk
 from lepton.nn.trunks._mixed import MixedTrunk
 from lepton.nn.trunks._tabular import TabularTrunk
 from lepton.nn.trunks._unet import UNet
 
-__all__ = ["ConvTrunk", "MixedTrunk", "TabularTrunk", "UNet"]
+__all__ = ["ConvTrunk", "HuggingFaceTrunk", "MixedTrunk", "TabularTrunk", "UNet"]
