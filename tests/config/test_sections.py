@@ -102,6 +102,24 @@ def test_every_trunk_is_reachable(name: str) -> None:
         check(trunk={"type": name, "no_such_option": 1})
 
 
+def test_a_pretrained_trunk_has_a_short_form() -> None:
+    long = {"type": "hugging_face", "folder": "models/small", "frozen": True, "layer": "mix"}
+    assert check(trunk={"hf": "models/small", "frozen": True, "layer": "mix"}) == check(trunk=long)
+    for double in ({"type": "tabular"}, {"folder": "models/other"}):
+        with pytest.raises(ConfigurationError, match="unknown key 'hf'"):
+            check(trunk={"hf": "models/small", **double})
+    with pytest.raises(ConfigurationError, match=r"unknown key 'frozn'.*Did you mean 'frozen'"):
+        check(trunk={"hf": "models/small", "frozn": True})
+
+
+def test_the_folder_of_a_trunk_may_lie_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    for form in ("hf: small", "type: hugging_face, folder: small", "hf: elsewhere"):
+        path = tmp_path / "c.yaml"
+        path.write_text(f"data: {{source: a.csv}}\ntasks: [y]\ntrunk: {{{form}}}\n", encoding="utf-8")
+        assert read_config(path).trunk.folder == (str(tmp_path / "small") if "small" in form else "elsewhere")
+
+
 # -- there and back -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", methods())
 def test_what_is_written_reads_back_as_equal(name: str, tmp_path: Path) -> None:
@@ -139,18 +157,8 @@ def test_the_schema_knows_every_option_of_every_class() -> None:
         documented = set(argument_texts(kind)) & set(inspect.signature(kind).parameters)
         missing = documented - set(known)
         texts = argument_texts(kind)
-        from_data = {
-            "name",
-            "vocabulary",
-            "knots",
-            "categories",
-            "texts",
-            "text_buckets",
-            "table",
-            "image",
-            "images",
-            "channels",
-        }
+        from_data = {"name", "knots", "categories", "texts", "text_buckets", "table", "image", "images", "channels"}
+        from_data |= {"readers", "vocabulary", "characters", "padding", "config"}
         assert missing <= from_data | {"head"}, (kind, missing)
         for name in documented - missing - {"classes", "labels", "head"}:
             assert known[name].get("description") == texts[name] or "$ref" in known[name], (kind, name)
@@ -162,8 +170,14 @@ def test_the_schema_accepts_what_is_right_and_refuses_what_is_wrong() -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     right = {"data": {"source": "a.csv"}, "tasks": {"y": {"type": "regression"}}, "balance": {"method": "mgda"}}
-    assert validator.is_valid(right)
-    for wrong in ({**right, "trunkk": 1}, {**right, "balance": {"method": "nope"}}, {"tasks": {}}):
+    short = {**right, "trunk": {"hf": "models/small", "layer": "mix", "frozen": True}}
+    assert validator.is_valid(right) and validator.is_valid(short)
+    for wrong in (
+        {**right, "trunkk": 1},
+        {**right, "balance": {"method": "nope"}},
+        {"tasks": {}},
+        {**right, "trunk": {"hf": 1}},
+    ):
         assert not validator.is_valid(wrong)
 
 

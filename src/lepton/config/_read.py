@@ -30,7 +30,8 @@ _SKIPPED_LOCATIONS = ("function-before", "function-after", "function-wrap")
 def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file.
 
-    A source with a relative path is looked for in the current folder, and if it is not there, beside the file.
+    A source, or the folder of a trunk, with a relative path is looked for in the current folder, and if it is not
+    there, beside the file.
 
     Args:
         path: the file.
@@ -46,13 +47,15 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 
 
 def _found_beside(content: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Return the content with the paths of sources that lie in the file's folder and not in the current one."""
-    data = content.get("data")
-    if not isinstance(data, Mapping):
-        return content
-    told = {name: data[name] for name in ("source", "val", "test") if isinstance(data.get(name), str)}
-    beside = {name: str(folder / value) for name, value in told.items() if not Path(value).exists()}
-    return {**content, "data": {**data, **{name: path for name, path in beside.items() if Path(path).exists()}}}
+    """Return the content with the paths of sources and trunks that lie in the file's folder and not in the current one."""
+    found = dict(content)
+    for section, keys in (("data", ("source", "val", "test")), ("trunk", ("folder", "hf"))):
+        given = content.get(section)
+        if isinstance(given, Mapping):
+            told = {name: given[name] for name in keys if isinstance(given.get(name), str)}
+            beside = {name: str(folder / value) for name, value in told.items() if not Path(value).exists()}
+            found[section] = {**given, **{name: path for name, path in beside.items() if Path(path).exists()}}
+    return found
 
 
 def check_config(content: Mapping[str, Any], source: Source | None = None) -> Config:
@@ -124,6 +127,7 @@ def _allow_short_forms(schema: dict[str, Any]) -> None:
     words = {"trunk": [*trunks(), "auto"], "balance": list(methods())}
     for name, allowed in words.items():
         sections[name] = {"anyOf": [{"enum": allowed}, sections[name]]}
+    sections["trunk"]["anyOf"].append(_short_trunk(schema["$defs"]["HuggingFaceTrunk"]))
     of_task = [{"enum": [*task_kinds(), "auto"]}, {"type": "null"}, sections["tasks"]["additionalProperties"]]
     named = {**sections["tasks"], "additionalProperties": {"anyOf": of_task}}
     sections["tasks"] = {"anyOf": [{"type": "array", "items": {"type": "string"}}, named]}
@@ -131,6 +135,13 @@ def _allow_short_forms(schema: dict[str, Any]) -> None:
         if "additionalProperties" in choice:
             choice["additionalProperties"] = {"anyOf": [{"enum": list(get_args(Kind))}, choice["additionalProperties"]]}
     data["split"] = {"anyOf": [{"type": "string"}, data["split"]]}
+
+
+def _short_trunk(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of `{hf: folder, ...}`, for the section that it stands for."""
+    options = {key: value for key, value in section["properties"].items() if key not in ("type", "folder")}
+    folder = {**section["properties"]["folder"], "type": "string"}
+    return {**section, "properties": {"hf": folder, **options}, "required": ["hf"]}
 
 
 # -- objects ------------------------------------------------------------------------------------------------------

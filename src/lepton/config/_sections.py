@@ -131,7 +131,7 @@ def _task_union() -> Any:
 # -- trunk --------------------------------------------------------------------------------------------------------
 FROM_DATA = (
     *("knots", "categories", "texts", "text_buckets", "table", "image", "images", "channels"),
-    *("vocabulary", "characters", "readers"),
+    *("readers", "vocabulary", "characters", "padding", "config"),
 )
 """Arguments of trunks that the data decides."""
 
@@ -259,6 +259,7 @@ class Config(Section):
         if not isinstance(given, Mapping):
             return given
         found = dict(_without_empty(given))
+        found |= {"trunk": _long_trunk(found["trunk"])} if "trunk" in found else {}
         tasks = found.get("tasks")
         if isinstance(tasks, (list, tuple, Mapping)):
             _check_names(tasks)
@@ -305,6 +306,13 @@ def _check_names(tasks: Collection[Any]) -> None:
             words = f"the task {name!r} is there more than once"
     if words:
         raise PydanticCustomError("names", "{words}", {"words": words, "key": "tasks"})
+
+
+def _long_trunk(value: Any) -> Any:
+    if not isinstance(value, Mapping) or "hf" not in value or "type" in value or "folder" in value:
+        return value
+    options = {key: option for key, option in value.items() if key != "hf"}
+    return {"type": "hugging_face", "folder": value["hf"], **options}
 
 
 def _long_task(value: Any) -> Any:

@@ -5,13 +5,22 @@ from lepton.nn._criterion import MultiTaskLoss
 from lepton.nn._fork import Fork, fork
 from lepton.nn._model import LeptonModel
 from lepton.nn._search import beam_search, greedy_search
-from lepton.nn.trunks import Cache, ConvTrunk, MixedTrunk, TabularTrunk, TransformerTrunk, UNet
+from lepton.nn.trunks import (
+    Cache,
+    ConvTrunk,
+    HuggingFaceTrunk,
+    MixedTrunk,
+    TabularTrunk,
+    TransformerTrunk,
+    UNet,
+)
 
 __all__ = [
     "Cache",
     "Chain",
     "ConvTrunk",
     "Fork",
+    "HuggingFaceTrunk",
     "LeptonModel",
     "MixedTrunk",
     "MultiTaskLoss",
