@@ -41,8 +41,12 @@ def evaluate(
 
 def predict(
     run: RunFolder,
-    source: Annotated[Path | None, typer.Argument(help="CSV, Parquet, JSON lines, text, or a folder of images.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help="A text to predict from, instead of a file; repeat it.")] = None,
+    source: Annotated[
+        Path | None, typer.Argument(help="CSV, Parquet, JSON lines, text, or a folder of images.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A text to predict from, instead of a file; repeat it.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=".csv, .parquet or .jsonl to write.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task to predict; repeat it. By default all.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A column of the rows to keep in front; repeat it.")] = None,

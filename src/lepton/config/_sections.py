@@ -215,7 +215,9 @@ class DataSection(Section):
     split: SPLIT = Field(default={}, validate_default=True, description="How the rows are divided.")
     image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")
     augment: bool | dict[str, Any] = Field(True, description="Augmentation of pictures in training; or its options.")
-    vocabulary: int = Field(8000, ge=300, description="Entries of the vocabulary learned from texts that are sequences.")
+    vocabulary: int = Field(
+        8000, ge=300, description="Entries of the vocabulary learned from texts that are sequences."
+    )
     max_length: int = Field(256, ge=4, description="Tokens of a text that is a sequence; longer ones are cut.")
 
     @model_validator(mode="before")

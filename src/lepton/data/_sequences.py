@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from torch import Tensor
 
 from lepton.data._arrays import as_words, decoded, places, reading
-from lepton.data._kinds import find_column
+from lepton.data._kinds import Kind, find_column
 from lepton.data._lexicon import Lexicon
 from lepton.data._ragged import Ints, Ragged, compact
 from lepton.data._targets import is_list
@@ -39,6 +40,14 @@ class SequenceInputs(NamedTuple):
 
     inputs: dict[str, Tensor]
     lengths: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SequenceColumn:
+    """A column that is read as sequences: `"text"` or `"words"`."""
+
+    name: str
+    kind: Kind
 
 
 class SequenceEncoder:
@@ -146,6 +155,11 @@ class SequenceEncoder:
     def names(self) -> list[str]:
         """Names of the columns that are read."""
         return [self.source]
+
+    @property
+    def columns(self) -> list[SequenceColumn]:
+        """The column that is read, and its kind."""
+        return [SequenceColumn(self.source, "words" if self.words else "text")]
 
     @property
     def images(self) -> list[str]:

@@ -263,8 +263,12 @@ def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns:
         told["val"] = 0.0
     if config.data.test is not None:
         told["test"] = 0.0
-    flat = [name for rule in rules for name in rule.columns
-            if columns[name].kind not in ("labels", "image") and rule.kind not in SEQUENCE_KINDS]
+    flat = [
+        name
+        for rule in rules
+        for name in rule.columns
+        if columns[name].kind not in ("labels", "image") and rule.kind not in SEQUENCE_KINDS
+    ]
     return SplitRule(**told, targets=flat[:8]).apply(table)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SearchScores",
     "encode_sequences",
+    "example_sequences",
     "fit_sequences",
     "predict_sequences",
     "readers_of",
@@ -41,6 +42,11 @@ _READS = {"language_modeling": "causal", "translation": "target", "token_classif
 _USUAL = ("words", "tokens", "text", "sentence")
 """Names that a column of texts usually has: where several columns could be read, one of these is."""
 
+
+EXAMPLE_TOKENS = 20
+"""Tokens of the row whose operations are counted, and whose second text is as long."""
+
+EXAMPLE_LETTERS = 8
 
 SEARCHED_ROWS = 500
 """Validation texts that are translated after every epoch, greedily, to draw a curve."""
@@ -92,7 +98,8 @@ def sequence_rules(
     kind = "words" if is_list(table.column(source.name)) else "text"
     read = dataclasses.replace(source, kind=kind)
     return read, [
-        dataclasses.replace(rule, columns=(source.name,)) if rule.kind == "language_modeling" else rule for rule in rules
+        dataclasses.replace(rule, columns=(source.name,)) if rule.kind == "language_modeling" else rule
+        for rule in rules
     ]
 
 
@@ -173,6 +180,17 @@ def encode_sequences(
     return SequenceData(inputs, targets, lengths=lengths)
 
 
+def example_sequences(encoder: SequenceEncoder, rows: int) -> dict[str, Tensor]:
+    """Return inputs of rows of `EXAMPLE_TOKENS` tokens, for what depends on shapes only."""
+    tokens = torch.full((rows, EXAMPLE_TOKENS), 5)
+    found = {"tokens": tokens}
+    if encoder.target is not None:
+        found["target"] = tokens.clone()
+    if encoder.characters:
+        found["characters"] = torch.ones(rows, EXAMPLE_TOKENS, EXAMPLE_LETTERS, dtype=torch.int64)
+    return found
+
+
 # -- after training -----------------------------------------------------------------------------------------------
 @torch.no_grad()
 def predict_sequences(
@@ -211,7 +229,8 @@ def predict_sequences(
         elif rule.kind == "translation":
             columns[rule.task] = found[rule.task]
         elif rule.kind == "token_classification":
-            columns[rule.task] = _tags(rule, found[rule.task], table.column(encoder.source).to_pylist())
+            words = [text.split() if isinstance(text, str) else text for text in table.column(encoder.source).to_pylist()]
+            columns[rule.task] = _tags(rule, found[rule.task], words)
         else:
             parts = found[rule.task]
             columns |= rule.decode({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
@@ -287,7 +306,7 @@ def with_search_scores(
 
 
 def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
-    """Return a table whose column of texts holds these; lists of words are made of them at spaces.
+    """Return a table whose column of texts holds these; where words are read, a text is parted at its spaces.
 
     Raises:
         DataError: what is no text.
@@ -296,10 +315,10 @@ def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
 
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
-        raise DataError(f"texts to predict must be strings, but one is a {type(wrong[0]).__name__}: {str(wrong[0])[:60]!r}.")
-    values: list[Any] = [text.split() for text in texts] if encoder.words else list(texts)
-    kind = pa.list_(pa.string()) if encoder.words else pa.string()
-    return pa.table({encoder.source: pa.array(values, kind)})
+        raise DataError(
+            f"texts to predict must be strings, but one is a {type(wrong[0]).__name__}: {str(wrong[0])[:60]!r}."
+        )
+    return pa.table({encoder.source: pa.array(list(texts), pa.string())})
 
 
 class SearchScores(Callback):

@@ -11,7 +11,6 @@ import lepton
 from lepton.config import Config
 from lepton.data import SequenceEncoder
 from lepton.errors import CheckpointError
-
 from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model

@@ -290,9 +290,7 @@ def _train_all(
     for seed in seeds:
         for task in found.metrics:
             callbacks = watch(f"{task} alone, seed {seed}")
-            model, state = train_alone(
-                prepared, task, seed, longer=longer[task], trust=trust, callbacks=callbacks
-            )
+            model, state = train_alone(prepared, task, seed, longer=longer[task], trust=trust, callbacks=callbacks)
             val, test = (part_scores(model, prepared, part, [task]).get(task, {}) for part in ("val", "test"))
             score = SeedScore(seed, val, test, state.seconds, state.step)
             _enter(found.alone, task, sum(count_parameters(model).values()), score)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lepton.config import Config
-from lepton.data import InputEncoder
+from lepton.data import InputEncoder, SequenceEncoder
 from lepton.evaluate import to_device
 from lepton.insight import CostFacts
 from lepton.nn import LeptonModel
+from lepton.run._sequences import example_sequences
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -27,7 +28,7 @@ ROWS = 2
 def cost_of(
     model: LeptonModel,
     config: Config,
-    encoder: InputEncoder,
+    encoder: InputEncoder | SequenceEncoder,
     folder: Path,
     seconds: float,
     alone_seconds: Mapping[str, float],
@@ -65,10 +66,12 @@ def _bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
-def example_batch(config: Config, encoder: InputEncoder, rows: int = ROWS) -> dict[str, Tensor]:
-    """Return inputs of rows whose every value is missing: of the right shapes, without any source."""
+def example_batch(config: Config, encoder: InputEncoder | SequenceEncoder, rows: int = ROWS) -> dict[str, Tensor]:
+    """Return inputs of rows whose every value is missing, or of a short text: of the right shapes, without any source."""
     import pyarrow as pa
 
+    if isinstance(encoder, SequenceEncoder):
+        return example_sequences(encoder, rows)
     table = pa.table({name: pa.nulls(rows, pa.string()) for name in encoder.names})
     inputs = encoder.encode(table)
     if encoder.images:
