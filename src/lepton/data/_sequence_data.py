@@ -15,8 +15,10 @@ from lepton.errors import DataError, nearest
 __all__ = ["LengthLoader", "SequenceData"]
 
 POOL = 64
-"""Batches' worth of rows that are drawn together and sorted by length: enough that hardly any padding is left, and few
-enough that a row meets others in every epoch."""
+"""Batches' worth of rows, at most, that are drawn together and sorted by length: enough that little padding is left."""
+
+POOLS = 2
+"""Pools, at least, so that a row meets others in every epoch: in one pool the longest rows would always be the same."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ class SequenceData(TensorData):
                 raise DataError(
                     f"{name!r} is {list(shape)}, but its lengths are {list(lengths.shape)}, not [N] of [N, L]."
                 )
-            if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= shape[1]:
+            wrong = lengths[(lengths < 0) | (lengths > shape[1])]
+            if len(wrong):
                 raise DataError(
-                    f"the lengths of {name!r} must lie between 0 and {shape[1]}, but reach {int(lengths.max())}."
+                    f"the lengths of {name!r} must lie between 0 and {shape[1]}, but reach {int(wrong[0])}."
                 )
 
     def rows(self, index: Tensor) -> SequenceData:
@@ -94,10 +97,10 @@ class SequenceData(TensorData):
 class LengthLoader(TensorLoader):
     """Iterates over `SequenceData` in batches of rows of like length, without the padding that they share.
 
-    With `shuffle`, rows are drawn at random in pools of 64 batches; a pool is sorted by length (of all inputs of a row
-    together, equal ones at random) and cut into batches, whose order is random again. Without it the rows keep their
-    order, and batches are only cut to their longest row. Seed and epoch fix everything, as in `TensorLoader`, and
-    `state_dict` holds the position.
+    With `shuffle`, rows are drawn at random into pools of 64 batches, or of half of the rows if that is less. A pool
+    is sorted by length (of all inputs of a row together, equal ones at random) and cut into batches, whose order is
+    random again. Without it the rows keep their order, and batches are only cut to their longest row. Seed and epoch
+    fix everything, as in `TensorLoader`, and `state_dict` holds the position.
 
     Args:
         data: the rows.
@@ -108,10 +111,10 @@ class LengthLoader(TensorLoader):
 
     Example:
         >>> import torch
-        >>> lengths = torch.tensor([3, 1, 3, 1])
-        >>> data = SequenceData({"tokens": torch.ones(4, 3)}, {}, {"tokens": lengths})
-        >>> sorted(inputs["tokens"].shape for inputs, targets in LengthLoader(data, 2, shuffle=True))
-        [torch.Size([2, 1]), torch.Size([2, 3])]
+        >>> lengths = torch.tensor([3, 1, 1, 5])
+        >>> data = SequenceData({"tokens": torch.ones(4, 5)}, {}, {"tokens": lengths})
+        >>> [list(inputs["tokens"].shape) for inputs, targets in LengthLoader(data, 2)]
+        [[2, 3], [2, 5]]
     """
 
     def __init__(
@@ -131,8 +134,8 @@ class LengthLoader(TensorLoader):
         if self.drop_last:
             order = order[: len(self) * size]
         drawn = order.numpy()
-        pools = np.arange(len(drawn)) // (POOL * size)
+        full = len(drawn) // size
+        pools = np.arange(len(drawn)) // (size * max(1, min(POOL, full // POOLS)))
         rows = torch.from_numpy(drawn[np.lexsort((self._lengths[drawn], pools))])
-        full = len(rows) // size
         batches = torch.randperm(full, generator=self._generator(1))
         return torch.cat([rows[: full * size].view(full, size)[batches].flatten(), rows[full * size :]])

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from torch import Tensor
 
-from lepton.data._arrays import as_words, decoded, places, reading
+from lepton.data._arrays import as_words, places
 from lepton.data._kinds import Kind, find_column
 from lepton.data._lexicon import Lexicon
 from lepton.data._ragged import Ints, Ragged, compact
 from lepton.data._targets import is_list
+from lepton.data._text_columns import find_text, flat_words, list_lengths, split_words, texts_of, words_of
 from lepton.data._tokenizer import END, PAD, SPECIAL, START, TARGET, UNKNOWN, Tokenizer, fingerprint_of
 from lepton.errors import CheckpointError, ConfigurationError, DataError, is_whole, require
 
@@ -112,6 +113,8 @@ class SequenceEncoder:
         """
         require(is_whole(max_length, 3), "SequenceEncoder", "max_length", max_length, "a whole number of at least 3")
         require(target != source, "SequenceEncoder", "target", target, f"another column than source, {source!r}")
+        for name in (source, target):
+            find_text(table, name)
         column = find_column(table, source)
         if is_list(column):
             if target is not None or tokenizer is not None:
@@ -119,11 +122,11 @@ class SequenceEncoder:
                 raise ConfigurationError(
                     f"SequenceEncoder: {source!r} holds lists of words, which go without {given}: join them to texts."
                 )
-            words = [word for word in as_words(_flat(source, column)).to_pylist() if word is not None]
+            words = [word for word in as_words(flat_words(source, column)).to_pylist() if word is not None]
             if not words:
                 raise DataError(f"column {source!r} holds no word to learn a vocabulary from.")
             return cls(source, None, max_length, Lexicon.fit(words, vocabulary))
-        columns = {name: _texts(name, find_column(table, name)) for name in (source, target) if name is not None}
+        columns = {name: texts_of(name, find_column(table, name)) for name in (source, target) if name is not None}
         for name, texts in columns.items():
             if not any(texts):
                 raise DataError(f"column {name!r} holds no text to learn a vocabulary from.")
@@ -272,10 +275,10 @@ class SequenceEncoder:
         """
         require(self.words, "SequenceEncoder", "source", self.source, "a column of lists of words, to have tags of it")
         values = find_column(table, column)
-        tags = as_words(_flat(column, values))
+        tags = as_words(flat_words(column, values))
         numbers = np.where(np.asarray(tags.is_null()), MISSING, places(tags, classes))
         numbers = np.where(numbers == -1, UNSEEN, numbers)
-        read = Ragged(numbers, _list_lengths(values), np.asarray(values.is_null()))
+        read = Ragged(numbers, list_lengths(values), np.asarray(values.is_null()))
         self._check_tags(self._read(table, self.source), read, column)
         cut = read.cut(self.max_length - 2)
         labels = cut.padded(_longest(self._source(table)) + 2, 1, MISSING)
@@ -317,7 +320,7 @@ class SequenceEncoder:
     def _spelled(self, table: pa.Table) -> Ragged:
         assert isinstance(self.rules, Lexicon)
         words = self._read(table, self.source)
-        spelled = self.rules.spell(_words(self.source, find_column(table, self.source)))
+        spelled = self.rules.spell(words_of(self.source, find_column(table, self.source)))
         return Ragged(spelled, words.lengths, words.missing).cut(self.max_length - 2)
 
     def _read(self, table: pa.Table, name: str) -> Ragged:
@@ -333,9 +336,9 @@ class SequenceEncoder:
     def _numbers(self, name: str, column: pa.ChunkedArray) -> Ragged:
         missing = np.asarray(column.is_null())
         if isinstance(self.rules, Lexicon):
-            numbers = self.rules.encode(_words(name, column))
-            return Ragged(numbers, _list_lengths(_split(name, column)), missing)
-        return Ragged.from_lists(self.rules.encode([text or "" for text in _texts(name, column)]), missing)
+            numbers = self.rules.encode(words_of(name, column))
+            return Ragged(numbers, list_lengths(split_words(name, column)), missing)
+        return Ragged.from_lists(self.rules.encode([text or "" for text in texts_of(name, column)]), missing)
 
     # -- JSON -------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
@@ -352,11 +355,14 @@ class SequenceEncoder:
         Raises:
             CheckpointError: the vocabulary is damaged, or not the one that was described.
         """
-        stored = described["rules"]
-        words = described["kind"] == "words"
-        rules = Lexicon(**stored) if words else Tokenizer.from_json(json.dumps(stored))
-        found = cls(described["source"], described["target"], described["max_length"], rules)
-        found.check_fingerprint(described["fingerprint"], "this run")
+        try:
+            stored, words = described["rules"], described["kind"] == "words"
+            rules = Lexicon(**stored) if words else Tokenizer.from_json(json.dumps(stored))
+            found = cls(described["source"], described["target"], described["max_length"], rules)
+            expected = described["fingerprint"]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"the stored rules of texts are damaged: {error!r}.") from error
+        found.check_fingerprint(expected, "this run")
         return found
 
 
@@ -366,45 +372,3 @@ def _longest(read: Ragged) -> int:
 
 def _tensor(lengths: Ints) -> Tensor:
     return compact(lengths).long()
-
-
-def _texts(name: str, column: pa.ChunkedArray) -> list[str | None]:
-    """Return the texts of a column as they are, spaces included; numbers and dates as words."""
-    import pyarrow as pa
-
-    if is_list(column):
-        raise DataError(f"column {name!r} holds lists of words where texts are expected: join them with spaces.")
-    with reading(name, "texts"):
-        column = decoded(column)
-        return (column if pa.types.is_string(column.type) else as_words(column)).to_pylist()  # type: ignore[no-any-return]
-
-
-def _split(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column of lists of words; texts are cut at their spaces."""
-    import pyarrow as pa
-
-    if is_list(column):
-        return column
-    texts = _texts(name, column)
-    return pa.chunked_array(
-        [pa.array([text if text is None else text.split() for text in texts], pa.list_(pa.string()))]
-    )
-
-
-def _flat(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    import pyarrow.compute as pc
-
-    if not is_list(column):
-        raise DataError(f"column {name!r} must hold lists of words, but it holds {column.type}.")
-    return pc.list_flatten(column)
-
-
-def _words(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    with reading(name, "words"):
-        return as_words(_flat(name, _split(name, column)))
-
-
-def _list_lengths(column: pa.ChunkedArray) -> Ints:
-    import pyarrow.compute as pc
-
-    return np.asarray(pc.fill_null(pc.list_value_length(column), 0)).astype(np.int64)

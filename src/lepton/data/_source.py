@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lepton.data._arrays import plain
-from lepton.data._texts import no_such_file, read_conllu, read_parallel, text_files
+from lepton.data._memory import from_memory
+from lepton.data._texts import no_such_file, prefix_hint, read_conllu, read_parallel, text_files
 from lepton.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def read_table(source: Any) -> pa.Table:
         table = _read_path(path)
     else:
         name = f"the {type(source).__name__}"
-        table = _from_memory(source)
+        table = from_memory(source)
     return _checked(_plain(_named(table)), name)
 
 
@@ -101,69 +102,6 @@ def _plain(table: pa.Table) -> pa.Table:
     return pa.table([plain(column) for column in table.columns], names=table.column_names)
 
 
-# -- memory -------------------------------------------------------------------------------------------------------
-def _from_memory(source: Any) -> pa.Table:
-    import pyarrow as pa
-
-    if isinstance(source, pa.Table):
-        return source
-    if _is_frame(source):
-        names, columns = [str(name) for name in source.columns], [source.iloc[:, i] for i in range(source.shape[1])]
-    elif (hasattr(source, "__arrow_c_stream__") and hasattr(source, "columns")) or isinstance(source, pa.RecordBatch):
-        return pa.table(source)
-    elif isinstance(source, Mapping):
-        names, columns = [str(name) for name in source], list(source.values())
-    elif isinstance(source, Sequence) and source and all(isinstance(row, Mapping) for row in source):
-        names = list(dict.fromkeys(str(name) for row in source for name in row))
-        rows = [{str(name): value for name, value in row.items()} for row in source]
-        columns = [[row.get(name) for row in rows] for name in names]
-    else:
-        raise DataError(
-            f"a table can be read from a path, a DataFrame, a pyarrow Table, a mapping of columns or a list of rows, "
-            f"but not from {type(source).__name__} {str(source)[:60]!r}."
-        )
-    arrays = [_array(name, column) for name, column in zip(names, columns, strict=True)]
-    sizes = dict(zip(names, map(len, arrays), strict=True))
-    if len(set(sizes.values())) > 1:
-        raise DataError(f"the columns have different lengths: {sizes}.")
-    return pa.Table.from_arrays(arrays, names=names)
-
-
-def _is_frame(source: Any) -> bool:
-    """Whether it is a DataFrame of pandas, which is not imported for that."""
-    return type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "iloc") and hasattr(source, "columns")
-
-
-def _array(name: str, column: Any) -> pa.Array:
-    """Return an Arrow array; a column of mixed types becomes text, as it would in a file."""
-    import pyarrow as pa
-
-    if isinstance(column, (str, bytes)) or not hasattr(column, "__len__") or not hasattr(column, "__iter__"):
-        raise DataError(f"column {name!r} must be a list or an array, but it is a {type(column).__name__}.")
-    if getattr(column, "ndim", 1) != 1:
-        raise DataError(f"column {name!r} must have one dimension, but its shape is {tuple(column.shape)}.")
-    if hasattr(column, "detach"):  # a tensor, whose items would be tensors
-        column = column.detach().cpu().numpy()
-    try:
-        found = pa.array(column, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        found = None
-    if found is not None and not isinstance(found.type, pa.BaseExtensionType):
-        return found
-    values = column.tolist() if hasattr(column, "tolist") else list(column)
-    try:
-        return pa.array(values, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        return pa.array([None if _is_missing(value) else str(value) for value in values])
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether it is None, NaN, or the NA or NaT of pandas."""
-    return (
-        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
-    )
-
-
 # -- files --------------------------------------------------------------------------------------------------------
 def _read_path(path: Path) -> pa.Table:
     import pyarrow as pa
@@ -178,7 +116,8 @@ def _read_path(path: Path) -> pa.Table:
     reader = _READERS.get(suffix.lower())
     if reader is None:
         raise DataError(
-            f"{str(path)!r} cannot be read: its ending must be one of {', '.join(_READERS)} (CSV and JSON also .gz)."
+            f"{str(path)!r} cannot be read: its ending must be one of {', '.join(_READERS)} (CSV, JSON, CoNLL-U also "
+            f".gz).{prefix_hint(path.parent)}"
         )
     if path.stat().st_size == 0:
         raise DataError(f"{str(path)!r} is empty.")
@@ -274,7 +213,7 @@ def _read_json(path: Path) -> pa.Table:
         try:
             return arrow_json.read_json(path)
         except pa.ArrowInvalid:  # a column of mixed types, or a line that is no JSON: what is wrong is said below
-            return _from_memory(list(_json_lines(path)))
+            return from_memory(list(_json_lines(path)))
     with _text(path) as file:
         try:
             rows = json.load(file)
@@ -282,7 +221,7 @@ def _read_json(path: Path) -> pa.Table:
             raise DataError(f"{str(path)!r} is no JSON: {error}.") from error
     if not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{str(path)!r} must hold objects, one for each row.")
-    return _from_memory(rows)
+    return from_memory(rows)
 
 
 def _text(path: Path) -> TextIO:
@@ -351,7 +290,7 @@ def _read_folder(folder: Path) -> pa.Table:
         names = [child.name for child in children][:5]
         raise DataError(
             f"the folder {str(folder)!r} holds no metadata.csv, .jsonl or .parquet, no pictures, no sub-folder with "
-            f"pictures.{f' Is one of its sub-folders meant, {names}?' if names else ''}"
+            f"pictures.{f' Is one of its sub-folders meant, {names}?' if names else ''}{prefix_hint(folder)}"
         )
     stems = {name: {path.stem: str(path) for path in files} for name, files in found.items()}
     first = next(iter(stems.values()))

@@ -14,10 +14,17 @@ from lepton.errors import DataError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["read_conllu", "read_parallel", "text_files", "text_prefixes"]
+__all__ = ["no_such_file", "prefix_hint", "read_conllu", "read_parallel", "text_files"]
 
-_LANGUAGE = re.compile(r"(text|[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*)(\.gz)?")
-"""What follows the prefix of a file of texts: `en`, `de.gz`, `pt_BR`, `zh-Hans`, `text`."""
+_LANGUAGE = re.compile(r"text|[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+"""What follows the prefix of a file of texts, without `.gz`: `en`, `pt_BR`, `zh-Hans`, `text`."""
+
+_OTHER = re.compile(
+    r"avi|bat|bin|bmp|bz2|cfg|cpp|csv|css|dat|db|doc|gif|go|gz|htm|ini|jpg|js|log|md|mp3|mp4|npy|npz|ods|odt|"
+    r"pdf|pgm|php|pkl|png|ppm|pth|py|rar|rb|rs|rst|rtf|sh|sql|svg|tar|tex|tif|tmp|tsv|txt|wav|xls|xml|xz|yml|"
+    r"zip"
+)
+"""Endings of two or three letters that are no languages."""
 
 COLUMNS = ("words", "lemmas", "upos", "xpos", "feats", "heads", "relations")
 """What becomes of the columns of CoNLL-U from the second on; the last two, `deps` and `misc`, are not read."""
@@ -33,13 +40,31 @@ def text_files(prefix: Path) -> list[Path]:
         return []
     start = f"{prefix.name}."
     found = [path for path in sorted(prefix.parent.iterdir()) if path.name.startswith(start) and path.is_file()]
-    return [path for path in found if _LANGUAGE.fullmatch(path.name.removeprefix(start))]
+    return [path for path in found if _is_language(path.name.removeprefix(start).removesuffix(".gz"))]
 
 
-def text_prefixes(folder: Path) -> list[str]:
+def _is_language(ending: str) -> bool:
+    return _LANGUAGE.fullmatch(ending) is not None and not _OTHER.fullmatch(ending)
+
+
+def no_such_file(path: Path) -> DataError:
+    """Return the error for a path that is neither a file nor what names of texts begin with."""
+    beside = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
+    prefixes = _prefixes(path.parent) if beside else []
+    hint = nearest(path.name, [*beside, *prefixes])
+    return DataError(f"there is no file {str(path)!r}.{hint}{prefix_hint(path.parent) if beside else ''}")
+
+
+def prefix_hint(folder: Path) -> str:
+    """Return a sentence about the texts that a folder holds, or an empty string."""
+    prefixes = [str(folder / prefix) for prefix in _prefixes(folder)]
+    return f" Texts in several languages are named by what they begin with: {prefixes}." if prefixes else ""
+
+
+def _prefixes(folder: Path) -> list[str]:
     """Return the prefixes of which a folder holds files in two languages or more."""
     names = [path.name.removesuffix(".gz").rpartition(".") for path in folder.iterdir() if path.is_file()]
-    stems = [stem for stem, _, ending in names if stem and _LANGUAGE.fullmatch(ending)]
+    stems = [stem for stem, _, ending in names if stem and _is_language(ending)]
     return sorted({stem for stem in stems if stems.count(stem) > 1})
 
 
@@ -140,11 +165,3 @@ def _malformed(path: Path, number: int, what: str, line: str) -> DataError:
         f"{str(path)!r}, line {number}, {what}: {line[:60]!r}. A line of CoNLL-U holds the ten columns {_FIELDS}, "
         "words are numbered from 1, and an empty line ends a sentence."
     )
-
-
-def no_such_file(path: Path) -> DataError:
-    """Return the error for a path that is neither a file nor the beginning of names of texts."""
-    beside = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
-    prefixes = text_prefixes(path.parent) if beside else []
-    told = f" Beside it there are texts that begin with {prefixes}." if prefixes else ""
-    return DataError(f"there is no file {str(path)!r}.{told}{nearest(path.name, [*beside, *prefixes])}")

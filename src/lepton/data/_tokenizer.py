@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from lepton.errors import CheckpointError, DataError, import_extra, is_whole, require
 
@@ -21,6 +21,8 @@ MIN_FREQUENCY = 2
 """A pair that occurs once in the training texts is not worth a token."""
 
 BYTES = 256
+
+_TRAINED = {"pad": PAD, "start": START, "end": END, "target": TARGET}
 
 _ROLES: dict[str, tuple[str, ...]] = {
     "pad": ("pad_token", "eos_token"),
@@ -55,9 +57,6 @@ class Tokenizer:
         >>> tokenizer.decode([tokenizer.start, *ids, tokenizer.end])
         'a dog naps 🐕'
     """
-
-    own_roles: ClassVar[Mapping[str, int]] = {"pad": PAD, "start": START, "end": END, "target": TARGET}
-    """The numbers of the special tokens of trained rules."""
 
     def __init__(self, rules: Any, roles: Mapping[str, int]) -> None:
         self._rules = rules
@@ -95,7 +94,7 @@ class Tokenizer:
             show_progress=False,
         )
         rules.train_from_iterator(texts, trainer)
-        return cls(rules, cls.own_roles)
+        return cls(rules, _TRAINED)
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> Self:
@@ -108,10 +107,9 @@ class Tokenizer:
             MissingExtraError: the package tokenizers is not installed.
             DataError: a file is missing or cannot be read, or there is no token for padding, start and end.
         """
-        path = Path(folder) / "tokenizer.json"
+        library, path = _library(), Path(folder) / "tokenizer.json"
         try:
-            text = path.read_text(encoding="utf-8")
-            rules = _library().Tokenizer.from_str(text)
+            rules = library.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{str(path)!r} cannot be read: {error}. It is saved with a fast tokenizer.") from error
         except Exception as error:
@@ -131,8 +129,18 @@ class Tokenizer:
         return fingerprint_of(self.to_json())
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the numbers of the tokens of each text, without special tokens."""
-        found = self._rules.encode_batch_fast(list(texts), add_special_tokens=False)
+        """Return the numbers of the tokens of each text, without special tokens.
+
+        Raises:
+            DataError: something is no text, or holds half a character, as a cut UTF-16 text does.
+        """
+        try:
+            found = self._rules.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as error:
+            place, text = next((place, text) for place, text in enumerate(texts) if not _is_text(text))
+            raise DataError(
+                f"text {place} is {str(text)[:40]!r} ({type(text).__name__}), no valid Unicode text."
+            ) from error
         return [encoding.ids for encoding in found]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -166,8 +174,20 @@ def fingerprint_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _is_text(value: object) -> bool:
+    """Whether it is a text that can be written as UTF-8."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def _library() -> Any:
     return import_extra("tokenizers", "text", "a vocabulary of pieces of words")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} is no JSON: {error}.") from error
 
 
 def _roles(folder: Path, rules: Any) -> dict[str, int]:
@@ -175,7 +195,7 @@ def _roles(folder: Path, rules: Any) -> dict[str, int]:
     named: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            told = json.loads((folder / name).read_text(encoding="utf-8"))
+            told = _read_json(folder / name)
             words = {key: value.get("content") if isinstance(value, dict) else value for key, value in told.items()}
             named |= {key: word for key, word in words.items() if key.endswith("_token") and isinstance(word, str)}
     found = {}
