@@ -51,7 +51,8 @@ def test_docstring_examples_run():
 def test_importing_tasks_does_not_import_torchmetrics():
     code = (
         "import sys, torch; from lepton.tasks import *; Regression('a'); Classification('b', 2); MultiLabel('c', 2); "
-        "Segmentation('d', 2); LanguageModeling('f', 2); TokenClassification('g', 2); Task('e', head=torch.nn.Linear(1, 1), loss=torch.nn.functional.mse_loss); "
+        "Segmentation('d', 2); LanguageModeling('f', 2); TokenClassification('g', 2); "
+        "Task('e', head=torch.nn.Linear(1, 1), loss=torch.nn.functional.mse_loss); "
         "sys.exit('torchmetrics' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
