@@ -28,6 +28,19 @@ def test_missing_labels_do_not_count() -> None:
     assert confusion_matrix(truth, predicted, 3).sum() == 3
 
 
+def test_labels_of_an_unseen_class_make_predictions_wrong_and_no_class_less_found() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    truth, predicted = RANDOM.integers(0, 5, 300), RANDOM.integers(0, 4, 300)
+    truth[truth == 4] = -101
+    truth[:20] = -100
+    halves = [confusion_matrix(truth[part], predicted[part], 4, unseen=-101) for part in (slice(150), slice(150, 300))]
+    found = class_scores(halves[0] + halves[1])
+    present = truth != -100
+    expected = metrics.precision_recall_fscore_support(truth[present], predicted[present], labels=range(4))
+    np.testing.assert_allclose([found.precision, found.recall, found.f1], expected[:3])
+    np.testing.assert_array_equal(found.support, expected[3])
+
+
 def test_the_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
     confidence = RANDOM.uniform(0.2, 1.0, 500)
     right = RANDOM.random(500) < 0.7

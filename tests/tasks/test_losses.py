@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lepton.tasks import Classification, MultiLabel, Regression, Segmentation, Task
+from lepton.tasks import (
+    Classification,
+    LanguageModeling,
+    MultiLabel,
+    Regression,
+    Segmentation,
+    Task,
+    TokenClassification,
+    Translation,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -24,6 +33,17 @@ KINDS = {
         lambda n="t": Classification(n, 3, label_smoothing=0.1, class_weights=[1, 2, 0.5]),
         (4, 5, 3),
         lambda: torch.randint(3, (4, 5)),
+    ),
+    "tags": (
+        lambda n="t": TokenClassification(n, 3, label_smoothing=0.1, class_weights=[1, 2, 0.5]),
+        (4, 5, 3),
+        lambda: torch.randint(3, (4, 5)),
+    ),
+    "language": (lambda n="t": LanguageModeling(n, 7), (4, 5, 7), lambda: torch.randint(7, (4, 5))),
+    "translation": (
+        lambda n="t": Translation(n, 7, label_smoothing=0.1, missing=-1),
+        (4, 5, 7),
+        lambda: torch.randint(7, (4, 5)),
     ),
     "pixels": (
         lambda n="t": Segmentation(n, 3, label_smoothing=0.2, class_weights=[1, 2, 0.5]),
@@ -88,6 +108,65 @@ def test_mean_of_segmentation_is_the_one_of_torch(smoothing, weights):
     torch.testing.assert_close(loss / count, expected)
 
 
+@pytest.mark.parametrize("kind", [LanguageModeling, Translation])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_loss_and_gradient_of_next_tokens_are_those_of_torch(kind, smoothing, dtype):
+    task = kind("t", 50, label_smoothing=smoothing)
+    output, target = torch.randn(3, 8, 50, dtype=dtype), torch.randint(50, (3, 8))
+    target[0, 2:], target[2] = -100, -100
+    loss, count = task.total_loss(output, target)
+    precise = output.clone().requires_grad_()
+    wide = precise.float() if dtype == torch.bfloat16 else precise
+    expected = F.cross_entropy(
+        wide.view(-1, 50), target.view(-1), label_smoothing=smoothing, ignore_index=-100, reduction="sum"
+    )
+    torch.testing.assert_close(loss, expected.detach())
+    assert count == task.label_count(target) == 10
+    torch.testing.assert_close(gradient(task, output, target), torch.autograd.grad(expected, precise)[0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_next_tokens_cost_the_same_by_labelled_rows_and_by_all(smoothing):
+    """On a device, and under a compiler, all positions are computed and masked; the numbers must not tell."""
+    task = LanguageModeling("t", 11, label_smoothing=smoothing)
+    output, target = torch.randn(4, 6, 11), torch.randint(11, (4, 6)).masked_fill(torch.rand(4, 6) < 0.5, -100)
+    rows = task.label_losses(output, target)
+    compiled = torch.compile(task.label_losses, fullgraph=True, backend="eager")
+    torch.testing.assert_close(rows, compiled(output, target))
+
+
+def test_slices_of_a_wider_output_have_the_same_loss():
+    """Fused heads give every task a slice of one tensor."""
+    task, target = LanguageModeling("t", 7), torch.randint(7, (3, 4))
+    wide = torch.randn(3, 4, 20)
+    torch.testing.assert_close(
+        task.total_loss(wide[..., 5:12], target), task.total_loss(wide[..., 5:12].clone(), target)
+    )
+
+
+def test_a_batch_of_gradients_of_next_tokens():
+    task = LanguageModeling("t", 7)
+    output, target = torch.randn(3, 4, 7, requires_grad=True), torch.randint(7, (3, 4))
+    target[1, 1:] = -100
+    losses, _ = task.label_losses(output, target)
+    together = torch.autograd.grad(losses.sum(1), output, torch.eye(3), retain_graph=True, is_grads_batched=True)[0]
+    one_by_one = torch.stack([torch.autograd.grad(loss, output, retain_graph=True)[0] for loss in losses.sum(1)])
+    torch.testing.assert_close(together, one_by_one)
+
+
+def test_unseen_tags_have_no_loss():
+    task = TokenClassification("t", 3, label_smoothing=0.1, class_weights=[1, 2, 0.5])
+    output, target = torch.randn(4, 5, 3), torch.randint(3, (4, 5))
+    unseen = torch.rand(4, 5) < 0.4
+    marked, missing = target.masked_fill(unseen, task.unseen), target.masked_fill(unseen, -100)
+    torch.testing.assert_close(task.total_loss(output, marked), task.total_loss(output, missing), rtol=0, atol=0)
+    assert task.label_count(marked) == task.label_count(missing)
+    found = gradient(task, output.masked_fill(unseen[..., None], NAN), marked)
+    assert (found[unseen] == 0).all()
+    torch.testing.assert_close(found, gradient(task, output, missing), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.25]])
 def test_mean_of_multilabel_is_the_one_of_torch(weights):
     task = MultiLabel("t", 3, positive_weights=weights)
@@ -134,7 +213,7 @@ def test_gradients_are_the_derivative(kind):
 # -- missing labels ---------------------------------------------------------------------------------------------
 def positions(kind: str, where: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """The entries of `output` that belong to the labels `where`."""
-    dims = {"classification": -1, "tokens": -1, "pixels": 1}
+    dims = {"classification": -1, "tokens": -1, "tags": -1, "language": -1, "translation": -1, "pixels": 1}
     return where.unsqueeze(dims[kind]).expand_as(output) if kind in dims else where
 
 
@@ -219,13 +298,14 @@ def test_large_logits_stay_finite():
 # -- compile ----------------------------------------------------------------------------------------------------
 @each_kind
 def test_one_graph_and_the_same_numbers(kind):
+    torch.compiler.reset()  # one function is compiled for few kinds only before the compiler gives up
     task, output, target = make(kind)
     target = mark_missing(task, target, torch.rand(target.shape) < 0.3)
 
     def step(output, target):
         return task.total_loss(output, task.check_target(output, target))
 
-    backend = "aot_eager" if kind in ("tokens", "mse") else "eager"  # the backward is traced too; slower
+    backend = "aot_eager" if kind in ("tokens", "translation", "mse") else "eager"  # the backward is traced too; slower
     compiled = torch.compile(step, fullgraph=True, backend=backend)
     torch.testing.assert_close(compiled(output, target), step(output, target))
 
@@ -252,7 +332,7 @@ def test_missing_value_nan_does_not_recompile():
 
 
 # -- groups -----------------------------------------------------------------------------------------------------
-GROUPS = [kind for kind in KINDS if kind != "user"]
+GROUPS = [kind for kind in KINDS if make(kind)[0].group_key is not None]
 
 
 @pytest.mark.parametrize("kind", GROUPS)
@@ -328,7 +408,7 @@ def test_group_keys_part_what_cannot_be_stacked():
         Classification("a", 3, missing=-1), Classification("a", 3, class_weights=[1, 1, 1]),
         Segmentation("a", 3), MultiLabel("a", 3), MultiLabel("a", 3, missing=-1),
         MultiLabel("a", 3, positive_weights=[1, 1, 1]), Regression("a"), Regression("a", 2),
-        Regression("a", loss="mae"), Regression("a", missing=-1),
+        Regression("a", loss="mae"), Regression("a", missing=-1), TokenClassification("a", 3),
     ]  # fmt: skip
     assert len({task.group_key for task in different}) == len(different)
     assert user_task().group_key is None

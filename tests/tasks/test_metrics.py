@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lepton.errors import ConfigurationError
-from lepton.tasks import Classification, MultiLabel, Regression, Segmentation, Task
+from lepton.tasks import (
+    Classification,
+    LanguageModeling,
+    MultiLabel,
+    Regression,
+    Segmentation,
+    Task,
+    TokenClassification,
+    Translation,
+)
 
 sk = pytest.importorskip("sklearn.metrics")
 torchmetrics = pytest.importorskip("torchmetrics")
@@ -26,11 +36,15 @@ TASKS = {
     "regression": Regression("t"),
     "regression of two": Regression("t", 2),
     "segmentation": Segmentation("t", 3),
+    "language": LanguageModeling("t", 3),
+    "translation": Translation("t", 3, label_smoothing=0.1),
+    "tags": TokenClassification("t", 3),
     "user": own({"mae": torchmetrics.MeanAbsoluteError}),
     "user without metrics": own(None),
 }
 SHAPES = {"regression": ((6,), (6,)), "regression of two": ((6, 2), (6, 2)), "multilabel": ((6, 3), (6, 3)),
-          "classification": ((6, 3), (6,)), "segmentation": ((2, 3, 4, 4), (2, 4, 4))}  # fmt: skip
+          "classification": ((6, 3), (6,)), "segmentation": ((2, 3, 4, 4), (2, 4, 4)),
+          **dict.fromkeys(("language", "translation", "tags"), ((4, 5, 3), (4, 5)))}  # fmt: skip
 each_task = pytest.mark.parametrize("kind", TASKS)
 
 
@@ -46,7 +60,7 @@ def compute(task, *batches):
 def batch(kind, missing=0.3):
     task = TASKS[kind]
     output_shape, target_shape = SHAPES.get(kind, ((6,), (6,)))
-    integers = kind in ("classification", "segmentation")
+    integers = kind in ("classification", "segmentation", "language", "translation", "tags")
     target = torch.randint(3, target_shape) if integers else torch.randn(target_shape)
     target = (target > 0).float() if kind == "multilabel" else target
     target = target.masked_fill(torch.rand(target_shape) < missing, int(task.missing) if integers else NAN)
@@ -121,6 +135,97 @@ def test_segmentation_equals_sklearn():
     label = output.argmax(1)[present].numpy()
     assert found["miou"] == pytest.approx(sk.jaccard_score(target[present], label, average="macro"))
     assert found["pixel_accuracy"] == pytest.approx(sk.accuracy_score(target[present], label))
+
+
+# -- texts ------------------------------------------------------------------------------------------------------
+def texts(classes, *, missing=0.3):
+    output, target = 3 * torch.randn(6, 9, classes), torch.randint(classes, (6, 9))
+    return output, target.masked_fill(torch.rand(6, 9) < missing, -100)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_perplexity_is_that_of_the_whole_data_without_smoothing(smoothing):
+    output, target = texts(20)
+    target[4:, 1:] = -100  # batches of different numbers of labels: the mean of batches is another number
+    found = compute(
+        LanguageModeling("t", 20, label_smoothing=smoothing), (output[:4], target[:4]), (output[4:], target[4:])
+    )
+    logits, labels = output.double().view(-1, 20), target.view(-1)
+    assert found["perplexity"] == pytest.approx(F.cross_entropy(logits, labels).exp().item(), rel=1e-6)
+    oracle = torchmetrics.text.Perplexity(ignore_index=-100)
+    oracle.update(output, target)
+    assert found["perplexity"] == pytest.approx(oracle.compute().item(), rel=1e-5)
+    right = logits.argmax(1)[labels >= 0] == labels[labels >= 0]
+    assert found["token_accuracy"] == pytest.approx(right.double().mean().item())
+
+
+def test_a_uniform_guess_has_the_perplexity_of_the_vocabulary():
+    assert compute(Translation("t", 50), (torch.zeros(2, 3, 50), torch.randint(50, (2, 3))))["perplexity"] == (
+        pytest.approx(50)
+    )
+
+
+def test_perplexity_is_summed_in_double_precision():
+    task, target = LanguageModeling("t", 2), torch.zeros(1, 4000, dtype=torch.long)
+    likely = torch.tensor([9.0, 0.0]).expand(1, 4000, 2)
+    metrics = task.metrics()
+    task.update_metrics(metrics, torch.tensor([[[0.0, 1e9]]]), target[:, :1])  # beside this, float32 loses the rest
+    before = metrics["perplexity"].total.item()
+    task.update_metrics(metrics, likely, target)
+    expected = 4000 * F.cross_entropy(likely[0, :1], target[0, :1]).item()
+    assert metrics["perplexity"].total.item() - before == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_impossible_label_makes_the_perplexity_infinite_and_nothing_else():
+    output, target = texts(5)
+    output[0, 0, 2], target[0, 0] = -math.inf, 2
+    found = compute(LanguageModeling("t", 5), (output, target))
+    assert found["perplexity"] == math.inf and 0 <= found["token_accuracy"] <= 1
+    hopeless = torch.tensor([[[0.0, 2000.0]]])
+    assert compute(LanguageModeling("t", 2), (hopeless, torch.zeros(1, 1).long()))["perplexity"] == math.inf
+
+
+@pytest.mark.parametrize("garbage", [NAN, math.inf, -math.inf])
+def test_positions_without_a_label_may_hold_anything(garbage):
+    output, target = texts(5)
+    bad = output.masked_fill((target == -100)[..., None], garbage)
+    for task in (LanguageModeling("t", 5), TokenClassification("t", 5)):
+        assert compute(task, (bad, target)) == compute(task, (output, target))
+
+
+def test_of_equal_logits_the_first_is_the_choice():
+    task = LanguageModeling("t", 3)
+    assert compute(task, (torch.zeros(1, 2, 3), torch.tensor([[0, 1]])))["token_accuracy"] == 0.5
+    rounded = torch.tensor([[[1.0, 1.001, 0.0]]]).bfloat16()  # equal in bfloat16
+    assert compute(task, (rounded, torch.tensor([[1]])))["token_accuracy"] == 0.0
+
+
+def test_tags_equal_sklearn_and_classification():
+    output, target = texts(6)
+    target[target == 5] = 1  # class 5 has no label, but is predicted
+    found = compute(TokenClassification("t", 6), (output[:2], target[:2]), (output[2:], target[2:]))
+    assert found == pytest.approx(compute(Classification("t", 6), (output, target)))
+    present = target != -100
+    label = output.argmax(-1)[present]
+    assert found["f1_macro"] == pytest.approx(sk.f1_score(target[present], label, average="macro"))
+
+
+def test_unseen_tags_are_wrong_and_missed():
+    """As scikit-learn has it of a class of its own that is never predicted and is left out of the mean."""
+    task, (output, target) = TokenClassification("t", 4), texts(4)
+    target[(torch.rand(6, 9) < 0.2) & (target != -100)] = task.unseen
+    found = compute(task, (output[:2], target[:2]), (output[2:], target[2:]))
+    present = target != -100
+    label, truth = output.argmax(-1)[present], target[present]
+    assert (truth == task.unseen).any()
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(truth, label))
+    assert found["f1_macro"] == pytest.approx(sk.f1_score(truth, label, labels=range(4), average="macro"))
+
+
+def test_only_unseen_tags():
+    task = TokenClassification("t", 3)
+    found = compute(task, (torch.randn(1, 4, 3), torch.full((1, 4), task.unseen)))
+    assert found == {"accuracy": 0.0, "f1_macro": 0.0}
 
 
 def test_multilabel_equals_sklearn_label_by_label():

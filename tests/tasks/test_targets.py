@@ -9,12 +9,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from lepton.errors import ConfigurationError, TargetError
-from lepton.tasks import Classification, MultiLabel, Regression, Segmentation, Task
+from lepton.tasks import (
+    Classification,
+    LanguageModeling,
+    MultiLabel,
+    Regression,
+    Segmentation,
+    Task,
+    TokenClassification,
+)
 
 NAN = math.nan
 CLASSES = Classification("digit", 4)
 PIXELS = Segmentation("surface", 4)
 LABELS = MultiLabel("face", 4)
+TEXT = LanguageModeling("text", 4)
+TAGS = TokenClassification("upos", 4)
 PRICE = Regression("price")
 PAIR = Regression("pair", 2)
 
@@ -24,6 +34,11 @@ def test_integer_labels_become_int64_with_the_missing_value_kept(dtype):
     found = CLASSES.check_target(torch.zeros(3, 4), torch.tensor([0, 3, -100], dtype=dtype))
     assert found.dtype == torch.int64 and found.tolist() == [0, 3, -100]
     assert CLASSES.mask(found).tolist() == [True, True, False]
+
+
+def test_unseen_tags_are_kept_and_masked():
+    found = TAGS.check_target(torch.zeros(1, 3, 4), torch.tensor([[3, -100, -101]]))
+    assert found.tolist() == [[3, -100, -101]] and TAGS.mask(found).tolist() == [[True, False, False]]
 
 
 def test_uint8_pixels_become_int64_with_the_missing_value_kept():
@@ -72,6 +87,17 @@ def test_integers_with_a_missing_value_of_ones_own():
         (PIXELS, (2, 4, 8, 8), torch.zeros(2, 1, 8, 8).long(), ["[2, 1, 8, 8]", "target.squeeze(1)"]),
         (PIXELS, (2, 4, 8, 8), torch.zeros(2, 4, 8, 8).long(), ["one-hot", "target.argmax(1)"]),
         (PIXELS, (2, 4, 8, 8), torch.zeros(2, 32, 32).long(), ["[2, 32, 32]", "upsample=4"]),
+        (TEXT, (8, 5, 4), torch.zeros(8, 6).long(), ["'text'", "[8, 6]", "[8, 5] is expected, one label per position"]),
+        (TEXT, (8, 5, 4), torch.zeros(8, 6).long(), ["where a position has none, pad with -100"]),
+        (TEXT, (8, 5, 4), torch.zeros(8).long(), ["[8, 5] is expected, one label per position", "Classification"]),
+        (TEXT, (8, 4), torch.zeros(8, 5).long(), ["[8, 5]", "[8] is expected", "one state per text"]),
+        (TEXT, (8, 5, 4), torch.zeros(8, 5, 4), ["one-hot", "target.argmax(2)"]),
+        (TEXT, (8, 5, 4), torch.zeros(8, 5), ["torch.float32", "int64", "-100", ".long()"]),
+        (TEXT, (1, 2, 4), torch.tensor([[0, 4]]), ["'text'", "value 4", "0 to 3", "-100"]),
+        (TEXT, (1, 2, 4), torch.tensor([[0, -101]]), ["value -101"]),
+        (TAGS, (8, 5, 4), torch.zeros(8, 5, 1).long(), ["'upos'", "[8, 5, 1]", "target.squeeze(2)"]),
+        (TAGS, (8, 5, 4), torch.zeros(8, 7).long(), ["[8, 7]", "[8, 5] is expected, one label per position"]),
+        (TAGS, (1, 2, 4), torch.tensor([[-102, 1]]), ["value -102", "0 to 3", "-100", "-101 for a label of a class"]),
         (LABELS, (8, 4), torch.zeros(8), ["'face'", "[8]", "[8, 4] is expected"]),
         (PRICE, (32,), torch.zeros(32, 1), ["'price'", "[32, 1]", "[32] is expected", "squeeze it"]),
         (PAIR, (1, 2), torch.zeros(2), ["[2]", "[1, 2] is expected", "unsqueeze it, target.unsqueeze(0)"]),

@@ -15,11 +15,23 @@ from torch.nn import functional as F
 
 import lepton.tasks
 from lepton.errors import ConfigurationError, TargetError
-from lepton.tasks import Classification, MultiLabel, Regression, Segmentation, Task
+from lepton.tasks import (
+    Classification,
+    LanguageModeling,
+    MultiLabel,
+    Regression,
+    Segmentation,
+    Task,
+    TokenClassification,
+    Translation,
+)
 
 NAN = math.nan
 FACTORIES = {
     "classification": lambda name="t", **rest: Classification(name, 3, **rest),
+    "language": lambda name="t", **rest: LanguageModeling(name, 3, **rest),
+    "translation": lambda name="t", **rest: Translation(name, 3, **rest),
+    "tags": lambda name="t", **rest: TokenClassification(name, 3, **rest),
     "segmentation": lambda name="t", **rest: Segmentation(name, 3, **rest),
     "multilabel": lambda name="t", **rest: MultiLabel(name, 3, **rest),
     "regression": lambda name="t", **rest: Regression(name, 3, **rest),
@@ -39,7 +51,8 @@ def test_docstring_examples_run():
 def test_importing_tasks_does_not_import_torchmetrics():
     code = (
         "import sys, torch; from lepton.tasks import *; Regression('a'); Classification('b', 2); MultiLabel('c', 2); "
-        "Segmentation('d', 2); Task('e', head=torch.nn.Linear(1, 1), loss=torch.nn.functional.mse_loss); "
+        "Segmentation('d', 2); LanguageModeling('f', 2); TokenClassification('g', 2); "
+        "Task('e', head=torch.nn.Linear(1, 1), loss=torch.nn.functional.mse_loss); "
         "sys.exit('torchmetrics' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -110,6 +123,7 @@ def test_arguments_of_a_kind_of_another_type(value):
         "std": lambda v: Regression("t", std={} if isinstance(v, (float, type(None))) else v),
         "loss": lambda v: Regression("t", loss=v),
         "upsample": lambda v: Segmentation("t", 3, upsample=v),
+        "vocabulary": lambda v: LanguageModeling("t", v),
     }
     for argument, make in makers.items():
         with pytest.raises(ConfigurationError, match=f"'t': {argument} must be ") as error:
@@ -141,6 +155,11 @@ def test_common_arguments_are_kept(factory):
         (lambda: Classification("t", 3, class_weights=[0, 0, 0]), "not all zero"),
         (lambda: Classification("t", 3, missing=2), "missing must be an integer that is no class, so not in 0 to 2"),
         (lambda: Segmentation("t", 300), "missing must be an integer that is no class, so not in 0 to 299"),
+        (lambda: LanguageModeling("t", 1), "vocabulary must be .*2.*, but it is 1"),
+        (lambda: Translation("t", 9, missing=3), "missing must be an integer that is no class, so not in 0 to 8"),
+        (lambda: Translation("t", 9, label_smoothing=1), r"label_smoothing must be a number in \[0, 1\)"),
+        (lambda: LanguageModeling("t", ["a", "b"]), "vocabulary must be the number of tokens"),
+        (lambda: TokenClassification("t", 3, missing=-101), "missing must be another number than -101, which marks"),
         (lambda: Segmentation("t", 3, upsample=0), "upsample must be an integer >= 1, but it is 0"),
         (lambda: MultiLabel("t", 0), "labels must be at least 1"),
         (lambda: MultiLabel("t", 2, label_smoothing=-0.1), "label_smoothing"),
@@ -169,7 +188,7 @@ def test_names_of_classes_and_labels():
 
 
 # -- heads ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression", "language", "translation", "tags"])
 def test_heads_are_linear(kind):
     head = FACTORIES[kind]().make_head(7)
     assert isinstance(head, nn.Linear) and (head.in_features, head.out_features) == (7, 3)
@@ -211,7 +230,7 @@ def test_regression_keeps_large_values_apart_in_bfloat16():
     assert output.tolist() == [200_000.0, 200_250.0]
 
 
-@pytest.mark.parametrize("kind", ["classification", "segmentation", "multilabel", "user"])
+@pytest.mark.parametrize("kind", ["classification", "segmentation", "multilabel", "language", "tags", "user"])
 def test_other_outputs_are_the_raw_ones(kind):
     raw = torch.randn(2, 3, 4, 4)
     assert FACTORIES[kind]().finish(raw) is raw
@@ -222,6 +241,10 @@ def test_predictions():
     found = Classification("t", 2).predict(logits)
     assert found["label"].tolist() == [1]
     torch.testing.assert_close(found["probability"], torch.tensor([[0.25, 0.75]]))
+    found = TokenClassification("t", 2).predict(logits[None])
+    assert found["label"].tolist() == [[1]]
+    torch.testing.assert_close(found["probability"], torch.tensor([[[0.25, 0.75]]]))
+    assert Translation("t", 2).predict(logits[None])["label"].tolist() == [[1]]
     found = MultiLabel("t", 2).predict(logits - 0.5)
     assert found["label"].tolist() == [[False, True]]
     torch.testing.assert_close(found["probability"], torch.sigmoid(logits - 0.5))

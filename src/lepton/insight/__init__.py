@@ -87,6 +87,7 @@ from lepton.insight.page import (
     write_report,
 )
 from lepton.insight.run_report import (
+    ClassScores,
     ColumnFacts,
     CostFacts,
     DataFacts,
@@ -95,6 +96,8 @@ from lepton.insight.run_report import (
     RunFacts,
     SampleFacts,
     TaskFacts,
+    class_scores,
+    confusion_matrix,
     model_card,
     run_sections,
 )
@@ -105,6 +108,7 @@ __all__ = [
     "Card",
     "CertainValue",
     "Chart",
+    "ClassScores",
     "Code",
     "ColumnFacts",
     "Comparison",
@@ -156,10 +160,12 @@ __all__ = [
     "bins_of",
     "bootstrap",
     "certain_values",
+    "class_scores",
     "comparison_sections",
     "comparison_table",
     "conflict_keys",
     "conflict_matrix",
+    "confusion_matrix",
     "constant_output",
     "count_memory",
     "delta_m",

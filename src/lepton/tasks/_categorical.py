@@ -87,8 +87,11 @@ class Categorical(Task):
         if wrong.any():
             raise TargetError(
                 f"{self.owner}: target holds the value {int(target[wrong][0])}; allowed are the classes 0 to "
-                f"{self.classes - 1}, and {int(self.missing)} for a missing label."
+                f"{self.classes - 1}, and {self._marks()}."
             )
+
+    def _marks(self) -> str:
+        return f"{int(self.missing)} for a missing label"
 
     # -- loss -------------------------------------------------------------------------------------------------
     def unmasked_losses(self, output: Tensor, target: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor]:

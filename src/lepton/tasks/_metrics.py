@@ -147,23 +147,18 @@ class RegressionMetric(NaNWithoutLabels):
 
 
 class LabelMean(NaNWithoutLabels):
-    """The mean of one value per label over all labels, as it is ("share") or as exponent of e ("exponential")."""
+    """The mean of one value per label over all labels, such as the share that is right."""
 
     is_differentiable = False
+    higher_is_better = True
     labels: Tensor
     total: Tensor
 
-    def __init__(self, shown: Literal["share", "exponential"]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.shown = shown
         self.add_state("labels", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        # float64: millions of tokens are added up
+        # float64: the values of millions of tokens are added up
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Of shares only; the exponential is that of a loss."""
-        return self.shown == "share"
 
     def update(self, values: Tensor) -> None:
         """Add one value per label, [N]."""
@@ -171,9 +166,18 @@ class LabelMean(NaNWithoutLabels):
         self.total = self.total + values.sum(dtype=torch.float64).to(self.total.device)
 
     def compute(self) -> Tensor:
-        """Return the mean, or e to the power of it."""
-        mean = self.total / self.labels  # 0 / 0 is NaN: what no label shall give
-        return mean if self.shown == "share" else mean.exp()
+        """Return the mean."""
+        return self.total / self.labels  # 0 / 0 is NaN: what no label shall give
+
+
+class Perplexity(LabelMean):
+    """exp of the mean cross-entropy of all labels."""
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        """Return the perplexity; infinite where a label was held to be impossible."""
+        return super().compute().exp()
 
 
 class MacroF1(NaNWithoutLabels):

@@ -93,6 +93,9 @@ class TokenClassification(PositionLabels):
         """Return a bool tensor of the target's shape: True where there is a label, and training had its class."""
         return super().mask(target) & (target != self.unseen)
 
+    def _marks(self) -> str:
+        return f"{super()._marks()}, and {self.unseen} for a label of a class that training did not have"
+
     def predict(self, output: Tensor) -> dict[str, Tensor]:
         """Return `label` [B, L], the most probable class of each position, and `probability` [B, L, C]."""
         return {"label": output.argmax(-1), "probability": output.float().softmax(-1)}
@@ -101,7 +104,7 @@ class TokenClassification(PositionLabels):
         """Return `accuracy`, over labels, and `f1_macro`, over the classes of training that occur."""
         from lepton.tasks._metrics import LabelMean, MacroF1
 
-        return {"accuracy": LabelMean("share"), "f1_macro": MacroF1(self.classes)}
+        return {"accuracy": LabelMean(), "f1_macro": MacroF1(self.classes)}
 
     @torch.no_grad()
     def update_metrics(self, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:

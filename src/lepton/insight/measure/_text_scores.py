@@ -52,7 +52,7 @@ def text_scores(hypotheses: Sequence[str], references: Sequence[str]) -> TextSco
         (100.0, 100.0)
     """
     _check_texts(hypotheses, references)
-    metrics = import_extra("sacrebleu.metrics", "text", "BLEU and chrF")
+    metrics = import_extra("sacrebleu.metrics", "text", "text_scores (BLEU and chrF)")
     bleu, chrf = metrics.BLEU(), metrics.CHRF()
     found = [metric.corpus_score(list(hypotheses), [list(references)]).score for metric in (bleu, chrf)]
     return TextScores(found[0], found[1], str(bleu.get_signature()), str(chrf.get_signature()))

@@ -13,9 +13,11 @@ from lepton.insight.run_report._facts import (
     SampleFacts,
     TaskFacts,
 )
+from lepton.insight.run_report._scores import ClassScores, class_scores, confusion_matrix
 from lepton.insight.run_report._sections import run_sections
 
 __all__ = [
+    "ClassScores",
     "ColumnFacts",
     "CostFacts",
     "DataFacts",
@@ -24,6 +26,8 @@ __all__ = [
     "RunFacts",
     "SampleFacts",
     "TaskFacts",
+    "class_scores",
+    "confusion_matrix",
     "model_card",
     "run_sections",
 ]

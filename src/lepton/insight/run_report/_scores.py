@@ -14,21 +14,26 @@ Numbers = NDArray[np.float64]
 BINS = 10
 
 
-def confusion_matrix(truth: Ints, predicted: Ints, classes: int) -> Ints:
+def confusion_matrix(truth: Ints, predicted: Ints, classes: int, *, unseen: int | None = None) -> Ints:
     """Return how often each class was predicted for each true one, [C, C] with the truth in the rows.
 
     Args:
         truth: class numbers [N]; others than 0 to C - 1 are passed over.
         predicted: class numbers [N].
         classes: their number C.
+        unseen: the number, not 0 to C - 1, of a class that can be true but not be predicted; the matrix then has a row
+            more for it, [C + 1, C]. Matrices of several batches may be added.
 
     Example:
         >>> confusion_matrix(np.array([0, 1, 1, -100]), np.array([0, 0, 1, 1]), 2).tolist()
         [[1, 0], [1, 1]]
     """
     known = (truth >= 0) & (truth < classes)
-    pairs = truth[known].astype(np.int64) * classes + predicted[known].astype(np.int64)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    rows, truth = classes, truth.astype(np.int64)
+    if unseen is not None:
+        known, rows, truth = known | (truth == unseen), classes + 1, np.where(truth == unseen, classes, truth)
+    pairs = truth[known] * classes + predicted[known].astype(np.int64)
+    return np.bincount(pairs, minlength=rows * classes).reshape(rows, classes)
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,19 @@ class ClassScores:
 
 
 def class_scores(confusion: Ints) -> ClassScores:
-    """Return the scores of each class of a confusion matrix [C, C]."""
+    """Return the scores of each class of a confusion matrix [C, C], or [C + 1, C] with one that cannot be predicted.
+
+    Args:
+        confusion: from `confusion_matrix`.
+
+    Example:
+        >>> tags, predicted = np.array([0, 0, 1, -100, -101]), np.array([0, 1, 1, 1, 1])
+        >>> found = class_scores(confusion_matrix(tags, predicted, 2, unseen=-101))
+        >>> found.precision.round(2).tolist(), found.recall.tolist(), found.support.tolist()
+        ([1.0, 0.33], [0.5, 1.0], [2, 1])
+    """
     hits = np.diag(confusion).astype(np.float64)
-    found, support = confusion.sum(0), confusion.sum(1)
+    found, support = confusion.sum(0), confusion.sum(1)[: len(hits)]
     with np.errstate(invalid="ignore", divide="ignore"):
         return ClassScores(hits / found, hits / support, 2 * hits / (found + support), support)
 
