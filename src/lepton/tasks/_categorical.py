@@ -118,6 +118,16 @@ class Categorical(Task):
             return present.float().sum()
         return self.class_weights[target.where(present, 0).long()].where(present, 0.0).sum()
 
+    def _masked_output(self, output: Tensor, present: Tensor) -> Tensor:
+        """Return `output` as it is where the logits of missing labels are seen to be finite.
+
+        Cross-entropy has a finite derivative there, of which the loss selects nothing. To mask the logits of a large
+        vocabulary takes as long as its softmax, forth and back; to look at those of missing labels next to nothing.
+        """
+        if may_read(output) and bool(torch.isfinite(output.detach().movedim(self.class_dim, -1)[~present]).all()):
+            return output
+        return super()._masked_output(output, present)
+
     def _outputs_of(self, present: Tensor, output: Tensor) -> Tensor:
         return present.unsqueeze(self.class_dim)
 

@@ -212,11 +212,15 @@ class Task(nn.Module):
     def _masked_losses(self, output: Tensor, target: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor]:
         present = self.mask(target)
         # Before the loss, not after it: the derivative of a NaN is NaN even where its value is not selected.
-        safe_output = at_least_float32(output).where(self._outputs_of(present, output), 0.0)
+        safe_output = self._masked_output(at_least_float32(output), present)
         losses, counts = self.unmasked_losses(safe_output, target.where(present, 0), parameter)
         losses, present = self._per_label(losses, present)
         counts = counts if counts.shape == losses.shape else torch.ones_like(losses)
         return losses.where(present, 0.0), counts.where(present, 0.0)
+
+    def _masked_output(self, output: Tensor, present: Tensor) -> Tensor:
+        """Return `output` with zeros where only missing labels look."""
+        return output.where(self._outputs_of(present, output), 0.0)
 
     def _outputs_of(self, present: Tensor, output: Tensor) -> Tensor:
         """Return a mask that broadcasts over `output`: the entries that only missing labels look at are False."""
