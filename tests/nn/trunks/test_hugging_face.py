@@ -242,6 +242,23 @@ def test_a_frozen_model_stays_bit_for_bit_while_the_rest_learns(name: str, layer
     assert trunk.mix is None or bool(trunk.mix.detach().abs().max() > 0)
 
 
+@pytest.mark.parametrize("layer", [-1, 1, "mix"])
+@pytest.mark.parametrize("name", [*BOTH, "gpt2"])
+def test_every_learning_parameter_gets_a_gradient_in_every_view_and_precision(
+    name: str, layer: Any, folders: Path
+) -> None:
+    tokens, readers = texts(name), {"tags": "causal" if name == "gpt2" else "full", "topic": "pooled"}
+    for gradients in ("fork_layer", "parameters"):
+        for mixed in (False, True):
+            trunk = HuggingFaceTrunk(folders / name, readers=readers, layer=layer)
+            model = lepton.LeptonModel(trunk, tasks(), balancer=UPGrad(), gradients=gradients)
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                outputs, task_weights = model({"tokens": tokens})
+                loss = lepton.MultiTaskLoss(model)(outputs, targets_of(tokens, trunk.padding), task_weights)
+            loss.backward()
+            assert all(each.grad is not None and each.grad.isfinite().all() for each in learning(trunk).values())
+
+
 # -- there and back -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("layer", [-1, "mix"])
 @pytest.mark.parametrize("name", CONFIGS)
@@ -356,6 +373,25 @@ def test_a_folder_that_is_not_there_gets_the_nearest_name(folders: Path) -> None
         HuggingFaceTrunk(folders / "modernbrt")
     with pytest.raises(ConfigurationError, match="give a folder that save_pretrained wrote, or a config"):
         HuggingFaceTrunk()
+
+
+def test_a_name_of_the_hub_is_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    kept, version = tmp_path / "models--owner--small", "a" * 40
+    model_of("bert").save_pretrained(kept / "snapshots" / version)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(version)
+    tokens = texts("bert")
+    expected = HuggingFaceTrunk(kept / "snapshots" / version).eval()(tokens)
+    assert torch.equal(HuggingFaceTrunk("owner/small").eval()(tokens), expected)
+    with pytest.raises(ConfigurationError, match="no folder 'owner/smal', and no model of that name could be read"):
+        HuggingFaceTrunk("owner/smal")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "small").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match=r"no folder 'models/smal'.*Did you mean 'small'.*written owner/name"):
+        HuggingFaceTrunk("models/smal")
 
 
 def folder_with(path: Path, config: Any, **files: bytes) -> Path:
