@@ -62,8 +62,8 @@ An unknown key is an error that names the line and the nearest right key. What i
 a run's own `config.yaml` says how.
 
 **Short forms.** `tasks: [price, sold]` is a list of columns whose kinds are inferred; `price: regression` gives the
-kind only; `trunk: tabular` and `balance: mgda` give the name only; `inputs: {age: number}` the kind only. `trunk: {hf: folder}` is
-`{type: hugging_face, folder: folder}`, and takes its other keys, too.
+kind only; `trunk: tabular` and `balance: mgda` give the name only; `inputs: {age: number}` the kind only.
+`trunk: {hf: folder}` is `{type: hugging_face, folder: folder}`, and takes its other keys, too.
 """
 
 BALANCE = """\

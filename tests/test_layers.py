@@ -147,7 +147,8 @@ middle = time.process_time()
 {statement}
 end = time.process_time()
 print((end - middle) / (middle - start))
-heavy = [name for name in ("torchmetrics", "sklearn", "matplotlib", "rich", "typer", "pandas") if name in sys.modules]
+late = ("torchmetrics", "sklearn", "matplotlib", "rich", "typer", "pandas", "transformers")
+heavy = [name for name in late if name in sys.modules]
 print(",".join(heavy))
 """
 

@@ -47,7 +47,7 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 
 
 def _found_beside(content: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Return the content with the paths of sources and trunks that lie in the file's folder and not in the current one."""
+    """Return the content with the paths of what lies in the file's folder and not in the current one."""
     found = dict(content)
     for section, keys in (("data", ("source", "val", "test")), ("trunk", ("folder", "hf"))):
         given = content.get(section)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 __all__ = ["Anatomy", "hidden_states"]
 
 
-def hidden_states(model: Any, tokens: Tensor, inside: Tensor) -> tuple[Tensor, ...]:
-    """Return all hidden states [B, S, D], the embeddings first; where `inside` [B, S] is false, there is no token."""
-    found = model(input_ids=tokens, attention_mask=inside.long(), output_hidden_states=True, return_dict=True)
-    return tuple(found.hidden_states)
+def hidden_states(model: Any, tokens: Tensor, inside: Tensor, *, all_layers: bool = True) -> tuple[Tensor, ...]:
+    """Return all hidden states [B, S, D], the embeddings first, or only the last; outside of `inside` is no token."""
+    found = model(input_ids=tokens, attention_mask=inside.long(), output_hidden_states=all_layers, return_dict=True)
+    return tuple(found.hidden_states) if all_layers else (found.last_hidden_state,)
 
 
 class Anatomy:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton.errors import CheckpointError, ConfigurationError, DataError, is_whole, nearest, require
+from lepton.linalg import readable
 from lepton.nn.trunks._anatomy import Anatomy, hidden_states
 from lepton.nn.trunks._pretrained import OWNER, encoder_of, load_model, read_model_config
 
@@ -42,7 +43,8 @@ class HuggingFaceTrunk(nn.Module):
         frozen: whether the model does not learn. Its dropout is off then, also in training.
         freeze_layers: number of lowest layers that do not learn, nor the embeddings below them; 0 for none.
         vocabulary: number of ids that the data has, to be compared with what the model knows.
-        padding: the id that stands for no token; by default the model's own.
+        padding: the id that stands for no token; by default the model's own. To a causal model only what is behind a
+            text's last token is padding, so that the id may be that of its end, too.
 
     Attributes:
         out_features: D.
@@ -87,8 +89,9 @@ class HuggingFaceTrunk(nn.Module):
         self.padding = _padding(self.config.get("pad_token_id") if padding is None else padding, self.vocabulary)
         anatomy = Anatomy(self.model, self.padding)
         self.out_features, self.causal = anatomy.out_features, anatomy.causal
-        self.layer = _layer(layer, anatomy.depth)
-        self.mix = nn.Parameter(torch.zeros(anatomy.depth + 1)) if self.layer is None else None
+        self.depth = anatomy.depth
+        self.layer = _layer(layer, self.depth)
+        self.mix = nn.Parameter(torch.zeros(self.depth + 1)) if self.layer is None else None
         self.gamma = nn.Parameter(torch.ones(1)) if self.layer is None else None
         self.readers = None if readers is None else self._checked_readers(readers)
         self.pooling = self._checked_pooling(pooling)
@@ -108,10 +111,11 @@ class HuggingFaceTrunk(nn.Module):
             tokens: int64 [B, S], with the model's special tokens, padded right.
 
         Raises:
-            DataError: tokens of another shape, more of them than the model can take, or an id that it does not know.
+            DataError: tokens of another shape, more of them than the model can take, or an id that it does not
+                know (looked for on the CPU only, since reading elsewhere waits for the device).
         """
         self._check_tokens(tokens)
-        inside = tokens != self.padding
+        inside = self._inside(tokens)
         states = self._states(tokens, inside).masked_fill(~inside[..., None], 0)
         if self.readers is None:
             return states
@@ -128,12 +132,19 @@ class HuggingFaceTrunk(nn.Module):
                 module.eval()
         return self
 
+    def _inside(self, tokens: Tensor) -> Tensor:
+        """Return where there are tokens [B, S]."""
+        inside = tokens != self.padding
+        # Decoders often pad with the id that begins and ends their texts: padding is what is behind the last token.
+        return inside.flip(1).long().cumsum(1).flip(1) > 0 if self.causal else inside
+
     def _states(self, tokens: Tensor, inside: Tensor) -> Tensor:
-        # A text of no tokens would be a softmax over nothing: it reads its padding, and its states are put to zero.
-        found = hidden_states(self.model, tokens, inside | ~inside.any(1, keepdim=True))
-        if self.layer is not None:
-            return found[self.layer]
-        assert self.mix is not None and self.gamma is not None
+        # Nothing to the left of a token is padding, so a causal model needs no mask. To others, a text of no tokens is
+        # a softmax over nothing: it reads its padding, and its states are put to zero.
+        visible = torch.ones_like(inside) if self.causal else inside | ~inside.any(1, keepdim=True)
+        found = hidden_states(self.model, tokens, visible, all_layers=self.layer != self.depth)
+        if self.mix is None or self.gamma is None:
+            return found[-1 if self.layer == self.depth else self.layer or 0]
         shares = self.gamma * self.mix.softmax(0)
         return sum((share * each for share, each in zip(shares, found, strict=True)), torch.zeros_like(found[0]))
 
@@ -156,8 +167,7 @@ class HuggingFaceTrunk(nn.Module):
             raise DataError(
                 f"{OWNER}: the texts have {tokens.shape[1]} tokens, but the model takes {self.limit} at most: cut them."
             )
-        # Elsewhere the question would wait for the device in every step.
-        if tokens.device.type == "cpu" and not torch.compiler.is_compiling() and tokens.numel():
+        if tokens.numel() and readable(tokens) and not torch.compiler.is_compiling():
             low, high = int(tokens.min()), int(tokens.max())
             if low < 0 or high >= self.vocabulary:
                 raise DataError(

@@ -163,7 +163,9 @@ def encoder_of(model: Any) -> nn.Module:
     Raises:
         ConfigurationError: the model reads something else than tokens.
     """
-    found: Any = model.get_encoder() if model.config.is_encoder_decoder else model
+    # By its parts: an encoder that was saved alone says in its configuration that it is no encoder-decoder.
+    both = all(getattr(model, part, None) is not None for part in ("encoder", "decoder"))
+    found: Any = model.get_encoder() if both else model
     reads = getattr(found, "main_input_name", "input_ids")
     if reads != "input_ids":
         raise ConfigurationError(f"{OWNER}: {type(model).__name__} reads {reads}, not the tokens of a text.")
