@@ -207,7 +207,7 @@ def test_tags_stand_where_their_words_do(tagged: Any, reader: SequenceEncoder) -
 
 def test_rows_whose_words_and_tags_differ_in_number(reader: SequenceEncoder) -> None:
     table = read_table({"words": [["the"], ["the", "dog"]], "tags": [["D"], ["D", "N", "V"]]})
-    with pytest.raises(DataError, match="row 1 has 2 words in 'words', but 3 tags in 'tags'"):
+    with pytest.raises(DataError, match="row 1, counted from 0, has 2 words in 'words', but 3 tags in 'tags'"):
         reader.tag_labels(table, "tags", ["D"])
     with pytest.raises(DataError, match="column 'tags' must hold lists of words"):
         reader.tag_labels(read_table({"words": [["the"]], "tags": ["D"]}), "tags", ["D"])
@@ -227,6 +227,19 @@ def test_a_text_is_cut_at_its_spaces_where_words_are_read(reader: SequenceEncode
     texts = reader.encode(read_table({"words": ["the  dog runs ", "", None]}))
     words = reader.encode(read_table({"words": [["the", "dog", "runs"], [], None]}))
     assert all(torch.equal(texts.inputs[name], words.inputs[name]) for name in ("tokens", "characters"))
+
+
+def test_rows_without_any_word_and_columns_of_several_chunks(reader: SequenceEncoder, tagged: Any) -> None:
+    assert reader.encode(read_table({"words": [[], None]})).inputs["tokens"].tolist() == [[2, 3], [2, 3]]
+    assert reader.encode(tagged.slice(0, 0)).inputs["tokens"].shape == (0, 2)
+    chunks = pa.concat_tables([tagged.slice(3), tagged.slice(1, 1), tagged.slice(0, 1)])
+    assert chunks.column("words").num_chunks == 3
+    whole, found = reader.encode(tagged), reader.encode(chunks)
+    order = torch.tensor([3, 4, 1, 0])
+    for name in ("tokens", "characters"):
+        assert torch.equal(found.inputs[name], whole.inputs[name][order])
+    labels, _ = reader.tag_labels(chunks, "tags", ["D", "N"])
+    assert torch.equal(labels, reader.tag_labels(tagged, "tags", ["D", "N"])[0][order])
 
 
 def test_rows_with_unseen_characters_are_counted(reader: SequenceEncoder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton.data._arrays import places
-from lepton.data._tokenizer import SPECIAL, UNKNOWN
+from lepton.data._tokenizer import END, PAD, SPECIAL, START, TARGET, UNKNOWN, fingerprint_of
 from lepton.errors import is_whole, require
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Lexicon:
         words: in the order of their numbers.
         characters: in the order of their numbers.
     """
+
+    pad, start, end, target = PAD, START, END, TARGET
 
     def __init__(self, words: Sequence[str], characters: Sequence[str]) -> None:
         self.words = list(words)
@@ -67,10 +70,25 @@ class Lexicon:
         """How many numbers of characters there are."""
         return 2 + len(self.characters)
 
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all words and characters."""
+        return fingerprint_of(json.dumps(self.to_dict()))
+
     def encode(self, words: pa.ChunkedArray) -> npt.NDArray[np.int64]:
         """Return the number of each word [N]."""
         found = places(words, self.words)
         return np.where(found < 0, UNKNOWN, found + len(SPECIAL))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the words of some numbers, joined by spaces; special tokens but UNKNOWN are left out."""
+        first = len(SPECIAL)
+        found = (int(number) for number in ids)
+        return " ".join(
+            SPECIAL[UNKNOWN] if number == UNKNOWN else self.words[number - first]
+            for number in found
+            if number == UNKNOWN or number >= first
+        )
 
     def spell(self, words: pa.ChunkedArray) -> npt.NDArray[np.int32]:
         """Return the numbers of the characters of each word [N, C]."""

@@ -16,7 +16,7 @@ from lepton.data._lexicon import Lexicon
 from lepton.data._ragged import Ints, Ragged, compact
 from lepton.data._targets import is_list
 from lepton.data._text_columns import find_text, flat_words, list_lengths, split_words, texts_of, words_of
-from lepton.data._tokenizer import END, PAD, SPECIAL, START, TARGET, UNKNOWN, Tokenizer, fingerprint_of
+from lepton.data._tokenizer import Tokenizer
 from lepton.errors import CheckpointError, ConfigurationError, DataError, is_whole, require
 
 if TYPE_CHECKING:
@@ -116,22 +116,18 @@ class SequenceEncoder:
         for name in (source, target):
             find_text(table, name)
         column = find_column(table, source)
-        if is_list(column):
-            if target is not None or tokenizer is not None:
-                given = "target" if target is not None else "tokenizer"
+        if not is_list(column):
+            rules = tokenizer or _pieces(table, [name for name in (source, target) if name is not None], vocabulary)
+            return cls(source, target, max_length, rules)
+        for option, value in (("target", target), ("tokenizer", tokenizer)):
+            if value is not None:
                 raise ConfigurationError(
-                    f"SequenceEncoder: {source!r} holds lists of words, which go without {given}: join them to texts."
+                    f"SequenceEncoder: {source!r} holds lists of words, which go without {option}: join them to texts."
                 )
-            words = [word for word in as_words(flat_words(source, column)).to_pylist() if word is not None]
-            if not words:
-                raise DataError(f"column {source!r} holds no word to learn a vocabulary from.")
-            return cls(source, None, max_length, Lexicon.fit(words, vocabulary))
-        columns = {name: texts_of(name, find_column(table, name)) for name in (source, target) if name is not None}
-        for name, texts in columns.items():
-            if not any(texts):
-                raise DataError(f"column {name!r} holds no text to learn a vocabulary from.")
-        every = (text for texts in columns.values() for text in texts if text)
-        return cls(source, target, max_length, tokenizer or Tokenizer.train(every, vocabulary))
+        words = [word for word in as_words(flat_words(source, column)).to_pylist() if word is not None]
+        if not words:
+            raise DataError(f"column {source!r} holds no word to learn a vocabulary from.")
+        return cls(source, None, max_length, Lexicon.fit(words, vocabulary))
 
     # -- what the rules are -----------------------------------------------------------------------------------
     @property
@@ -152,7 +148,7 @@ class SequenceEncoder:
     @property
     def pad(self) -> int:
         """The number that fills up short rows."""
-        return self.rules.pad if isinstance(self.rules, Tokenizer) else PAD
+        return self.rules.pad
 
     @property
     def names(self) -> list[str]:
@@ -172,9 +168,7 @@ class SequenceEncoder:
     @property
     def fingerprint(self) -> str:
         """A short hash of the vocabulary: two encoders with the same one give a token the same number."""
-        if isinstance(self.rules, Tokenizer):
-            return self.rules.fingerprint
-        return fingerprint_of(json.dumps(self.rules.to_dict()))
+        return self.rules.fingerprint
 
     def check_fingerprint(self, expected: str, owner: str) -> None:
         """Refuse to go on with a vocabulary other than that of weights.
@@ -209,9 +203,8 @@ class SequenceEncoder:
         read = self._source(table)
         width = _longest(read) + 2
         tokens = read.padded(width, 1, self.pad)
-        start, end = self._ends()
-        tokens[:, 0] = start
-        tokens[np.arange(len(tokens)), read.lengths + 1] = end
+        tokens[:, 0] = self.rules.start
+        tokens[np.arange(len(tokens)), read.lengths + 1] = self.rules.end
         inputs, lengths = {"tokens": compact(tokens)}, {"tokens": _tensor(read.lengths + 2)}
         if isinstance(self.rules, Lexicon):
             inputs["characters"] = compact(self._spelled(table).padded(width, 1, 0))
@@ -219,7 +212,7 @@ class SequenceEncoder:
         if self.target is not None and self.target in table.column_names:
             second = self._target(table)
             target = second.padded(_longest(second) + 1, 1, self.pad)
-            target[:, 0] = self.rules.target if isinstance(self.rules, Tokenizer) else TARGET
+            target[:, 0] = self.rules.target
             inputs["target"], lengths["target"] = compact(target), _tensor(second.lengths + 1)
         return SequenceInputs(inputs, lengths)
 
@@ -289,27 +282,21 @@ class SequenceEncoder:
         if wrong.any():
             row = int(wrong.argmax())
             raise DataError(
-                f"row {row} has {words.lengths[row]} words in {self.source!r}, but {tags.lengths[row]} tags in "
-                f"{column!r}: every word needs one, null where there is none."
+                f"row {row}, counted from 0, has {words.lengths[row]} words in {self.source!r}, but "
+                f"{tags.lengths[row]} tags in {column!r}: every word needs one, or null."
             )
 
     def _following(self, read: Ragged, further: int) -> Tensor:
         labels = read.padded(_longest(read) + further, 0, MISSING)
         rows = np.flatnonzero(~read.missing)
-        labels[rows, read.lengths[rows]] = self._ends()[1]
+        labels[rows, read.lengths[rows]] = self.rules.end
         return compact(labels)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of some numbers, without special tokens; words are joined by spaces."""
-        if isinstance(self.rules, Tokenizer):
-            return self.rules.decode(ids)
-        known = [*SPECIAL, *self.rules.words]
-        return " ".join(known[number] for number in ids if number == UNKNOWN or number >= len(SPECIAL))
+        return self.rules.decode(ids)
 
     # -- columns ----------------------------------------------------------------------------------------------
-    def _ends(self) -> tuple[int, int]:
-        return (self.rules.start, self.rules.end) if isinstance(self.rules, Tokenizer) else (START, END)
-
     def _source(self, table: pa.Table) -> Ragged:
         return self._read(table, self.source).cut(self.max_length - 2)
 
@@ -364,6 +351,15 @@ class SequenceEncoder:
             raise CheckpointError(f"the stored rules of texts are damaged: {error!r}.") from error
         found.check_fingerprint(expected, "this run")
         return found
+
+
+def _pieces(table: pa.Table, names: Sequence[str], vocabulary: int) -> Tokenizer:
+    """Learn one vocabulary from several columns of texts."""
+    columns = {name: texts_of(name, find_column(table, name)) for name in names}
+    for name, texts in columns.items():
+        if not any(texts):
+            raise DataError(f"column {name!r} holds no text to learn a vocabulary from.")
+    return Tokenizer.train((text for texts in columns.values() for text in texts if text), vocabulary)
 
 
 def _longest(read: Ragged) -> int:

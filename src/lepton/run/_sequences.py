@@ -229,7 +229,9 @@ def predict_sequences(
         elif rule.kind == "translation":
             columns[rule.task] = found[rule.task]
         elif rule.kind == "token_classification":
-            words = [text.split() if isinstance(text, str) else text for text in table.column(encoder.source).to_pylist()]
+            words = [
+                text.split() if isinstance(text, str) else text for text in table.column(encoder.source).to_pylist()
+            ]
             columns[rule.task] = _tags(rule, found[rule.task], words)
         else:
             parts = found[rule.task]
