@@ -150,9 +150,8 @@ def training(dropout: float, rounds: int) -> None:
         rounds,
         slow=60,
     )
-    print(
-        f"\ntraining, dropout {dropout}\n\n| loop | ms per step | tokens per second | time over by hand |\n|---|---|---|---|"
-    )
+    print(f"\ntraining, dropout {dropout}\n\n| loop | ms per step | tokens per second | time over by hand |")
+    print("|---|---|---|---|")
     for name, ratio in found.items():
         print(f"| {name} | {ratio.milliseconds:.0f} | {1e3 * tokens / ratio.milliseconds:.0f} | {ratio} |")
     print(f"\ntokens per second over those by hand: {1 / found['lepton'].value:.2f}")

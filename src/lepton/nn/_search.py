@@ -224,7 +224,7 @@ class _Decoder:
         """Append a token to every row."""
         states = self.trunk.step(ids, cache)
         logits = self.model.task(self.task).finish(self.model.heads[self.task](states))
-        log_p: Tensor = logits.float().log_softmax(-1)
+        log_p: Tensor = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
         log_p[:, [PAD, START, TARGET]] = -torch.inf  # no label is one of them
         return log_p
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["Block", "Rotation"]
+
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 BASE = 10_000.0
 """The slowest pair of features turns by 1 / BASE per position, as in the paper."""
@@ -31,14 +34,14 @@ class Rotation:
     def __init__(self, positions: Tensor, size: int) -> None:
         turns = torch.arange(size // 2, device=positions.device, dtype=torch.float32)
         angles = positions[..., None].float() * torch.exp(turns * (-2 * math.log(BASE) / size))
-        heads = -3 if positions.ndim > 1 else 0
-        self.cos, self.sin = angles.cos().unsqueeze(heads), angles.sin().unsqueeze(heads)
+        angles = angles.unsqueeze(-3) if positions.ndim > 1 else angles  # the heads
+        cos, sin = angles.cos(), angles.sin()
+        self.cos, self.sin = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the turned features of x [B, H, L, d]."""
-        first, second = x.chunk(2, dim=-1)
-        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        turned = x.roll(x.shape[-1] // 2, -1)  # each feature's partner in its place
+        return torch.addcmul(x * self.cos.to(x.dtype), turned, self.sin.to(x.dtype))
 
 
 class Attention(nn.Module):
@@ -98,7 +101,7 @@ class Block(nn.Module):
         x: Tensor,
         rotation: Rotation,
         visible: Tensor | None,
-        earlier: tuple[Tensor, Tensor] | None = None,
+        extend: Extend | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the states [B, L, D], and the keys and values [B, H, L, d] that they were computed from.
 
@@ -106,12 +109,12 @@ class Block(nn.Module):
             x: states [B, L, D].
             rotation: of the positions of x.
             visible: bool, broadcasts to [B, H, L, keys]; None for the causal pass.
-            earlier: keys and values of the positions before x.
+            extend: puts the keys and values of the positions before x ahead of those of x.
         """
         normed = self.attention_norm(x)
         kept = self.attention.keys_and_values(normed, rotation)
-        if earlier is not None:
-            kept = torch.cat([earlier[0], kept[0]], 2), torch.cat([earlier[1], kept[1]], 2)
+        if extend is not None:
+            kept = extend(*kept)
         x = x + self._drop(self.attention(normed, *kept, rotation, visible))
         return x + self._drop(self.feedforward(self.feedforward_norm(x))), kept
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lepton.errors import ConfigurationError, DataError, is_whole, nearest, require
+from lepton.errors import ConfigurationError, DataError, is_number, is_whole, nearest, require
 from lepton.linalg import readable
 from lepton.nn._ids import PAD, TARGET
 from lepton.nn.trunks._attention import Block, Rotation
@@ -81,10 +82,10 @@ class TransformerTrunk(nn.Module):
         word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        _check_sizes(vocabulary, characters, width, depth, heads, feedforward)
         hidden = 4 * width if feedforward is None else feedforward
-        _check_sizes(vocabulary, characters, width, depth, heads, hidden)
         for name, share in (("dropout", dropout), ("word_dropout", word_dropout)):
-            require(0 <= share < 1, "TransformerTrunk", name, share, "in [0, 1)")
+            require(is_number(share) and 0 <= share < 1, "TransformerTrunk", name, share, "in [0, 1)")
         self.readers = None if readers is None else _checked_readers(readers)
         self.vocabulary = vocabulary
         self.characters = characters
@@ -159,6 +160,7 @@ class TransformerTrunk(nn.Module):
         return self.norm(x), layers
 
     # -- one token at a time --------------------------------------------------------------------------------------
+    @torch.no_grad()
     def start(self, tokens: Tensor, characters: Tensor | None = None) -> Cache:
         """Read the first texts, and return what one needs to go on behind them.
 
@@ -171,9 +173,9 @@ class TransformerTrunk(nn.Module):
         """
         self._check(tokens, None, characters, needs_target=False)
         _, layers = self._pass(tokens, characters, None)
-        filled = tokens != PAD
-        return Cache(layers, filled, filled.sum(1))
+        return Cache(layers, tokens != PAD)
 
+    @torch.no_grad()
     def step(self, ids: Tensor, cache: Cache) -> Tensor:
         """Append one token to every row, and return its state [B, D]: the one that `forward` gives for the whole row.
 
@@ -185,8 +187,8 @@ class TransformerTrunk(nn.Module):
         cache.add()
         visible = cache.filled[:, None, None]
         x = F.dropout(self.embedding(ids[:, None]), self.dropout, self.training)
-        for place, block in enumerate(self.blocks):
-            x, cache.layers[place] = block(x, rotation, visible, cache.layers[place])
+        for layer, block in enumerate(self.blocks):
+            x, _ = block(x, rotation, visible, partial(cache.extend, layer))
         return self.norm(x)[:, 0]  # type: ignore[no-any-return]
 
     # -- what comes in --------------------------------------------------------------------------------------------
@@ -228,15 +230,19 @@ def _check_rows(name: str, tensor: Tensor, expected: torch.Size) -> None:
         )
 
 
-def _check_sizes(vocabulary: int, characters: int, width: int, depth: int, heads: int, hidden: int) -> None:
+def _check_sizes(vocabulary: int, characters: int, width: int, depth: int, heads: int, hidden: int | None) -> None:
     owner = "TransformerTrunk"
     least = TARGET + 1
     require(is_whole(vocabulary, least), owner, "vocabulary", vocabulary, f"an integer >= {least}, the special ids")
     whole = is_whole(characters, 0) and characters != 1
     require(whole, owner, "characters", characters, "0, or an integer >= 2, the padding included")
-    for name, value in (("width", width), ("heads", heads), ("feedforward", hidden)):
+    for name, value in (
+        ("width", width),
+        ("depth", depth),
+        ("heads", heads),
+        ("feedforward", 1 if hidden is None else hidden),
+    ):
         require(is_whole(value), owner, name, value, "an integer >= 1")
-    require(is_whole(depth, 0), owner, "depth", depth, "an integer >= 0")
     even = f"a number that divides width = {width} into heads of even size, which rotary positions need"
     require(width % heads == 0 and width // heads % 2 == 0, owner, "heads", heads, even)
 
