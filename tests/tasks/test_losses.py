@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from lepton.tasks import (
@@ -127,13 +128,40 @@ def test_loss_and_gradient_of_next_tokens_are_those_of_torch(kind, smoothing, dt
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_next_tokens_cost_the_same_by_labelled_rows_and_by_all(smoothing):
+@pytest.mark.parametrize("garbage", [0.0, NAN, INF])
+def test_next_tokens_cost_the_same_by_labelled_rows_and_by_all(smoothing, garbage):
     """On a device, and under a compiler, all positions are computed and masked; the numbers must not tell."""
+    torch.compiler.reset()
     task = LanguageModeling("t", 11, label_smoothing=smoothing)
-    output, target = torch.randn(4, 6, 11), torch.randint(11, (4, 6)).masked_fill(torch.rand(4, 6) < 0.5, -100)
-    rows = task.label_losses(output, target)
-    compiled = torch.compile(task.label_losses, fullgraph=True, backend="eager")
-    torch.testing.assert_close(rows, compiled(output, target))
+    where = torch.rand(4, 6) < 0.5
+    target = torch.randint(11, (4, 6)).masked_fill(where, -100)
+    output = torch.randn(4, 6, 11).masked_fill(where[..., None], garbage).requires_grad_()
+    found = []
+    for label_losses in (task.label_losses, torch.compile(task.label_losses, fullgraph=True, backend="eager")):
+        losses, counts = label_losses(output, target)
+        found.append((losses, counts, *torch.autograd.grad(losses.sum(), output)))
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[1][2][where] == 0).all()
+
+
+def test_next_tokens_off_the_cpu_or_in_a_trace():
+    task, shape = LanguageModeling("t", 7, label_smoothing=0.1), (2, 3)
+    loss, count = task.total_loss(torch.zeros(*shape, 7, device="meta"), torch.zeros(shape, device="meta").long())
+    assert loss.shape == count.shape == ()
+    with FakeTensorMode():
+        losses, _ = task.label_losses(torch.zeros(*shape, 7), torch.zeros(shape).long())
+        assert losses.shape == shape
+
+
+def test_a_subclass_that_writes_its_own_loss_is_heard():
+    class Doubled(LanguageModeling):
+        def unmasked_losses(self, output, target, parameter):
+            losses, counts = super().unmasked_losses(output, target, parameter)
+            return 2 * losses, counts
+
+    output, target = torch.randn(2, 3, 7), torch.tensor([[1, -100, 2], [-100, -100, 3]])
+    once, twice = (kind("t", 7).total_loss(output, target)[0] for kind in (LanguageModeling, Doubled))
+    torch.testing.assert_close(twice, 2 * once)
 
 
 def test_slices_of_a_wider_output_have_the_same_loss():

@@ -38,12 +38,10 @@ def build_model(
     """
     torch.manual_seed(config.seed)
     chosen = [rule for rule in rules if only is None or rule.task == only]
-    sequences = isinstance(encoder, SequenceEncoder)
-    if sequences:
-        trunk = _sequence_trunk(config.trunk, encoder, chosen, trust)
+    if isinstance(encoder, SequenceEncoder):
+        trunk, size = _sequence_trunk(config.trunk, encoder, chosen, trust), encoder.vocabulary
     else:
-        trunk = _trunk(config.trunk, encoder, trust)
-    size = encoder.vocabulary if sequences else 0
+        trunk, size = _trunk(config.trunk, encoder, trust), 0
     tasks = [make_task(r.task, config.tasks[r.task], r.classes, vocabulary=size, trust=trust) for r in chosen]
     return LeptonModel(trunk, tasks, balancer=make_balancer(config.balance), gradients=config.balance.gradients)
 

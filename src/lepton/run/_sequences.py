@@ -82,7 +82,7 @@ def sequence_rules(
     for rule in special:
         if rule.kind == "language_modeling" and rule.columns not in ((), (source.name,)):
             raise ConfigurationError(
-                f"task {rule.task!r}: a language model predicts the text that the trunk reads, {source.name!r}, and not "
+                f"task {rule.task!r}: a language model predicts the text that the trunk reads, {source.name!r}, not "
                 f"{rule.columns[0]!r}."
             )
         if rule.kind == "token_classification" and not is_list(table.column(source.name)):
@@ -176,7 +176,7 @@ def encode_sequences(
         if number:
             notes.append(f"column {name!r}: {number} of {table.num_rows} {part} texts are cut at data.max_length.")
     for name, number in encoder.unseen(table).items():
-        notes.append(f"column {name!r}: {number} of {table.num_rows} {part} rows hold a word that training has not.")
+        notes.append(f"column {name!r}: {number} of {table.num_rows} {part} rows hold a character that training has not.")
     return SequenceData(inputs, targets, lengths=lengths)
 
 

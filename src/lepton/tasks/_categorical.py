@@ -18,15 +18,10 @@ if TYPE_CHECKING:
 
 
 class Categorical(Task):
-    """One of C classes per label.
-
-    `class_dim` is the dimension of the classes in an output, counted from its end; `classes_argument` is what the kind
-    calls their number.
-    """
+    """One of C classes per label. `class_dim` is the dimension of the classes in an output, counted from its end."""
 
     loss_buffer = "class_weights"
     class_dim: ClassVar[int]
-    classes_argument: ClassVar[str] = "classes"
     class_weights: Tensor | None
 
     def __init__(
@@ -45,7 +40,7 @@ class Categorical(Task):
         super().__init__(
             name, head=head, missing=missing, loss_weight=loss_weight, priority=priority, auxiliary=auxiliary
         )
-        self.class_names = label_names(self.owner, self.classes_argument, classes, at_least=2)
+        self.class_names = self._names_of(classes)
         self.classes = len(self.class_names)
         smoothing = is_number(label_smoothing) and 0 <= label_smoothing < 1
         require(smoothing, self.owner, "label_smoothing", label_smoothing, "a number in [0, 1)")
@@ -54,6 +49,9 @@ class Categorical(Task):
         no_class = is_whole(missing, -(2**63)) and not 0 <= missing < self.classes
         require(no_class, self.owner, "missing", missing, outside)
         self.register_buffer("class_weights", checked_weights(self.owner, "class_weights", class_weights, self.classes))
+
+    def _names_of(self, classes: int | Sequence[str]) -> tuple[str, ...]:
+        return label_names(self.owner, "classes", classes, at_least=2)
 
     @property
     def out_features(self) -> int:

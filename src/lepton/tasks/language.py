@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -25,8 +25,6 @@ class NextToken(PositionLabels):
     Tasks of this kind have no `group_key`: to stack two outputs of a whole vocabulary takes longer than the one call
     that it saves.
     """
-
-    classes_argument = "vocabulary"
 
     def __init__(
         self,
@@ -51,9 +49,12 @@ class NextToken(PositionLabels):
             priority=priority,
             auxiliary=auxiliary,
         )
-        require(is_whole(vocabulary, 2), self.owner, "vocabulary", vocabulary, "the number of tokens")
         self.primary_metric = "perplexity"
         self.higher_is_better = {"perplexity": False, "token_accuracy": True}
+
+    def _names_of(self, classes: int | Sequence[str]) -> tuple[str, ...]:
+        require(is_whole(classes, 2), self.owner, "vocabulary", classes, "the number of tokens, an integer >= 2")
+        return super()._names_of(classes)
 
     # -- loss -------------------------------------------------------------------------------------------------
     def _masked_losses(self, output: Tensor, target: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -61,10 +62,17 @@ class NextToken(PositionLabels):
             return super()._masked_losses(output, target, parameter)
         places = self._places(target)
         logits, labels = self._labelled(output, target, places)
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        losses, counts = self.unmasked_losses(logits, labels, parameter)
         nothing = losses.new_zeros(target.numel())
-        counts = nothing.index_fill(0, places, 1.0)
-        return nothing.index_copy(0, places, losses).view_as(target), counts.view_as(target)
+        losses, counts = (nothing.index_copy(0, places, found).view_as(target) for found in (losses, counts))
+        return losses, counts
+
+    def unmasked_losses(self, output: Tensor, target: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Cross-entropy with label smoothing."""
+        losses = nn.functional.cross_entropy(
+            output.reshape(-1, self.classes), target.flatten(), reduction="none", label_smoothing=self.label_smoothing
+        ).view_as(target)
+        return losses, torch.ones_like(losses)
 
     def _places(self, target: Tensor) -> Tensor:
         """Return where `target`, flattened, has labels."""

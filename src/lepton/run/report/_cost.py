@@ -67,7 +67,7 @@ def _bytes(module: nn.Module) -> int:
 
 
 def example_batch(config: Config, encoder: InputEncoder | SequenceEncoder, rows: int = ROWS) -> dict[str, Tensor]:
-    """Return inputs of rows whose every value is missing, or of a short text: of the right shapes, without any source."""
+    """Return inputs of rows whose every value is missing, or of a text: of the right shapes, without any source."""
     import pyarrow as pa
 
     if isinstance(encoder, SequenceEncoder):
