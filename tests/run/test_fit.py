@@ -324,6 +324,21 @@ def test_names_may_be_numbers_and_one_ignored_column_a_word(tmp_path: Path) -> N
     assert run.encoder.names == ["0", "1"]
 
 
+def test_dates_are_read_as_in_training_and_their_format_is_asked_for(tmp_path: Path) -> None:
+    days = pd.date_range("2024-01-01", periods=90)
+    frame = pd.DataFrame({"a": days.strftime("%d.%m.%Y"), "b": days.map(lambda day: f"{day.month:02}/01/2024")})
+    frame["y"] = np.arange(90.0)
+    run = fit(frame, ["y"], tmp_path / "r")
+    (note,) = [note for note in run.notes if "may hold dates" in note]
+    assert "'b'" in note and 'date_formats={"b": "%d/%m/%Y"}' in note
+    told = fit(frame, ["y"], tmp_path / "r", date_formats={"b": "%m/%d/%Y"})
+    assert not any("may hold dates" in note for note in told.notes)
+    assert told.config.data.date_formats == {"a": "%d.%m.%Y", "b": "%m/%d/%Y"}
+    loaded, new = lepton.load(told.folder), pd.DataFrame({"a": ["03.04.2024"], "b": ["03/01/2024"]})
+    dates = pd.DataFrame({"a": [pd.Timestamp("2024-04-03")], "b": [pd.Timestamp("2024-03-01")]})
+    assert loaded.predict(new)["y"][0] == loaded.predict(dates)["y"][0]
+
+
 def test_ten_thousand_categories_are_learned_and_predicted(tmp_path: Path) -> None:
     words = [f"w{i % 10_000}" for i in range(12_000)]
     source = {"c": words, "y": [float(i % 10_000) for i in range(12_000)]}

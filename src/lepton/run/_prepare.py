@@ -78,7 +78,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     """
     table = read_table(config.require_source() if source is None else source)
     notes: list[str] = []
-    columns = describe_columns(table, config.data.kinds)
+    columns = describe_columns(table, config.data.kinds, config.data.date_formats)
     kinds = {column.name: column for column in columns}
     rules = [_label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
     _check_names(rules)
@@ -212,6 +212,11 @@ def _inputs(config: Config, columns: Sequence[Column], rules: Sequence[LabelRule
             notes.append(f"column {column.name!r} is not used: {column.why}.")
         elif "rest counts as missing" in column.why:
             notes.append(f"column {column.name!r}: {column.why}.")
+        if "nothing tells which" in column.why:
+            notes.append(
+                f"column {column.name!r} may hold dates, but is read as {column.kind}: {column.why}. Say which: "
+                f'date_formats={{"{column.name}": "%d/%m/%Y"}}, or write them as YYYY-MM-DD.'
+            )
     return [column for column in found if column.kind not in ("ignore", "labels")]
 
 
@@ -223,7 +228,8 @@ def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns:
     if config.data.test is not None:
         told["test"] = 0.0
     flat = [name for rule in rules for name in rule.columns if columns[name].kind not in ("labels", "image")]
-    return SplitRule(**told, targets=flat[:8]).apply(table)
+    by = columns.get(told["column"] or "")
+    return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "").apply(table)
 
 
 def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:
@@ -269,6 +275,8 @@ def _resolve(
     content["data"]["inputs"] = {
         column.name: {"kind": column.kind} for column in inputs if column.name in encoder.names
     }
+    found = {column.name: column.date_format for column in inputs if column.kind == "date" and column.date_format}
+    content["data"]["date_formats"] = found | content["data"]["date_formats"]
     content["tasks"] = {rule.task: _resolved_task(content["tasks"][rule.task], rule) for rule in rules}
     if config.trunk.type == "auto":
         content["trunk"] = {"type": _trunk_type(encoder, rules)}
