@@ -152,6 +152,19 @@ def test_evaluation_repeats_what_training_found(run: Run) -> None:
     assert whole["price"].n_labels == sum(value is not None for value in rows()["price"])
 
 
+def test_evaluation_on_the_rows_of_the_training_says_so(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    frame, words = pd.DataFrame(table()), "is the table that the run was trained on"
+    run.evaluate()
+    run.evaluate(frame.iloc[::-1])
+    run.evaluate(frame.head(N - 1))
+    assert words not in caplog.text
+    run.evaluate(frame)
+    trained = len(run.split.parts["train"])
+    assert f"{words}: {trained} of its {N} rows" in caplog.text and "part='test'" in caplog.text
+    with pytest.raises(ConfigurationError, match="not both"):
+        run.evaluate(frame, part="test")
+
+
 def test_a_changed_source_has_no_parts_any_more(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)

@@ -44,6 +44,14 @@ class Split:
     fingerprint: str = ""
     how: str = ""
 
+    def is_of(self, table: pa.Table) -> bool:
+        """Return whether a table is the one that was split.
+
+        Args:
+            table: the table.
+        """
+        return fingerprint(table) == self.fingerprint
+
     def check(self, table: pa.Table, name: str) -> None:
         """Refuse a table that is not the one that was split.
 
@@ -54,7 +62,7 @@ class Split:
         Raises:
             DataError: its fingerprint is another one.
         """
-        if self.fingerprint and fingerprint(table) != self.fingerprint:
+        if self.fingerprint and not self.is_of(table):
             raise DataError(
                 f"{name} is not the table that this run was trained on (rows or values differ): its training, "
                 "validation and test rows cannot be told apart. Give the rows to use with another file instead."
