@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
+import json
 import numbers
+import shlex
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -30,6 +33,7 @@ __all__ = [
     "TargetError",
     "TrainingError",
     "import_extra",
+    "install_line",
     "is_number",
     "is_whole",
     "nearest",
@@ -70,6 +74,7 @@ class MissingExtraError(LeptonError, ImportError):
     """An optional dependency that is not installed."""
 
 
+_DISTRIBUTION = "lepton-mtl"
 _PACKAGES = {"sklearn": "scikit-learn"}
 """Modules whose distribution has another name."""
 
@@ -123,5 +128,32 @@ def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
     except ImportError as error:
         raise MissingExtraError(
             f"{purpose} needs {_PACKAGES.get(top, top)!r}, which is not installed. "
-            f'Install it with:  pip install "lepton-mtl[{extra}]"'
+            f"Install it with:  {install_line(extra)}"
         ) from error
+
+
+def install_line(extra: str) -> str:
+    """Return the command that installs an extra: of the distribution, or of the clone that is installed as editable.
+
+    Args:
+        extra: its name, for example `"demo"`.
+    """
+    clone = _clone()
+    if clone is None:
+        return f'pip install "{_DISTRIBUTION}[{extra}]"'
+    return f'cd {shlex.quote(clone)} && pip install -e ".[{extra}]" -c constraints.txt'
+
+
+def _clone() -> str | None:
+    """Return the folder of the clone that is installed as editable; None for any other installation."""
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # which brings along half of the network code
+
+    try:
+        told = importlib.metadata.distribution(_DISTRIBUTION).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    about = json.loads(told or "{}")
+    if not about.get("dir_info", {}).get("editable"):
+        return None
+    return url2pathname(urlsplit(about["url"]).path)

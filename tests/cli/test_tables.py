@@ -90,6 +90,19 @@ def test_json_is_one_object_and_nothing_else(place: Path, run: Path) -> None:
     assert rows[0]["yes"] in ("p", "q")
 
 
+def test_rows_that_trained_are_said_to_have_trained(place: Path, run: Path) -> None:
+    def evaluate(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lepton", "evaluate", *map(str, (run, *arguments, "--json"))]
+        return subprocess.run(command, capture_output=True, text=True, check=True)
+
+    own, whole = evaluate("--part", "test"), evaluate(place / "t.csv")
+    assert own.stderr == "" and json.loads(own.stdout).keys() == {"a: b", "yes"}
+    (note,) = json.loads(whole.stdout)["notes"]
+    assert whole.stderr == note + "\n"
+    assert "42 of its 60 rows trained" in note and "--part test" in note
+    assert lepton_("evaluate", run, place / "t.csv", "--part", "test").exit_code == 2
+
+
 def test_quiet_says_nothing(place: Path, run: Path) -> None:
     fit = lepton_("fit", place / "t.csv", "-t", "ü", *SHORT, "--quiet", "--folder", place / "quiet")
     again = lepton_("fit", place / "t.csv", "-t", "ü", *SHORT, "--quiet", "--folder", place / "quiet")

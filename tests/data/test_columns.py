@@ -70,6 +70,80 @@ def test_what_is_told_wins_and_must_exist() -> None:
         describe_columns(table, {"city": "categori"})  # type: ignore[dict-item]
 
 
+# -- dates in words -----------------------------------------------------------------------------------------------
+DAYS = [dt.datetime(2025, 11, 20, 15, 5) + dt.timedelta(days=i) for i in range(N)]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d %b %Y", "%d %B %Y"),
+        *("%d-%b-%Y", "%b %d, %Y", "%B %d %Y", "%d.%m.%Y %H:%M", "%m/%d/%Y %I:%M %p", "%Y/%m/%d %H:%M:%S"),
+    ],
+)
+def test_words_of_one_format_are_the_dates_that_they_say(form: str) -> None:
+    table = read_table({"c": [day.strftime(form) for day in DAYS], "iso": [day.isoformat() for day in DAYS]})
+    words, iso = describe_columns(table)
+    assert words.kind == "date" and words.date_format.replace("%b", "%B") == form.replace("%b", "%B")
+    assert words.date_format in words.why and iso.date_format == ""
+    days = pa.table({"c": [day if "%H" in form or "%I" in form else day.date() for day in DAYS]})
+    expected = InputEncoder.fit(days, describe_columns(days)).encode(days)["numbers"]
+    torch.testing.assert_close(InputEncoder.fit(table, [words]).encode(table)["numbers"], expected)
+
+
+@pytest.mark.parametrize("dash", "/-")
+def test_day_and_month_that_cannot_be_told_apart_are_not_guessed(dash: str) -> None:
+    first, second = f"%d{dash}%m{dash}%Y", f"%m{dash}%d{dash}%Y"
+    words = [day.strftime(first) for day in DAYS if day.day <= 12] * 3
+    column = describe(words)
+    assert column.kind == "category" and column.date_format == ""
+    assert f"or dates, {first} or {second}: nothing tells which" in column.why
+    told = describe_columns(read_table({"c": words}), date_formats={"c": second})[0]
+    assert (told.kind, told.date_format) == ("date", second)
+    # One day beyond the twelfth tells for all, also where nearly all rows could be read both ways.
+    assert describe([*words * 2, f"13{dash}01{dash}2026"]).date_format == first
+    assert describe([*words * 2, f"13{dash}01{dash}2026", f"01{dash}13{dash}2026"]).kind == "category"
+
+
+def test_what_is_no_date_of_the_format_is_missing() -> None:
+    words = [day.strftime("%d.%m.%Y") for day in DAYS]
+    strange = ["31.02.2026", "24.11.26", "soon", " 1.2.2026 ", None]
+    table = read_table({"c": words + strange})
+    column = describe_columns(table)[0]
+    assert column.why == "95.3% are dates of the format %d.%m.%Y; the rest counts as missing"
+    missing = InputEncoder.fit(table, [column]).encode(table)["missing"][len(words) :, 0]
+    assert missing.tolist() == [1, 1, 1, 0, 1]
+
+
+def test_years_of_two_digits_and_mixtures_stay_words() -> None:
+    assert describe([day.strftime("%d.%m.%y") for day in DAYS]).kind == "category"
+    mixed = [day.strftime("%d.%m.%Y" if i % 2 else "%Y/%m/%d") for i, day in enumerate(DAYS)]
+    assert describe(mixed).kind == "category"
+    table = read_table({"c": [day.strftime("%d.%m.%y") for day in DAYS]})
+    told = describe_columns(table, date_formats={"c": "%d.%m.%y"})
+    assert InputEncoder.fit(table, told).encode(table)["missing"].sum() == 0
+
+
+def test_the_format_of_dates_is_kept_with_the_rules() -> None:
+    table = read_table({"c": [day.strftime("%d/%m/%Y") for day in DAYS]})
+    fitted = InputEncoder.fit(table, describe_columns(table))
+    again = InputEncoder.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    new = read_table({"c": ["03/04/2026"]})  # which alone could be either
+    torch.testing.assert_close(again.encode(new)["numbers"], fitted.encode(new)["numbers"])
+    assert again.encode(new)["missing"].sum() == 0
+    old = [{key: value for key, value in item.items() if key != "date_format"} for item in fitted.to_dict()]
+    iso = read_table({"c": ["2026-04-03"]})
+    assert InputEncoder.from_dict(old).encode(iso)["missing"].sum() == 0
+
+
+def test_dates_that_nobody_can_read_ask_for_their_format() -> None:
+    table = read_table({"c": ["03/04/2026", "05/06/2026"] * 30})
+    with pytest.raises(DataError, match=r"'03/04/2026'.*date_formats=\{\"c\""):
+        InputEncoder.fit(table, describe_columns(table, {"c": "date"}))
+    with pytest.raises(DataError, match="no column 'd'"):
+        describe_columns(table, date_formats={"d": "%d/%m/%Y"})
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [

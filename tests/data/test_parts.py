@@ -86,6 +86,18 @@ def test_time_goes_on(column: str) -> None:
     assert max(values["val"]) <= min(values["test"])
 
 
+def test_time_goes_on_in_words_too() -> None:
+    iso = SplitRule("time", "day").apply(TABLE)
+    for form in ("%d.%m.%Y", "%m/%d/%Y"):
+        words = [dt.date.fromisoformat(day).strftime(form) for day in COLUMNS["day"]]
+        parts = SplitRule("time", "day").apply(read_table({"day": words})).parts
+        assert all(torch.equal(parts[name], rows) for name, rows in iso.parts.items())
+    unclear = read_table({"day": ["03/04/2026", "05/06/2026", "04/07/2026"] * 30})
+    with pytest.raises(DataError, match="%d/%m/%Y or %m/%d/%Y: nothing tells which"):
+        SplitRule("time", "day").apply(unclear)
+    assert SplitRule("time", "day", date_format="%d/%m/%Y").apply(unclear).parts["test"].tolist()[-1] == 89
+
+
 def test_a_column_may_say_it() -> None:
     parts = SplitRule("column", "part").apply(TABLE).parts
     for name, word in (("train", "train"), ("val", "valid"), ("test", "TEST")):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton.insight import Plot, Section, Trace, write_report
+from lepton.insight import Plot, Section, Table, TableCell, TableRow, Trace, write_report
 from tests.insight.browser import Browser, find_chromium
 from tests.insight.test_plots import evil_blocks
 
@@ -147,6 +147,35 @@ def test_a_phone_scrolls_only_inside_wide_parts(browser: Browser, page: Path) ->
     browser.open(page, width=390, height=800)
     assert browser.run("document.documentElement.scrollWidth <= 390")
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_edge_where_a_table_is_cut_off_is_shaded_until_its_end(
+    browser: Browser, tmp_path: Path, scheme: str
+) -> None:
+    cells = tuple(TableCell("0.123") for _ in range(30))
+    table = Table("Wide", tuple(f"column {i}" for i in range(30)), (TableRow(TableCell("row"), cells),))
+    browser.open(write_report(tmp_path / "r.html", "r", [Section("", (table,))]), width=700, scheme=scheme)
+    box = "document.querySelector('.scroll')"
+    place = browser.run(f"(({{right, top}}) => [right, top])({box}.getBoundingClientRect())")
+    paper = {"light": 254, "dark": 21}[scheme]
+    cut = strip(browser, tmp_path, place)
+    assert abs(cut[-1] - paper) > 30 > abs(cut[0] - paper)
+    browser.run(f"{box}.scrollLeft = 1e6")
+    assert set(strip(browser, tmp_path, place)) == {paper}
+    browser.run(f"{box}.focus()")
+    assert browser.run(f"document.activeElement === {box}")
+
+
+def strip(browser: Browser, folder: Path, corner: tuple[float, float]) -> list[int]:
+    """Return how bright the 20 pixels before a right upper corner are, where no text stands, from left to right."""
+    image = pytest.importorskip("PIL.Image")
+    browser.settle()
+    browser.screenshot(folder / "shot.png")
+    right, top = (int(number) for number in corner)
+    with image.open(folder / "shot.png") as shot:
+        row = shot.convert("RGB").crop((right - 20, top + 2, right, top + 3))
+        return [row.getpixel((i, 0))[0] for i in range(20)]
 
 
 def test_every_control_can_be_reached_by_keyboard(opened: Browser) -> None:

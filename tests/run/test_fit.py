@@ -152,6 +152,19 @@ def test_evaluation_repeats_what_training_found(run: Run) -> None:
     assert whole["price"].n_labels == sum(value is not None for value in rows()["price"])
 
 
+def test_evaluation_on_the_rows_of_the_training_says_so(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    frame, words = pd.DataFrame(table()), "is the table that the run was trained on"
+    run.evaluate()
+    run.evaluate(frame.iloc[::-1])
+    run.evaluate(frame.head(N - 1))
+    assert words not in caplog.text
+    run.evaluate(frame)
+    trained = len(run.split.parts["train"])
+    assert f"{words}: {trained} of its {N} rows" in caplog.text and "part='test'" in caplog.text
+    with pytest.raises(ConfigurationError, match="not both"):
+        run.evaluate(frame, part="test")
+
+
 def test_a_changed_source_has_no_parts_any_more(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
@@ -322,6 +335,21 @@ def test_names_may_be_numbers_and_one_ignored_column_a_word(tmp_path: Path) -> N
     frame = pd.DataFrame({0: SMALL["x"], 1: SMALL["c"], 2: SMALL["y"], "price": SMALL["k"]})
     run = fit(frame, [2], tmp_path / "r", ignore="price", kinds={0: "number"})
     assert run.encoder.names == ["0", "1"]
+
+
+def test_dates_are_read_as_in_training_and_their_format_is_asked_for(tmp_path: Path) -> None:
+    days = pd.date_range("2024-01-01", periods=90)
+    frame = pd.DataFrame({"a": days.strftime("%d.%m.%Y"), "b": days.map(lambda day: f"{day.month:02}/01/2024")})
+    frame["y"] = np.arange(90.0)
+    run = fit(frame, ["y"], tmp_path / "r")
+    (note,) = [note for note in run.notes if "may hold dates" in note]
+    assert "'b'" in note and 'date_formats={"b": "%d/%m/%Y"}' in note
+    told = fit(frame, ["y"], tmp_path / "r", date_formats={"b": "%m/%d/%Y"})
+    assert not any("may hold dates" in note for note in told.notes)
+    assert told.config.data.date_formats == {"a": "%d.%m.%Y", "b": "%m/%d/%Y"}
+    loaded, new = lepton.load(told.folder), pd.DataFrame({"a": ["03.04.2024"], "b": ["03/01/2024"]})
+    dates = pd.DataFrame({"a": [pd.Timestamp("2024-04-03")], "b": [pd.Timestamp("2024-03-01")]})
+    assert loaded.predict(new)["y"][0] == loaded.predict(dates)["y"][0]
 
 
 def test_ten_thousand_categories_are_learned_and_predicted(tmp_path: Path) -> None:

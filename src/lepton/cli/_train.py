@@ -32,6 +32,9 @@ def fit(
     target: Targets,
     ignore: Annotated[list[str] | None, typer.Option(help="A column that is not read; repeat it.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="column=kind where inference is wrong; repeat it.")] = None,
+    date_format: Annotated[
+        list[str] | None, typer.Option(help="column=format of its dates, such as joined=%d/%m/%Y; repeat it.")
+    ] = None,
     val: Annotated[Path | None, typer.Option(help="Another table for validation.")] = None,
     test: Annotated[Path | None, typer.Option(help="Another table for the test.")] = None,
     balance: Annotated[str, typer.Option(help="How the tasks are weighed, such as cagrad.")] = "equal",
@@ -48,7 +51,13 @@ def fit(
     """
     from lepton.run import default_folder, make_config, override_config, train_run
 
-    data = {"ignore": ignore or [], "kinds": _pairs("--kind", kind), "val": val, "test": test}
+    data = {
+        "ignore": ignore or [],
+        "kinds": _pairs("--kind", kind),
+        "date_formats": _pairs("--date-format", date_format),
+        "val": val,
+        "test": test,
+    }
     config = make_config(source=str(source), targets=target, data=data, rest={"balance": balance, "seed": seed})
     config = override_config(config, set_ or [])
     output = Output(json_, quiet, plain)

@@ -27,16 +27,20 @@ def evaluate(
 
     Example: lepton evaluate runs/houses new_houses.csv --json
     """
-    from lepton.run import load, metrics_table
+    from lepton.data import read_table
+    from lepton.run import load, metrics_table, seen_words
 
     if part not in (None, "train", "val", "test"):
         raise ConfigurationError(f"--part is {part!r}, but must be train, val or test.")
     loaded = load(run, trust=trust)
-    found = loaded.evaluate(source, part=part)  # type: ignore[arg-type]  # checked above
+    table = None if source is None else read_table(source)
+    found = loaded.evaluate(table, part=part)  # type: ignore[arg-type]  # checked above
+    seen = "" if table is None else seen_words(loaded, table)  # people read it in the log of `evaluate`
+    notes = [*([seen] if seen else []), *loaded.notes]
     output = Output(json_, quiet, plain)
     output.show(metrics_table(loaded, {str(source or part or "held out"): found}))
     output.show(*loaded.notes)
-    output.result({task: asdict(result) for task, result in found.items()})
+    output.result(({"notes": notes} if notes else {}) | {task: asdict(result) for task, result in found.items()})
 
 
 def predict(

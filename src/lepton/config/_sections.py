@@ -191,7 +191,7 @@ if TYPE_CHECKING:  # made at run time: a checker cannot know their fields
     TRAINING: TypeAlias = Any
     TRUNK: TypeAlias = Any
 else:
-    SPLIT = section_of(SplitRule, name="SplitSection", skip=("targets",))
+    SPLIT = section_of(SplitRule, name="SplitSection", skip=("targets", "date_format"))
     BALANCE, TASK, TRUNK, TRAINING = _balance_union(), _task_union(), _trunk_union(), _training_section()
 
 
@@ -212,6 +212,10 @@ class DataSection(Section):
     ignore: list[str] = Field(default_factory=list, description="Columns that are not read.")
     limit: int | None = Field(None, ge=1, description="Read only so many rows of each source, to try something out.")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="Column -> kind where inference is wrong.")
+    date_formats: dict[str, str] = Field(
+        default_factory=dict,
+        description="Column -> what its dates look like, such as `%d/%m/%Y`; by default found out.",
+    )
     split: SPLIT = Field(default={}, validate_default=True, description="How the rows are divided.")
     image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")
     augment: bool | dict[str, Any] = Field(True, description="Augmentation of pictures in training; or its options.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,9 @@ from lepton.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["as_dates", "as_numbers", "as_words", "decoded", "places", "plain", "reading"]
+__all__ = ["as_numbers", "as_words", "decoded", "places", "plain", "reading"]
 
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+|\d{1,3}(,\d{3})+(\.\d*)?)([eE][-+]?\d+)?\s*$"
-_ISO_DATE = r"^\s*\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?\s*(Z|[-+]\d{2}:?\d{2})?)?\s*$"
 
 _EXACT = 2.0**53
 """From here on a float64 no longer tells every whole number from its neighbours."""
@@ -95,38 +94,6 @@ def as_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
         column = pc.replace_substring(column, ",", "")
     numbers = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return np.where(np.isfinite(numbers), numbers, np.nan)
-
-
-def as_dates(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """Return the column as seconds since 1970 [N], UTC; NaN where a value is missing or no ISO date."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    column = decoded(column)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        matches = pc.match_substring_regex(column, _ISO_DATE)
-        words = pc.if_else(matches, column, pa.scalar(None, column.type)).to_pylist()
-        column = pa.chunked_array([pa.array(_parsed(words), pa.timestamp("us"))])
-    if not pa.types.is_timestamp(column.type):
-        column = pc.cast(column, pa.timestamp("us"))
-    micros = pc.cast(pc.cast(column, pa.timestamp("us", column.type.tz), safe=False), pa.int64())
-    numbers: npt.NDArray[np.float64] = pc.cast(micros, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return numbers / 1e6
-
-
-def _parsed(words: list[Any]) -> list[Any]:
-    from datetime import UTC, datetime
-
-    found = []
-    for word in words:
-        try:
-            moment = None if word is None else datetime.fromisoformat(word.strip())
-            if moment is not None and moment.tzinfo is not None:
-                moment = moment.astimezone(UTC).replace(tzinfo=None)
-        except (ValueError, OverflowError):  # the 30th of February; an hour before the year 1
-            moment = None
-        found.append(moment)
-    return found
 
 
 def as_words(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_dates, as_numbers, as_words, places, reading
+from lepton.data._arrays import as_numbers, as_words, places, reading
+from lepton.data._dates import as_dates
 from lepton.data._kinds import Column, find_column
 from lepton.errors import DataError
 
@@ -98,8 +99,8 @@ class NumberColumn:
     kind = "number"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
-        return cls(name, Scaled.fit(as_numbers(column), intervals))
+    def fit(cls, about: Column, column: pa.ChunkedArray, intervals: int) -> Self:
+        return cls(about.name, Scaled.fit(as_numbers(column), intervals))
 
     @property
     def inputs(self) -> list[tuple[str, list[float]]]:
@@ -116,13 +117,20 @@ class DateColumn:
     name: str
     scale: Scaled
     clock: bool
+    date_format: str = ""  # what words look like; none for ISO dates, and in runs from before there were others
     kind = "date"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
-        seconds = as_dates(column)
+    def fit(cls, about: Column, column: pa.ChunkedArray, intervals: int) -> Self:
+        seconds = as_dates(column, about.date_format)
         present = seconds[~np.isnan(seconds)]
-        return cls(name, Scaled.fit(seconds, intervals), bool((present % _DAY != 0).any()))
+        if not len(present) and column.null_count < len(column):
+            raise DataError(
+                f"column {about.name!r} holds no date of the format {about.date_format or 'YYYY-MM-DD'!r}, but words "
+                f"such as {column.drop_null()[0].as_py()!r}. Say what they look like, as strptime does: "
+                f'date_formats={{"{about.name}": "%d/%m/%Y"}}.'
+            )
+        return cls(about.name, Scaled.fit(seconds, intervals), bool((present % _DAY != 0).any()), about.date_format)
 
     @property
     def inputs(self) -> list[tuple[str, list[float]]]:
@@ -131,7 +139,7 @@ class DateColumn:
         return [(self.name, self.scale.knots), *parts]
 
     def encode(self, column: pa.ChunkedArray) -> Floats:
-        seconds = as_dates(column)
+        seconds = as_dates(column, self.date_format)
         found = [self.scale.encode(seconds)]
         for period in (_YEAR, _WEEK, *([_DAY] if self.clock else [])):
             angle = 2 * np.pi * (seconds % period) / period
@@ -148,13 +156,13 @@ class CategoryColumn:
     kind = "category"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
+    def fit(cls, about: Column, column: pa.ChunkedArray, intervals: int) -> Self:
         import pyarrow.compute as pc
 
         del intervals
         counts = pc.value_counts(as_words(column).drop_null())
         pairs = zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
-        return cls(name, [value for value, _ in sorted(pairs, key=lambda pair: (-pair[1], pair[0]))])
+        return cls(about.name, [value for value, _ in sorted(pairs, key=lambda pair: (-pair[1], pair[0]))])
 
     def encode(self, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
         return places(as_words(column), self.values) + 1
@@ -168,9 +176,9 @@ class TextColumn:
     kind = "text"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
+    def fit(cls, about: Column, column: pa.ChunkedArray, intervals: int) -> Self:
         del column, intervals
-        return cls(name)
+        return cls(about.name)
 
     def encode(self, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
         texts = as_words(column).to_pylist()
@@ -195,9 +203,9 @@ class ImageColumn:
     kind = "image"
 
     @classmethod
-    def fit(cls, name: str, column: pa.ChunkedArray, intervals: int) -> Self:
+    def fit(cls, about: Column, column: pa.ChunkedArray, intervals: int) -> Self:
         del column, intervals
-        return cls(name)
+        return cls(about.name)
 
     def encode(self, column: pa.ChunkedArray) -> list[str | None]:
         return as_words(column).to_pylist()  # type: ignore[no-any-return]
@@ -254,7 +262,7 @@ class InputEncoder:
         for column in usable:
             values = find_column(table, column.name)
             with reading(column.name, f"the kind {column.kind!r}"):
-                found.append(_KINDS[column.kind].fit(column.name, values, intervals))
+                found.append(_KINDS[column.kind].fit(column, values, intervals))
                 if len(values):  # what does not look at its values while it is fitted does so here
                     found[-1].encode(values.slice(0, 1))
         return cls(found)

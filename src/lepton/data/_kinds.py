@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lepton.data._arrays import as_dates, as_numbers, as_words, decoded
+from lepton.data._arrays import as_numbers, as_words, decoded
+from lepton.data._dates import as_dates, date_formats
 from lepton.data._source import IMAGE_SUFFIXES
 from lepton.errors import ConfigurationError, DataError, nearest
 
@@ -44,6 +45,7 @@ class Column:
         missing: share of the values that are missing.
         distinct: number of different values.
         example: one value.
+        date_format: what dates in words look like, as `strptime` says it, such as `%d.%m.%Y`; empty for ISO dates.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Column:
     missing: float
     distinct: int
     example: str
+    date_format: str = ""
 
 
 def find_column(table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -71,15 +74,19 @@ def find_column(table: pa.Table, name: str) -> pa.ChunkedArray:
     return table.column(name)
 
 
-def describe_columns(table: pa.Table, kinds: Mapping[str, Kind] | None = None) -> list[Column]:
+def describe_columns(
+    table: pa.Table, kinds: Mapping[str, Kind] | None = None, date_formats: Mapping[str, str] | None = None
+) -> list[Column]:
     """Say for every column what it holds: as told in `kinds`, otherwise by its type and its values.
 
     Args:
         table: the rows to look at; for words, the first 20 000.
         kinds: column -> kind, for those where you know better.
+        date_formats: column -> what its dates look like, as `strptime` says it, such as `%d/%m/%Y`; for words whose
+            day and month cannot be told apart.
 
     Raises:
-        DataError: `kinds` names a column that is not there.
+        DataError: `kinds` or `date_formats` names a column that is not there.
         ConfigurationError: `kinds` names a kind that does not exist.
 
     Example:
@@ -88,17 +95,19 @@ def describe_columns(table: pa.Table, kinds: Mapping[str, Kind] | None = None) -
         >>> [(column.name, column.kind) for column in describe_columns(table)]
         [('age', 'number'), ('city', 'ignore'), ('paid', 'boolean')]
     """
-    told = dict(kinds or {})
+    told, formats = dict(kinds or {}), dict(date_formats or {})
+    for name in formats:
+        find_column(table, name)
     for name, kind in told.items():
         find_column(table, name)
         allowed = get_args(Kind)
         if kind not in allowed:
             hint = nearest(str(kind), allowed)
             raise ConfigurationError(f"column {name!r}: kind is {kind!r}, but must be one of {allowed}.{hint}")
-    return [_describe(name, table.column(name), told.get(name)) for name in table.column_names]
+    return [_describe(name, table.column(name), told.get(name), formats.get(name, "")) for name in table.column_names]
 
 
-def _describe(name: str, column: pa.ChunkedArray, told: Kind | None) -> Column:
+def _describe(name: str, column: pa.ChunkedArray, told: Kind | None, date_format: str) -> Column:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -116,8 +125,20 @@ def _describe(name: str, column: pa.ChunkedArray, told: Kind | None) -> Column:
     elif distinct == 1:
         kind, why = "ignore", "it has one value only"
     else:
-        kind, why = _infer(name, present, distinct)
-    return Column(name, kind, why, missing, distinct, example)
+        kind, why = _infer(name, present, distinct, date_format)
+    shape = date_format or _date_format(present) if kind == "date" else ""
+    return Column(name, kind, why, missing, distinct, example, shape)
+
+
+def _date_format(present: pa.ChunkedArray) -> str:
+    """Return the format of dates in words, if it is plain; empty for ISO dates and for a date type."""
+    import pyarrow as pa
+
+    if not pa.types.is_string(decoded(present).type):
+        return ""
+    sample = as_words(present.slice(0, _SAMPLE))
+    formats = date_formats(sample, MOSTLY) if _nan_share(as_dates(sample)) > 1 - MOSTLY else []
+    return formats[0] if len(formats) == 1 else ""
 
 
 def _lists_words(column: pa.ChunkedArray) -> bool:
@@ -130,7 +151,7 @@ def _lists_words(column: pa.ChunkedArray) -> bool:
     return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_integer(inner))
 
 
-def _infer(name: str, present: pa.ChunkedArray, distinct: int) -> tuple[Kind, str]:
+def _infer(name: str, present: pa.ChunkedArray, distinct: int, date_format: str) -> tuple[Kind, str]:
     import pyarrow as pa
 
     if pa.types.is_boolean(present.type):
@@ -144,7 +165,7 @@ def _infer(name: str, present: pa.ChunkedArray, distinct: int) -> tuple[Kind, st
     if pa.types.is_dictionary(present.type):
         return "category", f"{distinct} categories"
     if pa.types.is_string(present.type):
-        return _infer_words(name, present, distinct)
+        return _infer_words(present, distinct, date_format)
     return "ignore", f"the type {present.type} cannot be learned from"
 
 
@@ -155,20 +176,33 @@ def _is_identifier(name: str, present: pa.ChunkedArray, distinct: int) -> bool:
     return distinct == len(present) > 20 and (unnamed or bool({"id", "index", "uuid", "key"} & words))
 
 
-def _infer_words(name: str, present: pa.ChunkedArray, distinct: int) -> tuple[Kind, str]:
-    import pyarrow.compute as pc
-
+def _infer_words(present: pa.ChunkedArray, distinct: int, date_format: str) -> tuple[Kind, str]:
     sample = as_words(present.slice(0, _SAMPLE))
     words = [word.lower() for word in sample.to_pylist()]
+    if date_format:
+        return _dates(sample, f"dates of the format {date_format}", date_format)
     if sum(word.endswith(IMAGE_SUFFIXES) for word in words) >= MOSTLY * len(words):
         return "image", "paths of pictures"
-    numbers = as_numbers(sample)
-    share = 1 - _nan_share(numbers)
+    share = 1 - _nan_share(as_numbers(sample))
     if share >= MOSTLY:
         return "number", "numbers" if share == 1 else f"{share:.1%} are numbers; the rest counts as missing"
-    dates = 1 - _nan_share(as_dates(sample))
-    if dates >= MOSTLY:
-        return "date", "ISO dates" if dates == 1 else f"{dates:.1%} are ISO dates; the rest counts as missing"
+    if 1 - _nan_share(as_dates(sample)) >= MOSTLY:
+        return _dates(sample, "ISO dates")
+    formats = date_formats(sample, MOSTLY)
+    if len(formats) == 1:
+        return _dates(sample, f"dates of the format {formats[0]}", formats[0])
+    kind, why = _infer_language(present, sample, distinct)
+    return kind, f"{why}; or dates, {' or '.join(formats)}: nothing tells which" if formats else why
+
+
+def _dates(sample: pa.ChunkedArray, words: str, date_format: str = "") -> tuple[Kind, str]:
+    share = 1 - _nan_share(as_dates(sample, date_format))
+    return "date", words if share == 1 else f"{share:.1%} are {words}; the rest counts as missing"
+
+
+def _infer_language(present: pa.ChunkedArray, sample: pa.ChunkedArray, distinct: int) -> tuple[Kind, str]:
+    import pyarrow.compute as pc
+
     length = pc.mean(pc.list_value_length(pc.utf8_split_whitespace(sample))).as_py()
     if distinct > 50 and (length >= 3 and distinct > 0.3 * len(present)):
         return "text", f"{length:.0f} words each"

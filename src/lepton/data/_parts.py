@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_dates, as_numbers, as_words, reading
+from lepton.data._arrays import as_numbers, as_words, reading
+from lepton.data._dates import as_dates
 from lepton.data._kinds import describe_columns, find_column
 from lepton.errors import ConfigurationError, DataError, require
 
@@ -43,6 +44,14 @@ class Split:
     fingerprint: str = ""
     how: str = ""
 
+    def is_of(self, table: pa.Table) -> bool:
+        """Return whether a table is the one that was split.
+
+        Args:
+            table: the table.
+        """
+        return fingerprint(table) == self.fingerprint
+
     def check(self, table: pa.Table, name: str) -> None:
         """Refuse a table that is not the one that was split.
 
@@ -53,7 +62,7 @@ class Split:
         Raises:
             DataError: its fingerprint is another one.
         """
-        if self.fingerprint and fingerprint(table) != self.fingerprint:
+        if self.fingerprint and not self.is_of(table):
             raise DataError(
                 f"{name} is not the table that this run was trained on (rows or values differ): its training, "
                 "validation and test rows cannot be told apart. Give the rows to use with another file instead."
@@ -82,6 +91,7 @@ class SplitRule:
         test: share for the test; 0 for none.
         seed: fixes the draw.
         targets: columns whose shares `"stratified"` keeps alike.
+        date_format: what the dates in `column` look like, as `strptime` says it; found out where that is possible.
     """
 
     method: Method = "stratified"
@@ -90,6 +100,7 @@ class SplitRule:
     test: float = 0.15
     seed: int = 0
     targets: Sequence[str] = field(default=(), repr=False)
+    date_format: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         methods = ("stratified", "random", "group", "time", "column")
@@ -145,11 +156,15 @@ class SplitRule:
     def _times(self, table: pa.Table) -> npt.NDArray[np.float64]:
         assert self.column is not None
         column = find_column(table, self.column)
-        (described,) = describe_columns(table.select([self.column]))
+        formats = {self.column: self.date_format} if self.date_format else {}
+        (described,) = describe_columns(table.select([self.column]), date_formats=formats)
         with reading(self.column, "a date or a number"):
-            times = as_dates(column) if described.kind == "date" else as_numbers(column)
+            dates = described.kind == "date"
+            times = as_dates(column, described.date_format) if dates else as_numbers(column)
         if np.isnan(times).any():
-            raise DataError(f"split column {self.column!r} must hold a date or a number in every row.")
+            raise DataError(
+                f"split column {self.column!r} must hold a date or a number in every row, but it holds {described.why}."
+            )
         return times
 
     def _by_order(self, order: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:

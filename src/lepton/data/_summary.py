@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lepton.data._arrays import as_dates, as_numbers, as_words
+from lepton.data._arrays import as_numbers, as_words
+from lepton.data._dates import as_dates
 from lepton.data._kinds import Column, find_column
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def summarise_column(table: pa.Table, column: Column) -> ColumnSummary:
         numbers = as_numbers(values)
         return _numbers(numbers, "{:.6g}".format)
     if column.kind == "date":
-        return _numbers(as_dates(values), lambda seconds: str(np.datetime64(round(seconds), "s"))[:10])
+        dates = as_dates(values, column.date_format)
+        return _numbers(dates, lambda seconds: str(np.datetime64(round(seconds), "s"))[:10])
     if column.kind in ("category", "boolean"):
         return _words(values)
     return ColumnSummary(column.example, ())

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import lepton
+from lepton.errors import install_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,7 +114,7 @@ def _extra(name: str, extra: str) -> Observation:
     try:
         return Observation(name, "ok", importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Observation(name, "missing", f'pip install "lepton-mtl[{extra}]"')
+        return Observation(name, "missing", install_line(extra))
 
 
 def _devices() -> list[Observation]:

@@ -22,6 +22,7 @@ def fit(
     inputs: Mapping[str, str] | None = None,
     ignore: Iterable[str] = (),
     kinds: Mapping[str, str] | None = None,
+    date_formats: Mapping[str, str] | None = None,
     split: Mapping[str, Any] | None = None,
     val: Any = None,
     test: Any = None,
@@ -45,6 +46,8 @@ def fit(
         inputs: column -> kind, for those to read; by default all that are no targets.
         ignore: columns that are not to be read.
         kinds: column -> kind, where inference is wrong.
+        date_formats: column -> what its dates look like, as `strptime` says it, such as `"%d/%m/%Y"`; by default found
+            out, but it need not be plain whether day or month comes first.
         split: options of the split, `{"method": "group", "column": "patient"}`; see `lepton.data.SplitRule`.
         val: path of another table for validation, instead of a share of the rows.
         test: path of another table for the test.
@@ -80,6 +83,7 @@ def fit(
             "inputs": None if inputs is None else {str(name): kind for name, kind in inputs.items()},
             "ignore": [ignore] if isinstance(ignore, str) else [str(name) for name in ignore],
             "kinds": {str(name): kind for name, kind in (kinds or {}).items()},
+            "date_formats": {str(name): form for name, form in (date_formats or {}).items()},
             "split": split,
             "val": val,
             "test": test,

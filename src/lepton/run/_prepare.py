@@ -82,7 +82,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     """
     table = read_source(config, source)
     notes: list[str] = []
-    columns = describe_columns(table, config.data.kinds)
+    columns = describe_columns(table, config.data.kinds, config.data.date_formats)
     kinds = {column.name: column for column in columns}
     rules = [_label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
     sequence = sequence_rules(config, table, columns, rules)
@@ -253,6 +253,11 @@ def _inputs(config: Config, columns: Sequence[Column], rules: Sequence[LabelRule
             notes.append(f"column {column.name!r} is not used: {column.why}.")
         elif "rest counts as missing" in column.why:
             notes.append(f"column {column.name!r}: {column.why}.")
+        if "nothing tells which" in column.why:
+            notes.append(
+                f"column {column.name!r} may hold dates, but is read as {column.kind}: {column.why}. Say which: "
+                f'date_formats={{"{column.name}": "%d/%m/%Y"}}, or write them as YYYY-MM-DD.'
+            )
     return [column for column in found if column.kind not in ("ignore", "labels")]
 
 
@@ -263,6 +268,7 @@ def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns:
         told["val"] = 0.0
     if config.data.test is not None:
         told["test"] = 0.0
+<<<<<<< HEAD
     flat = [
         name
         for rule in rules
@@ -270,6 +276,11 @@ def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns:
         if columns[name].kind not in ("labels", "image") and rule.kind not in SEQUENCE_KINDS
     ]
     return SplitRule(**told, targets=flat[:8]).apply(table)
+=======
+    flat = [name for rule in rules for name in rule.columns if columns[name].kind not in ("labels", "image")]
+    by = columns.get(told["column"] or "")
+    return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "").apply(table)
+>>>>>>> prod_rest
 
 
 def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:
@@ -321,6 +332,8 @@ def _resolve(
     content["data"]["inputs"] = {
         column.name: {"kind": column.kind} for column in inputs if column.name in encoder.names
     }
+    found = {column.name: column.date_format for column in inputs if column.kind == "date" and column.date_format}
+    content["data"]["date_formats"] = found | content["data"]["date_formats"]
     content["tasks"] = {rule.task: _resolved_task(content["tasks"][rule.task], rule) for rule in rules}
     sequences = isinstance(encoder, SequenceEncoder)
     if config.trunk.type == "auto":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,13 +22,19 @@ from lepton.run._frames import frame_of
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, read_source, split_tables
 from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
+<<<<<<< HEAD
 from lepton.run._sequences import encode_sequences, predict_sequences, text_table, with_search_scores
+=======
+from lepton.run._summary import seen_words
+>>>>>>> prod_rest
 from lepton.train import load_weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Run", "load"]
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -175,13 +182,21 @@ class Run:
         """Return every task's loss and metrics on rows with labels.
 
         Args:
-            source: rows; by default those of the training source that `part` names.
+            source: rows; by default those of the training source that `part` names. If it is the training source
+                itself, a warning is logged: most of its rows trained.
             part: which part of the training source; by default the test, or the validation if there is no test.
 
         Raises:
             DataError: the source is not the one that the run was trained on, or a column is missing.
+            ConfigurationError: both a source and a part.
         """
+        if source is not None and part is not None:
+            raise ConfigurationError(
+                f"part={part!r} is a part of the training source: give it or other rows, not both."
+            )
         table = self._part(part) if source is None else read_table(source)
+        if source is not None and (words := seen_words(self, table)):
+            log.warning(words)
         for rule in self.rules:
             for column in rule.columns:
                 find_column(table, column)

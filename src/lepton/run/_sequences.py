@@ -176,7 +176,9 @@ def encode_sequences(
         if number:
             notes.append(f"column {name!r}: {number} of {table.num_rows} {part} texts are cut at data.max_length.")
     for name, number in encoder.unseen(table).items():
-        notes.append(f"column {name!r}: {number} of {table.num_rows} {part} rows hold a character that training has not.")
+        notes.append(
+            f"column {name!r}: {number} of {table.num_rows} {part} rows hold a character that training has not."
+        )
     return SequenceData(inputs, targets, lengths=lengths)
 
 

@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.config import compositions
 from lepton.evaluate import TaskResult
+from lepton.run._rows import held_out_part
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from rich.table import Table
 
     from lepton.nn import LeptonModel
     from lepton.run._prepare import Prepared
     from lepton.run._run import Run
 
-__all__ = ["balance_words", "columns_table", "count_parameters", "metrics_table", "plan_table", "results_rows"]
+__all__ = [
+    "balance_words",
+    "columns_table",
+    "count_parameters",
+    "metrics_table",
+    "plan_table",
+    "results_rows",
+    "seen_words",
+]
 
 
 def columns_table(prepared: Prepared) -> Table:
@@ -35,6 +45,24 @@ def columns_table(prepared: Prepared) -> Table:
         missing = f"{column.missing:.1%}" if column.missing else ""
         table.add_row(column.name, read, column.why, missing, _short(column.example))
     return table
+
+
+def seen_words(run: Run, table: pa.Table) -> str:
+    """Return a warning if a table is the one that a run was trained on, and how to use its other rows; or nothing.
+
+    Args:
+        run: the run.
+        table: rows that are given to it with their labels.
+    """
+    if not run.split.is_of(table):
+        return ""
+    parts = {*run.split.parts, *(part for part in ("val", "test") if getattr(run.config.data, part) is not None)}
+    other = held_out_part(parts)
+    way = f" The {other} rows alone: part={other!r}, or on the command line --part {other} without a table."
+    return (
+        f"This is the table that the run was trained on: {len(run.split.parts['train'])} of its {table.num_rows} rows "
+        f"trained, so that these results are too good.{way if other else ''}"
+    )
 
 
 def _short(text: str, limit: int = 16) -> str:
