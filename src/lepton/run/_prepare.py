@@ -268,19 +268,14 @@ def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns:
         told["val"] = 0.0
     if config.data.test is not None:
         told["test"] = 0.0
-<<<<<<< HEAD
     flat = [
         name
         for rule in rules
         for name in rule.columns
         if columns[name].kind not in ("labels", "image") and rule.kind not in SEQUENCE_KINDS
     ]
-    return SplitRule(**told, targets=flat[:8]).apply(table)
-=======
-    flat = [name for rule in rules for name in rule.columns if columns[name].kind not in ("labels", "image")]
     by = columns.get(told["column"] or "")
     return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "").apply(table)
->>>>>>> prod_rest
 
 
 def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:

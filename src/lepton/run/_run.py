@@ -22,11 +22,8 @@ from lepton.run._frames import frame_of
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, read_source, split_tables
 from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
-<<<<<<< HEAD
 from lepton.run._sequences import encode_sequences, predict_sequences, text_table, with_search_scores
-=======
 from lepton.run._summary import seen_words
->>>>>>> prod_rest
 from lepton.train import load_weights
 
 if TYPE_CHECKING:
