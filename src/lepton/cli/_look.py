@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lepton.cli._output import Json, Output, Overrides, Plain, Quiet, RunFolder, Trust
-from lepton.errors import ConfigurationError
 
 __all__ = ["baseline", "probe", "validate"]
+
+
+class Budget(StrEnum):
+    """What a task alone has as much of as the run."""
+
+    steps = "steps"
+    time = "time"
+
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, as `lepton init` writes one.")]
 
@@ -64,7 +72,7 @@ def probe(
 def baseline(
     run: RunFolder,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each task alone.")] = 1,
-    budget: Annotated[str, typer.Option(help="What is the same as in the run: steps, or time.")] = "steps",
+    budget: Annotated[Budget, typer.Option(help="What is the same as in the run.")] = Budget.steps,
     boosting: Annotated[bool, typer.Option(help="Gradient boosting as well; tables only.")] = True,
     trust: Trust = False,
     json_: Json = False,
@@ -79,8 +87,6 @@ def baseline(
 
     output = Output(json_, quiet, plain)
     loaded = load(run, trust=trust)
-    if budget not in ("steps", "time"):
-        raise ConfigurationError(f"--budget is {budget!r}, but must be steps or time.")
-    found = run_baselines(loaded, seeds=seeds, budget=budget, boosting=boosting, trust=trust, quiet=output.silent)
+    found = run_baselines(loaded, seeds=seeds, budget=budget.value, boosting=boosting, trust=trust, quiet=output.silent)
     output.show(found, f"Written to {run / 'baselines.json'}. Next:  lepton report {run}")
     output.result(found.to_dict())

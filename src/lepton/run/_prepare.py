@@ -333,7 +333,7 @@ def _resolve(
     sequences = isinstance(encoder, SequenceEncoder)
     if config.trunk.type == "auto":
         content["trunk"] = {"type": _trunk_type(encoder, rules)}
-    if encoder.images and config.data.image_size is None:
+    if isinstance(encoder, InputEncoder) and encoder.images and config.data.image_size is None:
         content["data"]["image_size"] = image_size(encoder.image_paths(train)[encoder.images[0]])
     told = content["training"]
     planned = planned_training(

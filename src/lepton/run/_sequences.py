@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lepton.config import Config, trunks
-from lepton.data import SEQUENCE_KINDS, Column, LabelRule, SequenceData, SequenceEncoder, Tokenizer, is_list
+from lepton.data import SEQUENCE_KINDS, Column, Kind, LabelRule, SequenceData, SequenceEncoder, Tokenizer, is_list
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import TaskResult, to_device
 from lepton.insight import text_scores
@@ -95,7 +95,7 @@ def sequence_rules(
         raise ConfigurationError(f"a run translates into one column, not into {sorted(targets)}.")
     if source.name in targets:
         raise ConfigurationError(f"column {source.name!r} is the text that is read and the one that is predicted.")
-    kind = "words" if is_list(table.column(source.name)) else "text"
+    kind: Kind = "words" if is_list(table.column(source.name)) else "text"
     read = dataclasses.replace(source, kind=kind)
     return read, [
         dataclasses.replace(rule, columns=(source.name,)) if rule.kind == "language_modeling" else rule
@@ -213,6 +213,7 @@ def predict_sequences(
     for inputs, _ in loader:
         moved = to_device(inputs, model.device)
         outputs, _ = model(moved)
+        assert isinstance(inputs, Mapping)
         size, length = inputs["tokens"].shape
         own = labels[first : first + size, :length].long().to(model.device)
         for rule in rules:
@@ -244,7 +245,7 @@ def predict_sequences(
 def _perplexities(logits: Tensor, labels: Tensor) -> list[float]:
     """Return for each row exp of the mean negative log-probability of its tokens."""
     losses = F.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=-100, reduction="none")
-    return (losses.sum(1) / (labels != -100).sum(1)).exp().tolist()  # type: ignore[no-any-return]
+    return (losses.sum(1) / (labels != -100).sum(1)).exp().tolist()
 
 
 def _translated(model: LeptonModel, task: str, tokens: Tensor, encoder: SequenceEncoder) -> list[str]:
@@ -296,7 +297,7 @@ def with_search_scores(
     for rule in wanted:
         said: list[str] = []
         order = (inputs["tokens"] != 0).sum(1).argsort(stable=True)
-        for rows in order.split(EVALUATION_SEQUENCES):
+        for rows in torch.split(order, EVALUATION_SEQUENCES):
             tokens = inputs["tokens"][rows].long()
             tokens = tokens[:, : int((tokens != 0).sum(1).max())]
             said += _translated(model, rule.task, tokens.to(model.device), encoder)
@@ -350,7 +351,7 @@ class SearchScores(Callback):
         tokens = self.encoder.encode(self.table).inputs["tokens"].long() if self.tasks else torch.empty(0)
         for rule in self.tasks:
             found: list[str] = []
-            for part in tokens.split(EVALUATION_SEQUENCES):
+            for part in torch.split(tokens, EVALUATION_SEQUENCES):
                 moved = part[:, : int((part != 0).sum(1).max())].to(self.model.device)
                 found += [self.encoder.decode(ids) for ids in greedy_search(self.model, rule.task, moved)]
             references = [text or "" for text in self.table.column(rule.columns[0]).to_pylist()]

@@ -115,8 +115,8 @@ def _train(
         _show_plan(console, prepared, model)
     write_data(place, prepared)
     if isinstance(prepared.encoder, SequenceEncoder) and "val" in prepared.tables:
-        parts = (prepared.encoder, prepared.rules, prepared.tables["val"])
-        callbacks = [SearchScores(model, *parts), *callbacks]
+        scores = SearchScores(model, prepared.encoder, prepared.rules, prepared.tables["val"])
+        callbacks = [scores, *callbacks]
     trainer = make_trainer(
         prepared.config, model, place, callbacks=callbacks, resume=resume, progress=console is not None
     )

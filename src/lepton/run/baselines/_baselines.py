@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
+from lepton.data import InputEncoder
 from lepton.errors import DataError, import_extra, is_whole, require
 from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore, score_outputs
 from lepton.run._folder import read_json, write_json
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["BaselineScore", "Baselines", "SeedScore", "SharedRun", "run_baselines"]
 
 Watch = Callable[[str], Sequence[Callback]]
+Budget = Literal["steps", "time"]
 
 KEPT_NUMBERS = 50_000_000
 """Outputs beyond that many numbers are not kept, so that there are no intervals over rows."""
@@ -197,7 +199,7 @@ def run_baselines(
     *,
     source: Any = None,
     seeds: int = 1,
-    budget: Literal["steps", "time"] = "steps",
+    budget: Budget = "steps",
     boosting: bool = True,
     resamples: int = 100,
     trust: bool = False,
@@ -227,7 +229,7 @@ def run_baselines(
         CheckpointError: the run's `baselines.json` is damaged.
     """
     require(is_whole(seeds), "run_baselines", "seeds", seeds, "a whole number of at least 1")
-    require(budget in ("steps", "time"), "run_baselines", "budget", budget, "'steps' or 'time'")
+    require(budget in get_args(Budget), "run_baselines", "budget", budget, "'steps' or 'time'")
     if boosting:
         import_extra(
             "sklearn.ensemble", "sklearn", "the comparison with boosted trees (boosting=False leaves them out)"
@@ -310,6 +312,7 @@ def _boost_all(run: Run, prepared: Prepared, found: Baselines, kept: Kept, seeds
     found.notes += _boosting_notes(run, found, [rule.task for rule in rules])
     if not rules:
         return
+    assert isinstance(run.encoder, InputEncoder)  # nothing else has a rule that trees learn
     read = {part: boosting_columns(run.encoder, table) for part, table in prepared.tables.items()}
     columns, categorical = {part: numbers for part, (numbers, _) in read.items()}, read["train"][1]
     for rule in rules:

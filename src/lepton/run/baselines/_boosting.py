@@ -30,7 +30,7 @@ def can_boost(encoder: InputEncoder | SequenceEncoder, rule: LabelRule) -> bool:
     return rule.kind not in ("segmentation", *SEQUENCE_KINDS) and any(c.kind not in UNREAD for c in encoder.columns)
 
 
-def boosting_columns(encoder: InputEncoder | SequenceEncoder, table: Any) -> tuple[Floats, list[bool]]:
+def boosting_columns(encoder: InputEncoder, table: Any) -> tuple[Floats, list[bool]]:
     """Return the columns as trees read them, NaN where missing, and which are categories.
 
     Numbers are as they stand in the table; dates as the encoder made them. Text and pictures are left out.

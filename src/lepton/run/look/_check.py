@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lepton.config import Config, content_of
-from lepton.data import Column, SequenceEncoder
+from lepton.data import Column
 from lepton.run._build import build_model
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
@@ -174,8 +174,7 @@ def _task_plans(prepared: Prepared) -> Iterator[TaskPlan]:
 
 
 def _findings(prepared: Prepared, parameters: dict[str, int]) -> Iterator[Finding]:
-    if not isinstance(prepared.encoder, SequenceEncoder):  # what a text gives away is not found
-        yield from giveaway_findings(prepared)
+    yield from giveaway_findings(prepared)
     yield from row_findings(prepared)
     yield from label_findings(prepared)
     yield from _plan_findings(prepared, parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lepton.data import LabelRule, SequenceData, find_column
+from lepton.data import InputEncoder, LabelRule, SequenceData, find_column
 from lepton.run._prepare import Prepared
 from lepton.run._rows import label_overlap, labelled_rows
 
@@ -75,7 +75,9 @@ def _row_keys(prepared: Prepared, part: str) -> list[bytes]:
     """Return for each row of a part its inputs as bytes; equal rows have equal ones."""
     table, rows = prepared.tables[part], prepared.data[part]
     if isinstance(rows, SequenceData):
+        assert isinstance(rows.inputs, Mapping)
         return [row[row != 0].tobytes() for row in rows.inputs["tokens"].numpy()]
+    assert isinstance(prepared.encoder, InputEncoder)
     parts = [
         tensor.flatten(1).numpy().astype(np.float64, copy=False) for tensor in prepared.encoder.encode(table).values()
     ]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from lepton.data import LabelRule
+from lepton.data import InputEncoder, LabelRule
 from lepton.insight import bins_of, certain_values, explained_share, ranks
 from lepton.run._prepare import Prepared
 from lepton.run.look._findings import Finding
@@ -28,12 +28,19 @@ def giveaway_findings(prepared: Prepared) -> Iterator[Finding]:
 
     Text and pictures are not looked at: no table of means can read them.
     """
+    if not isinstance(prepared.encoder, InputEncoder):
+        return
     columns = _column_bins(prepared)
     targets = {rule.task: _matrices(rule, prepared) for rule in prepared.rules if rule.kind != "segmentation"}
     for rule in prepared.rules:
         for name, bins in columns.items():
             yield from _judged(prepared, name, bins, rule, targets.get(rule.task, []))
     yield from _between(prepared.rules, targets)
+
+
+def _encoder(prepared: Prepared) -> InputEncoder:
+    assert isinstance(prepared.encoder, InputEncoder)
+    return prepared.encoder
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------
@@ -50,7 +57,7 @@ def _column_bins(prepared: Prepared) -> dict[str, list[Ints]]:
     inputs = {key: value.numpy()[_chosen(prepared)] for key, value in _inputs(prepared).items()}
     found: dict[str, list[Ints]] = {}
     number = category = 0
-    for column in prepared.encoder.columns:
+    for column in _encoder(prepared).columns:
         if column.kind in ("number", "date"):
             for _ in column.inputs:
                 values = inputs["numbers"][:, number].astype(np.float64)
@@ -65,7 +72,7 @@ def _column_bins(prepared: Prepared) -> dict[str, list[Ints]]:
 
 def _inputs(prepared: Prepared) -> dict[str, Tensor]:
     wanted = ("numbers", "missing", "categories")
-    encoded = prepared.encoder.encode(prepared.tables["train"])
+    encoded = _encoder(prepared).encode(prepared.tables["train"])
     return {name: encoded[name] for name in wanted if name in encoded}
 
 
@@ -118,7 +125,7 @@ def _judged(
 
 def _certain(prepared: Prepared, name: str, bins: Ints, rule: LabelRule, classes: Floats) -> Iterator[Finding]:
     """Yield a column of categories of which some values settle a class."""
-    values = {c.name: c.values for c in prepared.encoder.columns if c.kind == "category"}.get(name)
+    values = {c.name: c.values for c in _encoder(prepared).columns if c.kind == "category"}.get(name)
     known = ~np.isnan(classes[:, 0])
     if values is None or classes.shape[1] != len(rule.classes) or not known.any():
         return

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lepton.config import config_yaml
-from lepton.data import decode_image
+from lepton.data import InputEncoder, decode_image
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import to_device
 from lepton.insight import (
@@ -200,7 +200,7 @@ def _sample(run: Run) -> tuple[SampleFacts | None, dict[str, Predictions], str]:
 
 
 def _pictures(run: Run, table: pa.Table) -> Any:
-    if not run.encoder.images:
+    if not isinstance(run.encoder, InputEncoder) or not run.encoder.images:
         return None
     paths = run.encoder.image_paths(table)[run.encoder.images[0]]
     height, width = run.config.data.image_size or (PICTURE_SIDE, PICTURE_SIDE)
