@@ -140,7 +140,7 @@ class HuggingFaceTrunk(nn.Module):
 
     def _states(self, tokens: Tensor, inside: Tensor) -> Tensor:
         # Nothing to the left of a token is padding, so a causal model needs no mask. To others, a text of no tokens is
-        # a softmax over nothing: it reads its padding, and its states are put to zero.
+        # a softmax over nothing, NaN in some attention kernels: it reads its padding, and its states are put to zero.
         visible = torch.ones_like(inside) if self.causal else inside | ~inside.any(1, keepdim=True)
         found = hidden_states(self.model, tokens, visible, all_layers=self.layer != self.depth)
         if self.mix is None or self.gamma is None:
