@@ -209,8 +209,9 @@ def run_baselines(
 
     Alone means: the same trunk, options, rows and order of the rows, one head, nothing to balance; and the same
     planned number of steps, or as many more as fit into the same time. `baselines.json` in the run's folder is written
-    anew after each baseline, so that Ctrl-C keeps those that are done; it holds for `alone` and `boosting` and each task `val` and `test` (metric -> value), `parameters`,
-    `seconds` and `seeds`; and as `gains` the differences and delta_m with their intervals.
+    anew after each baseline, so that Ctrl-C keeps those that are done; it holds for `alone` and `boosting` and each
+    task `val` and `test` (metric -> value), `parameters`, `seconds` and `seeds`; and as `gains` the differences and
+    delta_m with their intervals.
 
     Args:
         run: the run.
