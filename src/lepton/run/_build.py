@@ -26,6 +26,7 @@ def build_model(
     *,
     trust: bool = False,
     only: str | None = None,
+    architecture: Mapping[str, Any] | None = None,
 ) -> LeptonModel:
     """Return the model that a configuration describes, initialised from its seed.
 
@@ -35,11 +36,12 @@ def build_model(
         rules: rules of the labels.
         trust: whether classes may be imported.
         only: one task, for a model that learns it alone.
+        architecture: what a pre-trained trunk's folder says of it; without it, the folder is read, weights included.
     """
     torch.manual_seed(config.seed)
     chosen = [rule for rule in rules if only is None or rule.task == only]
     if isinstance(encoder, SequenceEncoder):
-        trunk, size = _sequence_trunk(config.trunk, encoder, chosen, trust), encoder.vocabulary
+        trunk, size = _sequence_trunk(config.trunk, encoder, chosen, trust, architecture), encoder.vocabulary
     else:
         trunk, size = _trunk(config.trunk, encoder, trust), 0
     tasks = [make_task(r.task, config.tasks[r.task], r.classes, vocabulary=size, trust=trust) for r in chosen]
@@ -82,13 +84,27 @@ def _trunk(section: Any, encoder: InputEncoder, trust: bool) -> nn.Module:
     return kind(table, image, images=max(1, len(encoder.images)), **options)  # type: ignore[no-any-return]
 
 
-def _sequence_trunk(section: Any, encoder: SequenceEncoder, rules: Sequence[LabelRule], trust: bool) -> nn.Module:
+def _sequence_trunk(
+    section: Any,
+    encoder: SequenceEncoder,
+    rules: Sequence[LabelRule],
+    trust: bool,
+    architecture: Mapping[str, Any] | None,
+) -> nn.Module:
     if isinstance(section, Custom):
         return load_class(section, trust=trust)
     kind: Any = trunks()[section.type]
-    told = {"vocabulary": encoder.vocabulary, "characters": encoder.characters, "readers": readers_of(rules)}
+    told = {
+        "vocabulary": encoder.vocabulary,
+        "characters": encoder.characters,
+        "readers": readers_of(rules),
+        "padding": encoder.pad,
+    }
     taken = inspect.signature(kind).parameters
     options = section.model_dump(exclude={"type"})
+    if architecture is not None:
+        told["config"] = architecture
+        options |= {"folder": None, "initialise": False}
     return kind(**{name: value for name, value in told.items() if name in taken}, **options)  # type: ignore[no-any-return]
 
 

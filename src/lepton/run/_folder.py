@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lepton.config import Config, config_yaml, read_config
 from lepton.data import InputEncoder, LabelRule, SequenceEncoder, Split
@@ -21,10 +22,12 @@ from lepton.train import write_atomically
 __all__ = [
     "FORMAT",
     "new_folder",
+    "read_architecture",
     "read_json",
     "read_rules",
     "read_run_config",
     "read_split",
+    "write_architecture",
     "write_json",
     "write_rules",
     "write_run",
@@ -125,6 +128,22 @@ def read_rules(folder: Path) -> tuple[InputEncoder | SequenceEncoder, list[Label
         return InputEncoder.from_dict(found["inputs"]), rules
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'rules.json'} cannot be read: {error}.") from error
+
+
+def write_architecture(folder: Path, trunk: nn.Module) -> None:
+    """Write `trunk.json` for a pre-trained trunk: what its own folder says of it, so that a run needs that no more."""
+    config = getattr(trunk, "config", None)
+    if isinstance(config, Mapping):
+        write_json(folder / "trunk.json", dict(config))
+
+
+def read_architecture(folder: Path) -> dict[str, Any] | None:
+    """Return what `write_architecture` wrote; None for a trunk that needs nothing.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    return read_json(folder / "trunk.json") or None
 
 
 def write_split(folder: Path, split: Split) -> None:

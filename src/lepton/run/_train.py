@@ -14,7 +14,16 @@ from lepton.errors import CheckpointError
 from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
-from lepton.run._folder import new_folder, read_run_config, read_split, write_json, write_rules, write_run, write_split
+from lepton.run._folder import (
+    new_folder,
+    read_run_config,
+    read_split,
+    write_architecture,
+    write_json,
+    write_rules,
+    write_run,
+    write_split,
+)
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import Loader, make_loader
@@ -59,6 +68,7 @@ def train_run(
     place = new_folder(folder)
     write_run(place, prepared.config, lepton.__version__)
     write_rules(place, prepared.encoder, prepared.rules)
+    write_architecture(place, model.trunk)
     write_split(place, prepared.split)
     return _train(prepared, model, place, None if quiet else _console(plain), callbacks, resume=False)
 
