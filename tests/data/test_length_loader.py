@@ -101,6 +101,16 @@ def test_batches_are_fixed_by_seed_and_epoch_and_differ_between_them() -> None:
     assert rows_of(LengthLoader(data, 16, shuffle=True, seed=4)) != epochs[0]
 
 
+def test_even_the_longest_rows_meet_others() -> None:
+    """Sorted in one pool, they would be the same batch in every epoch."""
+    lengths = skewed(320)
+    loader = LengthLoader(sequences(lengths), 16, shuffle=True)
+    longest = int(lengths.argmax()) + 1
+    company = [set(next(batch for batch in rows_of(loader) if longest in batch)) for _ in range(20)]
+    shared = [len(one & other) - 1 for one, other in itertools.pairwise(company)]
+    assert np.mean(shared) < 0.75 * 15
+
+
 def test_short_and_long_batches_come_mixed() -> None:
     """An epoch from short to long would be a curriculum that nobody asked for."""
     data = sequences(skewed(2000))
@@ -110,13 +120,13 @@ def test_short_and_long_batches_come_mixed() -> None:
 
 
 def test_drop_last_leaves_out_random_rows_and_not_the_longest() -> None:
-    lengths = skewed(103)
-    loader = LengthLoader(sequences(lengths), 10, shuffle=True, drop_last=True)
+    lengths = skewed(113)
+    loader = LengthLoader(sequences(lengths), 10, shuffle=True, drop_last=True)  # 11 batches, so pools of 5, 5 and 1
     left_out = []
     for _ in range(40):
         batches = rows_of(loader)
-        assert [len(batch) for batch in batches] == [10] * 10
-        left_out += sorted(set(range(1, 104)) - set(itertools.chain(*batches)))
+        assert [len(batch) for batch in batches] == [10] * 11
+        left_out += sorted(set(range(1, 114)) - set(itertools.chain(*batches)))
     assert len(set(left_out)) > 60
     found = lengths[torch.tensor(left_out) - 1].double().mean()
     assert abs(found - lengths.double().mean()) < 0.2 * lengths.double().mean()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton.data import read_table
+from lepton.data import read_table, source_exists
 from lepton.errors import DataError
 
 pytest.importorskip("pyarrow")
@@ -43,6 +43,15 @@ def test_names_with_dots_and_regions(tmp_path: Path) -> None:
     for name in ("test.2016.pt_BR", "test.2016.zh-Hans.gz"):
         write(tmp_path, name, "x\n")
     assert read_table(tmp_path / "test.2016").column_names == ["pt_BR", "zh-Hans"]
+
+
+def test_a_source_exists_if_it_can_be_read(tmp_path: Path) -> None:
+    for name in ("train.en.gz", "train.de.gz", "houses.csv"):
+        write(tmp_path, name, "x\n")
+    there = ["train", "houses.csv", "."]
+    assert [source_exists(tmp_path / name) for name in [*there, "trai", "houses", "no/train"]] == [True] * 3 + [
+        False
+    ] * 3
 
 
 def test_files_of_different_lengths(tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton.data import Tokenizer, read_table
-from lepton.errors import CheckpointError, ConfigurationError, DataError
+from lepton.data import SequenceEncoder, Tokenizer, read_table
+from lepton.errors import CheckpointError, ConfigurationError, DataError, MissingExtraError
 
 pytest.importorskip("tokenizers")
 
@@ -74,6 +75,20 @@ def test_a_vocabulary_without_room_for_the_bytes(value: object) -> None:
 def test_what_is_no_text(tokenizer: Tokenizer, wrong: object) -> None:
     with pytest.raises(DataError, match=r"text 1 is .* no valid Unicode text"):
         tokenizer.encode(["a dog", wrong])  # type: ignore[list-item]
+
+
+def test_without_the_package_the_extra_is_named_and_words_still_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Tokenizer.train(TEXTS, 270).to_json()
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    for attempt in (
+        lambda: Tokenizer.train(TEXTS),
+        lambda: Tokenizer.from_json(stored),
+        lambda: Tokenizer.from_folder("x"),
+    ):
+        with pytest.raises(MissingExtraError, match=r"needs 'tokenizers'.*lepton-mtl\[text\]"):
+            attempt()
+    table = read_table({"words": [["a", "a"]]})
+    assert SequenceEncoder.fit(table, "words").encode(table).inputs["tokens"].tolist() == [[2, 5, 5, 3]]
 
 
 def test_captions_come_back(data_folder: Path) -> None:

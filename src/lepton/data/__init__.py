@@ -12,7 +12,7 @@ from lepton.data._labels import hide_labels
 from lepton.data._parts import PARTS, Split, SplitRule
 from lepton.data._sequence_data import LengthLoader, SequenceData
 from lepton.data._sequences import UNSEEN, SequenceEncoder, SequenceInputs
-from lepton.data._source import read_table
+from lepton.data._source import read_table, source_exists
 from lepton.data._split import split_rows
 from lepton.data._summary import ColumnSummary, summarise_column
 from lepton.data._targets import SEQUENCE_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list
@@ -54,6 +54,7 @@ __all__ = [
     "infer_task",
     "is_list",
     "read_table",
+    "source_exists",
     "split_rows",
     "summarise_column",
 ]

@@ -127,15 +127,14 @@ class LengthLoader(TensorLoader):
         ).numpy()
 
     def _order(self) -> Tensor:
-        order = super()._order()
         if not self.shuffle:
-            return order
-        size = self.batch_size
-        if self.drop_last:
-            order = order[: len(self) * size]
-        drawn = order.numpy()
+            return super()._order()
+        size, generator = self.batch_size, self._generator()
+        drawn = torch.randperm(len(self.data), generator=generator).numpy()
         full = len(drawn) // size
+        if self.drop_last:  # before they are sorted, or the longest would be left out
+            drawn = drawn[: full * size]
         pools = np.arange(len(drawn)) // (size * max(1, min(POOL, full // POOLS)))
         rows = torch.from_numpy(drawn[np.lexsort((self._lengths[drawn], pools))])
-        batches = torch.randperm(full, generator=self._generator(1))
+        batches = torch.randperm(full, generator=generator)
         return torch.cat([rows[: full * size].view(full, size)[batches].flatten(), rows[full * size :]])

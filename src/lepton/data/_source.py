@@ -21,7 +21,7 @@ from lepton.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["IMAGE_SUFFIXES", "MISSING_WORDS", "read_table"]
+__all__ = ["IMAGE_SUFFIXES", "MISSING_WORDS", "read_table", "source_exists"]
 
 log = logging.getLogger("lepton")
 
@@ -77,6 +77,20 @@ def read_table(source: Any) -> pa.Table:
         name = f"the {type(source).__name__}"
         table = from_memory(source)
     return _checked(_plain(_named(table)), name)
+
+
+def source_exists(path: Path | str) -> bool:
+    """Return whether there is a file or a folder of that name, or files of text that begin with it.
+
+    Args:
+        path: a source of `read_table`.
+
+    Example:
+        >>> _ = Path("train.en").write_text("A dog .")
+        >>> source_exists("train"), source_exists("val")
+        (True, False)
+    """
+    return Path(path).exists() or bool(text_files(Path(path)))
 
 
 def _checked(table: pa.Table, name: str) -> pa.Table:

@@ -126,6 +126,6 @@ class TensorLoader:
             return torch.arange(len(self.data))
         return torch.randperm(len(self.data), generator=self._generator())
 
-    def _generator(self, further: int = 0) -> torch.Generator:
-        """Return the draws of this epoch; with another `further`, others."""
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch + further * (1 << 48))
+    def _generator(self) -> torch.Generator:
+        """Return the draws of this epoch."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
