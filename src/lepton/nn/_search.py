@@ -49,8 +49,8 @@ def greedy_search(model: LeptonModel, task: str, tokens: Tensor, *, max_length: 
         (1, True)
     """
     with _decoding(model, task) as decoder:
-        limits = _limits("greedy_search", tokens, max_length)
         log_p, cache = decoder.start(tokens)
+        limits = _limits("greedy_search", tokens, max_length)
         results: list[list[int]] = [[] for _ in range(len(tokens))]
         rows = torch.arange(len(tokens), device=tokens.device)
         length = 0
@@ -83,10 +83,10 @@ def beam_search(
         log P(y_1 .. y_n | first text) / n^length_penalty,
 
     with `length_penalty` 1 the mean log-probability of its tokens, with 0 their sum. In every step each of the `beam`
-    unfinished results is continued by every token; what ends among the best 2 beam is kept beside the finished ones,
-    of which the best `beam` stay, and the best of what goes on is the next beam. A row is done when it has `beam`
-    finished results and none of the unfinished ones has, at the length that it has, a better score than they. What
-    reaches the longest length is finished as it is. With a beam of 1 that is the greedy search.
+    unfinished results is continued by every token; what ends among the best `beam` of all is kept beside the finished
+    ones, of which the best `beam` stay, and the best `beam` of what goes on are the next beam. A row is done when it
+    has `beam` finished results and none of the unfinished ones has, at the length that it has, a better score than
+    they. What reaches the longest length is finished as it is. With a beam of 1 that is the greedy search.
 
     Args:
         model: as in `greedy_search`.
@@ -118,8 +118,8 @@ def beam_search(
     allowed = is_number(length_penalty) and length_penalty >= 0
     require(allowed, "beam_search", "length_penalty", length_penalty, "a number >= 0")
     with _decoding(model, task) as decoder:
-        limits = _limits("beam_search", tokens, max_length)
         log_p, cache = decoder.start(tokens)
+        limits = _limits("beam_search", tokens, max_length)
         beams = _Beams.first(log_p, limits, beam, length_penalty)
         results: list[list[int]] = [[] for _ in range(len(tokens))]
         while len(beams.rows):
@@ -173,12 +173,14 @@ class _Beams:
             log_p: [R * k, V] log-probabilities of the next token.
         """
         count, alive, length = self.tokens.shape
-        totals = (self.scores.flatten()[:, None] + log_p).reshape(count, -1)
-        values, places = totals.topk(min(2 * self.beam, totals.shape[1]))
-        parents, ids = places // log_p.shape[1], places % log_p.shape[1]
+        vocabulary = log_p.shape[1]
+        totals = (self.scores.view(-1, 1) + log_p).view(count, alive * vocabulary)
+        values, places = totals.topk(min(2 * self.beam, alive * vocabulary))
+        parents, ids = places // vocabulary, places % vocabulary
         grown = torch.cat([_pick(self.tokens, parents), ids[..., None]], -1)
         ends = (ids == END) | (self.limits == length + 1)[:, None]
-        self._finish(grown, (values / (length + 1) ** self.length_penalty).masked_fill(~ends, -torch.inf))
+        scores = (values / (length + 1) ** self.length_penalty).masked_fill(~ends, -torch.inf)
+        self._finish(grown[:, : self.beam], scores[:, : self.beam])
         self.scores, chosen = values.masked_fill(ends, -torch.inf).topk(min(self.beam, values.shape[1]))
         self.tokens = _pick(grown, chosen)
         return parents.gather(1, chosen) + alive * torch.arange(count, device=parents.device)[:, None]
@@ -218,7 +220,14 @@ class _Decoder:
     def start(self, tokens: Tensor) -> tuple[Tensor, Cache]:
         """Read the first texts and TARGET."""
         cache = self.trunk.start(tokens)
-        return self.step(torch.full_like(tokens[:, 0], TARGET), cache), cache
+        log_p = self.step(torch.full_like(tokens[:, 0], TARGET), cache)
+        if log_p.shape[1] > self.trunk.vocabulary:
+            raise ConfigurationError(
+                f"the head of {self.task!r} has {log_p.shape[1]} outputs, but its trunk reads only "
+                f"{self.trunk.vocabulary} ids: a search gives the trunk what the head gave, so build both for one "
+                "vocabulary."
+            )
+        return log_p, cache
 
     def step(self, ids: Tensor, cache: Cache) -> Tensor:
         """Append a token to every row."""
@@ -255,7 +264,7 @@ def _decoding(model: LeptonModel, task: str) -> Iterator[_Decoder]:
 
 
 def _limits(owner: str, tokens: Tensor, max_length: int | None) -> Tensor:
-    """Return how many tokens the result of each row may have, [B]."""
+    """Return how many tokens the result of each row may have, [B]; `tokens` was checked by the trunk."""
     if max_length is None:
         return (2 * (tokens != PAD).sum(1) + 10).clamp(max=LONGEST)
     require(is_whole(max_length), owner, "max_length", max_length, "an integer >= 1, or None")
