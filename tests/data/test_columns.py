@@ -152,6 +152,18 @@ def test_dates_that_nobody_can_read_ask_for_their_format() -> None:
         ([True, False] * 30, "classification"),
         (list(range(N)), "regression"),
         ([0.5, 1.5] * 30, "regression"),
+        ([100, 250, 300, 180, 220, 950, 400, 120, 330, 275, 640, 510], "regression"),
+        ([100, 250, 300, 100, 250, 180, 220, 300, 400, 120, 330, 275], "regression"),  # a price may occur twice
+        ([100, 250, 300, 180, None] * 2, "regression"),
+        ([1, 2, 3, 4, 5, 6] * 3, "classification"),  # grades
+        ([0, 1, 1], "classification"),
+        ([7, None, 3], "classification"),
+        ([1.0, 2.0, 3.0, None] * 3, "classification"),
+        (list(range(20)) * 3, "classification"),
+        (list(range(21)) * 3, "regression"),
+        (["1", "2", "3"] * 2, "regression"),
+        (["p", "q", "r"] * 2, "classification"),
+        (["a", "b", "c"], "classification"),
         ([["a"], []] * 30, "multi_label"),
     ],
 )

@@ -138,6 +138,17 @@ def test_columns_and_labels_that_tell_little() -> None:
     assert any("98.7%" in f.words or "98.6%" in f.words for f in found.findings if f.kind == "imbalance")
 
 
+def test_numbers_that_may_be_classes_and_classes_that_may_be_amounts_are_asked_about() -> None:
+    def told(target: list[float], kind: str = "auto") -> set[str]:
+        found = check(config_of({"y": kind}), {"x": list(np.linspace(0, 1, len(target))), "y": target})
+        return kinds(found) & {"numbers_as_classes", "classes_as_numbers"}
+
+    grades, prices = [1, 2, 3, 4, 5, 6], [100, 250, 300, 180, 220, 950]
+    assert told(grades * 2) == {"classes_as_numbers"}
+    assert told(grades * 6) == told(prices * 6) == {"numbers_as_classes"}
+    assert told(grades * 20) == told(prices * 2) == told(grades * 20, "regression") == set()
+
+
 def test_the_plan_is_that_of_the_training_and_json_can_hold_it() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()

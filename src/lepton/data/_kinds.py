@@ -26,7 +26,7 @@ MOSTLY = 0.95
 """Share of the values that must be of a kind for the others to count as missing."""
 
 FEW = 20
-"""Up to so many different whole numbers a target is a class."""
+"""Up to so many different whole numbers that repeat a target is a class."""
 
 MANY = 10_000
 """Beyond so many different words a column is read as text rather than by a table of categories."""

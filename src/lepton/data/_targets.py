@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,6 +36,9 @@ SEQUENCE_KINDS = ("language_modeling", "translation", "token_classification")
 _LARGEST = 1e18
 """Beyond that, squared errors leave the range of float32."""
 
+REPEATS = 3
+"""How many rows whole numbers that are classes have for each of them, on average."""
+
 MAX_CLASSES = 1000
 """More different words than that in a target are taken for a mistake unless the kind is given."""
 
@@ -42,8 +46,8 @@ MAX_CLASSES = 1000
 def infer_task(table: pa.Table, column: Column) -> TaskKind:
     """Return what kind of task predicts a column.
 
-    Words, booleans, and whole numbers of at most 20 different values are classes; other numbers are regressions;
-    lists are several labels; pictures are masks.
+    Words, booleans, and whole numbers of at most 20 different values that repeat are classes: each value three times
+    on average, or there are two of them. Other numbers are regressions; lists are several labels; pictures are masks.
 
     Args:
         table: the rows.
@@ -67,8 +71,7 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
         with reading(name, "numbers"):
             numbers = as_numbers(table.column(name))
         present = numbers[~np.isnan(numbers)]
-        few_whole = column.distinct <= FEW and bool((present == np.floor(present)).all())
-        return "classification" if few_whole else "regression"
+        return "classification" if _are_classes(present, column.distinct) else "regression"
     if column.kind == "date":
         raise DataError(
             f"target {name!r} is a date: predict a number instead, such as the days since a reference date."
@@ -79,6 +82,12 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
             'classes. If they are meant, say so: targets={"' + name + '": "classification"}.'
         )
     return "classification"
+
+
+def _are_classes(numbers: npt.NDArray[np.float64], distinct: int) -> bool:
+    """Return whether numbers name classes: few, whole, and repeating. A dozen prices are whole and few as well."""
+    repeats = distinct == 2 or len(numbers) >= REPEATS * distinct
+    return distinct <= FEW and repeats and bool((numbers == np.floor(numbers)).all())
 
 
 def _learnable(column: pa.ChunkedArray) -> bool:

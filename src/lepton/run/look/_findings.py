@@ -190,6 +190,8 @@ def label_findings(prepared: Prepared) -> Iterator[Finding]:
         if rule.kind == "classification":
             yield from _imbalance(prepared, rule)
             yield from _numbers_as_classes(prepared, rule)
+        if rule.kind == "regression":
+            yield from _classes_as_numbers(prepared, rule)
     yield from _overlap(prepared)
 
 
@@ -238,6 +240,19 @@ def _numbers_as_classes(prepared: Prepared, rule: LabelRule) -> Iterator[Finding
             f"are amounts, say so: tasks: {{{rule.task}: regression}}."
         )
         yield Finding("numbers_as_classes", "warning", (rule.task,), words, {"classes": len(rule.classes)})
+
+
+def _classes_as_numbers(prepared: Prepared, rule: LabelRule) -> Iterator[Finding]:
+    """Yield that numbers were taken for amounts although they count from one to the next, as those of classes do."""
+    labels = prepared.data["train"].targets[rule.task].flatten()
+    labels = labels[labels.isfinite()]
+    values = torch.tensor(sorted(set(labels.tolist())))
+    if len(rule.columns) == 1 and len(labels) < 3 * len(values) <= 60 and bool((values.diff() == 1).all()):
+        words = (
+            f"{rule.task!r} is learned as a number, since its {len(values)} whole values hardly repeat in "
+            f"{len(labels)} labels: if they are classes, say so: tasks: {{{rule.task}: classification}}."
+        )
+        yield Finding("classes_as_numbers", "note", (rule.task,), words, {"values": len(values)})
 
 
 def _is_number(word: str) -> bool:
