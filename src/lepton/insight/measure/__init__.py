@@ -24,7 +24,7 @@ from lepton.insight.measure._resampling import (
     resampled_rows,
     score_outputs,
 )
-from lepton.insight.measure._text_scores import TextScores, text_scores
+from lepton.insight.measure._text_scores import TextScores, chrf_of_texts, text_scores
 
 __all__ = [
     "Advice",
@@ -44,6 +44,7 @@ __all__ = [
     "bins_of",
     "bootstrap",
     "certain_values",
+    "chrf_of_texts",
     "constant_output",
     "count_memory",
     "explained_share",

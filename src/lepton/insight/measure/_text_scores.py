@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lepton.errors import DataError, import_extra
 
-__all__ = ["TextScores", "text_scores"]
+__all__ = ["TextScores", "chrf_of_texts", "text_scores"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,26 @@ def text_scores(hypotheses: Sequence[str], references: Sequence[str]) -> TextSco
     bleu, chrf = metrics.BLEU(), metrics.CHRF()
     found = [metric.corpus_score(list(hypotheses), [list(references)]).score for metric in (bleu, chrf)]
     return TextScores(found[0], found[1], str(bleu.get_signature()), str(chrf.get_signature()))
+
+
+def chrf_of_texts(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """Return the chrF of each text against its reference, 0 to 100; see `text_scores`.
+
+    Args:
+        hypotheses: the texts.
+        references: what they should be, in the same order.
+
+    Raises:
+        DataError: as in `text_scores`.
+        MissingExtraError: sacrebleu is not installed.
+
+    Example:
+        >>> [round(score) for score in chrf_of_texts(["a dog", "a cat"], ["a dog", "the sea"])]
+        [100, 9]
+    """
+    _check_texts(hypotheses, references)
+    chrf = import_extra("sacrebleu.metrics", "text", "chrf_of_texts").CHRF()
+    return [float(chrf.sentence_score(said, [true]).score) for said, true in zip(hypotheses, references, strict=True)]
 
 
 def _check_texts(hypotheses: Sequence[str], references: Sequence[str]) -> None:

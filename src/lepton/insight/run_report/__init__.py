@@ -12,6 +12,7 @@ from lepton.insight.run_report._facts import (
     RunFacts,
     SampleFacts,
     TaskFacts,
+    TextPredictions,
 )
 from lepton.insight.run_report._scores import ClassScores, class_scores, confusion_matrix
 from lepton.insight.run_report._sections import run_sections
@@ -26,6 +27,7 @@ __all__ = [
     "RunFacts",
     "SampleFacts",
     "TaskFacts",
+    "TextPredictions",
     "class_scores",
     "confusion_matrix",
     "model_card",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from lepton.insight._results import MetricInfo
 from lepton.insight.measure import Interval
 
-__all__ = ["ColumnFacts", "CostFacts", "DataFacts", "LabelFacts", "Predictions", "RunFacts", "SampleFacts", "TaskFacts"]
+__all__ = [
+    "ColumnFacts",
+    "CostFacts",
+    "DataFacts",
+    "LabelFacts",
+    "Predictions",
+    "RunFacts",
+    "SampleFacts",
+    "TaskFacts",
+    "TextPredictions",
+]
 
 Array = NDArray[Any]
 
@@ -33,12 +43,29 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class TextPredictions:
+    """What one task that predicts texts, or something for each word, predicted for the N sampled texts.
+
+    Args:
+        texts: what was read [N]; words with one space between them.
+        truth: the reference [N], or the list of the words' tags; None where there is none.
+        predicted: the translation [N], the list of tags, or for a language model the perplexity.
+        scores: how near each translation is to its reference, by chrF; empty for other kinds.
+    """
+
+    texts: Sequence[str]
+    truth: Sequence[Any]
+    predicted: Sequence[Any]
+    scores: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
 class TaskFacts:
     """One task, its results, and what it would have been alone.
 
     Args:
         name: its name.
-        kind: classification, regression, multi_label or segmentation.
+        kind: its kind, as in YAML.
         classes: names of classes or labels; of the outputs for several numbers; empty for one.
         metrics: the primary one first, with the score of a predictor that ignores the input where that is known.
         results: part -> metric -> value; `loss` among them.
@@ -67,7 +94,7 @@ class TaskFacts:
     auxiliary: bool = False
     loss_weight: float = 1.0
     priority: float = 1.0
-    predictions: Predictions | None = None
+    predictions: Predictions | TextPredictions | None = None
     missing: int = 255
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lepton.insight.page import Block, Card, Gallery, Section, Table, TableCell, TableRow, Tone
 from lepton.insight.run_report._data import cost_section, data_section, environment_section
-from lepton.insight.run_report._facts import RunFacts, SampleFacts, TaskFacts
+from lepton.insight.run_report._facts import Predictions, RunFacts, SampleFacts, TaskFacts
 from lepton.insight.run_report._tasks import inputs_of, prediction_words, shown_inputs, task_sections
 from lepton.insight.run_report._training import training_sections
 from lepton.insight.run_report._words import results_table, summary_blocks
@@ -37,7 +37,7 @@ def run_sections(facts: RunFacts) -> list[Section]:
 
 def _samples(facts: RunFacts, sample: SampleFacts) -> Iterator[Block]:
     places = range(min(SHOWN_SAMPLES, len(sample.rows)))
-    tasks = [task for task in facts.tasks if task.predictions is not None and task.kind != "segmentation"]
+    tasks = [t for t in facts.tasks if isinstance(t.predictions, Predictions) and t.kind != "segmentation"]
     shown = tasks[:SHOWN_TARGETS]
     if not shown:
         return
@@ -72,7 +72,7 @@ def _line(task: TaskFacts, place: int) -> tuple[str, str]:
 
 
 def _judged(task: TaskFacts, place: int) -> tuple[str, str, Tone]:
-    assert task.predictions is not None
+    assert isinstance(task.predictions, Predictions)
     said, true = prediction_words(task, task.predictions, place)
     tone: Tone = "muted"
     if task.kind == "classification" and true != "no label":

@@ -16,7 +16,6 @@ from lepton.insight.page import (
     Gallery,
     Grid,
     Heading,
-    Matrix,
     Plot,
     Section,
     Table,
@@ -27,12 +26,13 @@ from lepton.insight.page import (
     as_number,
     as_percent,
 )
-from lepton.insight.run_report._facts import Predictions, RunFacts, SampleFacts, TaskFacts
+from lepton.insight.run_report._classes import SHOWN_CLASSES, class_table, confusion_block, share
+from lepton.insight.run_report._facts import Predictions, RunFacts, SampleFacts, TaskFacts, TextPredictions
 from lepton.insight.run_report._scores import calibration, class_scores, confusion_matrix, mask_overlap
+from lepton.insight.run_report._texts import text_blocks
 
 __all__ = ["inputs_of", "prediction_words", "shown_inputs", "task_sections"]
 
-SHOWN_CLASSES = 20
 SHOWN_TASKS = 30
 SHOWN_ERRORS = 10
 SHOWN_INPUTS = 12
@@ -54,7 +54,10 @@ def task_sections(facts: RunFacts) -> list[Section]:
     found = []
     for task in facts.tasks[:SHOWN_TASKS]:
         if task.predictions is not None:
-            blocks = tuple(_blocks(task, task.predictions, sample))
+            if isinstance(task.predictions, TextPredictions):
+                blocks = tuple(text_blocks(task, task.predictions, sample))
+            else:
+                blocks = tuple(_blocks(task, task.predictions, sample))
             found.append(Section(task.name, blocks))
     return found
 
@@ -88,47 +91,10 @@ def _classification(task: TaskFacts, predictions: Predictions, sample: SampleFac
     confusion = confusion_matrix(truth, predicted, len(task.classes))
     yield _rows_words(sample, int(known.sum()), sample.part)
     if len(task.classes) <= SHOWN_CLASSES:
-        yield _confusion(task, confusion)
-    yield _class_table(task, confusion)
+        yield confusion_block(task.classes, confusion)
+    yield class_table(task.classes, confusion, "rows", "Scores of each class")
     yield Grid((_reliability(confidence, truth == predicted), _confidences(confidence, truth == predicted)))
     yield from _wrong_classes(task, predictions, sample)
-
-
-def _confusion(task: TaskFacts, confusion: NDArray[np.int64]) -> Matrix:
-    totals = np.maximum(confusion.sum(1, keepdims=True), 1)
-    right = np.eye(len(confusion), dtype=bool)
-    shades = np.where(right, confusion / totals, -confusion / totals)
-    return Matrix(
-        "Confusion: how often each class was predicted for each true one",
-        task.classes,
-        task.classes,
-        tuple(tuple(as_count(n) for n in row) for row in confusion.tolist()),
-        tuple(tuple(row) for row in np.where(confusion > 0, shades, math.nan).tolist()),
-        "true / predicted",
-        "Shaded by the share of the true class: blue for right, orange for wrong.",
-    )
-
-
-def _class_table(task: TaskFacts, confusion: NDArray[np.int64]) -> Table:
-    scores = class_scores(confusion)
-    order = np.argsort(-scores.support, kind="stable")[: 2 * SHOWN_CLASSES]
-    rows = tuple(
-        TableRow(
-            TableCell(task.classes[i]),
-            (
-                TableCell(as_count(scores.support[i])),
-                *(_share(values[i]) for values in (scores.precision, scores.recall, scores.f1)),
-            ),
-        )
-        for i in (order if len(task.classes) > len(order) else range(len(task.classes)))
-    )
-    notes = [] if len(rows) == len(task.classes) else [f"The {len(rows)} most frequent of {len(task.classes)} classes."]
-    columns = ("rows", "precision", "recall", "F1")
-    return Table("Scores of each class", columns, rows, tuple(notes))
-
-
-def _share(value: float) -> TableCell:
-    return TableCell("–" if math.isnan(value) else f"{value:.3f}")
 
 
 def _reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Plot:
@@ -236,7 +202,7 @@ def _multi_label(task: TaskFacts, predictions: Predictions, sample: SampleFacts)
         sure = calibration(predictions.probability[known, place].astype(np.float64), yes)
         values = (scores.precision[1], scores.recall[1], scores.f1[1], sure.error)
         share = as_percent(float(yes.mean())) if known.any() else "no label"
-        rows.append(TableRow(TableCell(name), (TableCell(share), *(_share(float(value)) for value in values))))
+        rows.append(TableRow(TableCell(name), (TableCell(share), *(share(float(value)) for value in values))))
     columns = ("share", "precision", "recall", "F1", "calibration error")
     more = f"The first {len(rows)} of {len(task.classes)} labels." if len(rows) < len(task.classes) else ""
     yield Table("Scores of each label", columns, tuple(rows), (more,) if more else ())
@@ -257,7 +223,7 @@ def _segmentation(task: TaskFacts, predictions: Predictions, sample: SampleFacts
         TableRow(
             TableCell(name),
             (
-                _share(float(overlap[i])),
+                share(float(overlap[i])),
                 TableCell(as_percent(float((truth == i).sum() / max(1, _labelled(task, truth))))),
             ),
         )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lepton.config import config_yaml
-from lepton.data import InputEncoder, decode_image
+from lepton.data import SEQUENCE_KINDS, InputEncoder, SequenceEncoder, decode_image
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import to_device
 from lepton.insight import (
@@ -24,6 +24,8 @@ from lepton.insight import (
     RunFacts,
     SampleFacts,
     TaskFacts,
+    TextPredictions,
+    chrf_of_texts,
     model_card,
     run_sections,
     write_report,
@@ -31,6 +33,7 @@ from lepton.insight import (
 from lepton.run._folder import read_json
 from lepton.run._prepare import encode_rows
 from lepton.run._rows import held_out_part, make_loader
+from lepton.run._sequences import encode_sequences, predict_sequences
 from lepton.run._summary import balance_words
 from lepton.run.report._cost import cost_of
 from lepton.run.report._describe import read_data
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["gather", "write_card", "write_run_report"]
 
 SAMPLE = 5000
+TEXTS = 300
+"""Texts that are looked at one by one: translating them takes the time."""
+
 PICTURES = 200
 """Rows with pictures that are looked at: decoding them takes the time."""
 
@@ -128,7 +134,9 @@ def _alarms(last: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 # -- tasks --------------------------------------------------------------------------------------------------------
-def _task(run: Run, rule: LabelRule, baselines: Mapping[str, Any], predictions: Predictions | None) -> TaskFacts:
+def _task(
+    run: Run, rule: LabelRule, baselines: Mapping[str, Any], predictions: Predictions | TextPredictions | None
+) -> TaskFacts:
     task = run.model.task(rule.task)
     better = {**task.higher_is_better, **task.search_metrics}
     metrics = sorted(better, key=lambda name: name != task.primary_metric)
@@ -179,7 +187,7 @@ def _scores(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------
-def _sample(run: Run) -> tuple[SampleFacts | None, dict[str, Predictions], str]:
+def _sample(run: Run) -> tuple[SampleFacts | None, dict[str, Predictions | TextPredictions], str]:
     """Return held-out rows drawn at random and what was predicted for them; or why there are none."""
     try:
         tables = run.tables()
@@ -189,7 +197,8 @@ def _sample(run: Run) -> tuple[SampleFacts | None, dict[str, Predictions], str]:
     if part is None:
         return None, {}, "no row was held out."
     table = tables[part]
-    limit = PICTURES if run.encoder.images else SAMPLE
+    texts = isinstance(run.encoder, SequenceEncoder)
+    limit = PICTURES if run.encoder.images else TEXTS if texts else SAMPLE
     generator = torch.Generator().manual_seed(run.config.seed)
     rows = torch.randperm(table.num_rows, generator=generator)[:limit].numpy()
     chosen = table.take(rows)
@@ -219,9 +228,32 @@ def _pictures(run: Run, table: pa.Table) -> Any:
     return picture
 
 
+def _text_predictions(run: Run, table: pa.Table) -> dict[str, TextPredictions]:
+    """Return what is predicted for texts by the tasks that give texts, or something for every word."""
+    encoder = run.encoder
+    assert isinstance(encoder, SequenceEncoder)
+    rules = [r for r in run.rules if r.kind in SEQUENCE_KINDS and set(r.columns) <= set(table.column_names)]
+    loader = make_loader(encode_sequences(encoder, [], table, [], "sample"), run.config)
+    predicted = predict_sequences(run.model.eval(), encoder, rules, table, loader)
+    values = table.column(encoder.source).to_pylist()
+    texts = [value if isinstance(value, str) else " ".join(value or ()) for value in values]
+    found = {}
+    for rule in rules:
+        said = predicted[rule.predicted[0]]
+        truth = table.column(rule.columns[0]).to_pylist()
+        scores = chrf_of_texts(said, [text or "" for text in truth]) if rule.kind == "translation" else []
+        found[rule.task] = TextPredictions(texts, truth, said, scores)
+    return found
+
+
 @torch.no_grad()
-def _predictions(run: Run, table: pa.Table, part: str) -> dict[str, Predictions]:
-    rules = [rule for rule in run.rules if set(rule.columns) <= set(table.column_names)]
+def _predictions(run: Run, table: pa.Table, part: str) -> dict[str, Predictions | TextPredictions]:
+    texts: dict[str, Predictions | TextPredictions] = {}
+    if isinstance(run.encoder, SequenceEncoder):
+        texts |= _text_predictions(run, table)
+    rules = [r for r in run.rules if set(r.columns) <= set(table.column_names) and r.kind not in SEQUENCE_KINDS]
+    if not rules:
+        return texts
     encoded = encode_rows(run.config, run.encoder, rules, table, [], part)
     found: dict[str, list[Predictions]] = {rule.task: [] for rule in rules}
     run.model.eval()
@@ -233,7 +265,7 @@ def _predictions(run: Run, table: pa.Table, part: str) -> dict[str, Predictions]
             predicted = said["label"] if "label" in said else said["value"]
             truth = targets[rule.task].cpu().numpy()
             found[rule.task].append(Predictions(truth, predicted, said.get("probability")))
-    return {name: _joined(parts) for name, parts in found.items()}
+    return texts | {name: _joined(parts) for name, parts in found.items()}
 
 
 def _joined(parts: list[Predictions]) -> Predictions:
