@@ -28,11 +28,16 @@ def run_sections(facts: RunFacts) -> list[Section]:
         Section("Results", (results_table(facts),)),
         cost_section(facts),
         *training_sections(facts),
-        *([Section("Samples", tuple(_samples(facts, facts.sample)))] if facts.sample is not None else []),
+        *_samples_section(facts),
         *task_sections(facts),
         data_section(facts),
         environment_section(facts),
     ]
+
+
+def _samples_section(facts: RunFacts) -> list[Section]:
+    blocks = tuple(_samples(facts, facts.sample)) if facts.sample is not None else ()
+    return [Section("Samples", blocks)] if blocks else []
 
 
 def _samples(facts: RunFacts, sample: SampleFacts) -> Iterator[Block]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lepton.insight.page import (
     Block,
+    Card,
+    Gallery,
     Heading,
     Plot,
     Table,
@@ -50,7 +52,7 @@ def text_blocks(task: TaskFacts, found: TextPredictions, sample: SampleFacts) ->
 # -- translations -------------------------------------------------------------------------------------------------
 def _translations(found: TextPredictions) -> Iterator[Block]:
     places = np.linspace(0, len(found.texts) - 1, min(len(found.texts), SHOWN_TEXTS)).astype(int)
-    yield _translation_table("Samples", found, places)
+    yield from _translation_cards("Samples: the text, its translation, the reference", found, places)
     if found.scores:
         yield Plot(
             "How near the translations are to their references",
@@ -62,22 +64,21 @@ def _translations(found: TextPredictions) -> Iterator[Block]:
             x_range=(0.0, 100.0),
         )
         worst = np.argsort(np.asarray(found.scores), kind="stable")[:SHOWN_TEXTS]
-        yield _translation_table("Furthest from their references", found, worst)
+        yield from _translation_cards("Furthest from their references", found, worst)
 
 
-def _translation_table(title: str, found: TextPredictions, places: Any) -> Table:
-    rows = tuple(
-        TableRow(
-            TableCell(_short(found.texts[place])),
-            (
-                TableCell(as_number(found.scores[place], 3) if found.scores else ""),
-                TableCell(_short(found.truth[place] or "no reference")),
-                TableCell(_short(found.predicted[place])),
-            ),
+def _translation_cards(title: str, found: TextPredictions, places: Any) -> Iterator[Block]:
+    cards = []
+    for place in places:
+        near = f", chrF {as_number(found.scores[place], 3)}" if found.scores else ""
+        lines = (
+            (_short(found.texts[place]), "muted"),
+            (_short(found.predicted[place]) or "(nothing)", "plain"),
+            (f"Reference{near}: {_short(found.truth[place] or 'none')}", "muted"),
         )
-        for place in places
-    )
-    return Table(title, ("chrF", "reference", "translation"), rows, words_last=True)
+        cards.append(Card((), lines))
+    yield Heading(title)
+    yield Gallery(title, tuple(cards), "wide")
 
 
 # -- language models ----------------------------------------------------------------------------------------------
