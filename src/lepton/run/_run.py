@@ -22,7 +22,7 @@ from lepton.run._frames import frame_of
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, read_source, split_tables
 from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
-from lepton.run._sequences import encode_sequences, predict_sequences, text_table, with_search_scores
+from lepton.run._sequences import predict_sequences, prediction_rows, text_table, with_search_scores
 from lepton.run._summary import seen_words
 from lepton.train import load_weights
 
@@ -144,8 +144,7 @@ class Run:
     ) -> dict[str, Any]:
         texts = isinstance(source, (list, tuple)) and (not source or not isinstance(source[0], Mapping))
         table = self.table_of(source) if texts else read_table(source)
-        rows = encode_sequences(encoder, [], table, [], "predicted")
-        loader = make_loader(rows, self.config, batch_size=batch_size)
+        loader = make_loader(prediction_rows(encoder, table), self.config, batch_size=batch_size)
         return predict_sequences(self.model.eval(), encoder, rules, table, loader)
 
     def _chosen(self, tasks: Iterable[str] | None) -> list[LabelRule]:

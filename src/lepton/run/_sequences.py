@@ -31,6 +31,7 @@ __all__ = [
     "example_sequences",
     "fit_sequences",
     "predict_sequences",
+    "prediction_rows",
     "readers_of",
     "reads_sequences",
     "sequence_rules",
@@ -191,6 +192,13 @@ def example_sequences(encoder: SequenceEncoder, rows: int) -> dict[str, Tensor]:
     if encoder.characters:
         found["characters"] = torch.ones(rows, EXAMPLE_TOKENS, EXAMPLE_LETTERS, dtype=torch.int64)
     return found
+
+
+def prediction_rows(encoder: SequenceEncoder, table: pa.Table) -> SequenceData:
+    """Return the sequences of rows to predict: a text that is to be found is empty until it is."""
+    if encoder.target is not None and encoder.target not in table.column_names:
+        table = table.append_column(encoder.target, [[""] * table.num_rows])
+    return encode_sequences(encoder, [], table, [], "predicted")
 
 
 # -- after training -----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from lepton.insight import (
 from lepton.run._folder import read_json
 from lepton.run._prepare import encode_rows
 from lepton.run._rows import held_out_part, make_loader
-from lepton.run._sequences import encode_sequences, predict_sequences
+from lepton.run._sequences import predict_sequences, prediction_rows
 from lepton.run._summary import balance_words
 from lepton.run.report._cost import cost_of
 from lepton.run.report._describe import read_data
@@ -233,7 +233,7 @@ def _text_predictions(run: Run, table: pa.Table) -> dict[str, TextPredictions]:
     encoder = run.encoder
     assert isinstance(encoder, SequenceEncoder)
     rules = [r for r in run.rules if r.kind in SEQUENCE_KINDS and set(r.columns) <= set(table.column_names)]
-    loader = make_loader(encode_sequences(encoder, [], table, [], "sample"), run.config)
+    loader = make_loader(prediction_rows(encoder, table), run.config)
     predicted = predict_sequences(run.model.eval(), encoder, rules, table, loader)
     values = table.column(encoder.source).to_pylist()
     texts = [value if isinstance(value, str) else " ".join(value or ()) for value in values]

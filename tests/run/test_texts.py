@@ -1,0 +1,247 @@
+"""Runs that read texts: translation beside a language model, tags, a class of a text; and what does not go together."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+import lepton
+from lepton.errors import CheckpointError, ConfigurationError, DataError
+from lepton.run import Run, check, make_config, prepare, run_baselines
+
+pytest.importorskip("tokenizers")
+pytest.importorskip("sacrebleu")
+
+TRUNK = {"type": "transformer", "width": 32, "depth": 1, "heads": 2, "dropout": 0.0}
+GERMAN = {"a": "ein", "the": "der", "dog": "Hund", "man": "Mann", "runs": "rennt", "sleeps": "schläft"}
+
+
+def sentences(rows: int = 240) -> dict[str, list[Any]]:
+    """A language of eight sentences, in two tongues."""
+    draw = random.Random(0)
+    english = [
+        f"{draw.choice(['a', 'the'])} {draw.choice(['dog', 'man'])} {draw.choice(['runs', 'sleeps'])}"
+        for _ in range(rows)
+    ]
+    german = [" ".join(GERMAN[word] for word in text.split()) + "." for text in english]
+    return {"en": english, "de": german, "animal": ["dog" in text for text in english]}
+
+
+def tagged(rows: int = 200) -> dict[str, list[Any]]:
+    tags = {"a": "D", "the": "D", "dog": "N", "man": "N", "runs": "V", "sleeps": "V"}
+    words = [text.split() for text in sentences(rows)["en"]]
+    return {"words": words, "tags": [[tags[word] for word in row] for row in words]}
+
+
+TASKS = {"english": {"type": "language_modeling", "column": "en"}, "german": {"type": "translation", "column": "de"}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return lepton.fit(
+        sentences(),
+        TASKS,
+        ignore=["animal"],
+        trunk=TRUNK,
+        balance="upgrad",
+        training={"max_epochs": 12, "batch_size": 16, "learning_rate": 1e-2},
+        folder=tmp_path_factory.mktemp("runs") / "texts",
+        quiet=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return lepton.fit(
+        tagged(),
+        {"tags": "token_classification", "next": "language_modeling"},
+        trunk={**TRUNK, "word_dropout": 0.1},
+        training={"max_epochs": 8, "batch_size": 16, "learning_rate": 1e-2},
+        folder=tmp_path_factory.mktemp("runs") / "tags",
+        quiet=True,
+    )
+
+
+def test_it_learns_to_translate(run: Run) -> None:
+    """Eight sentences are learned by heart: anything else is a fault in labels, masks or search."""
+    assert run.predict(["the dog sleeps", "a man runs"], tasks=["german"])["german"].tolist() == [
+        "der Hund schläft.",
+        "ein Mann rennt.",
+    ]
+    test = run.results["test"]
+    assert test["german"].metrics["bleu"] > 99 and test["german"].metrics["chrf"] > 99
+    # Three choices of two each: no model can do better than 8 sentences of equal probability.
+    assert test["english"].metrics["perplexity"] ** 4 == pytest.approx(8, rel=0.2)
+
+
+def test_a_language_model_says_how_likely_a_text_is(run: Run) -> None:
+    found = run.predict(["the dog sleeps", "sleeps the dog"])["english_perplexity"]
+    assert found[0] < 2.5 < 10 < found[1]
+
+
+def test_a_loaded_run_predicts_the_same(run: Run) -> None:
+    again = lepton.load(run.folder)
+    texts = ["the dog sleeps", "", "völlig unbekannt 汉字"]
+    assert again.predict(texts).equals(run.predict(texts))
+    assert json.loads((run.folder / "rules.json").read_text())["sequence"]
+
+
+def test_what_can_be_predicted_from(run: Run) -> None:
+    """Texts, tables with further columns in any order, and without the column of the translation."""
+    rows = pa.table({"de": ["x", "y"], "other": [1, 2], "en": ["a dog runs", None]})
+    found = run.predict(rows)
+    assert found.column_names == ["english_perplexity", "german"] and found["german"][0].as_py() == "ein Hund rennt."
+    assert run.predict(rows.select(["en"]))["german"].equals(found["german"])
+    with pytest.raises(DataError, match="there is no column 'en'"):
+        run.predict({"text": ["a dog runs"]})
+    with pytest.raises(DataError, match="must be strings"):
+        run.predict(["a dog", 3])
+
+
+def test_the_curve_of_bleu_is_in_the_history(run: Run) -> None:
+    assert [row["val/german/bleu"] for row in run.history][-1] > 90
+
+
+def test_evaluation_needs_the_reference(run: Run) -> None:
+    found = run.evaluate({"en": ["a dog runs"] * 3, "de": ["ein Hund rennt."] * 3})
+    assert found["german"].metrics["bleu"] == pytest.approx(100)
+    with pytest.raises(DataError, match="there is no column 'de'"):
+        run.evaluate({"en": ["a dog runs"]})
+
+
+def test_the_report_shows_translations(run: Run) -> None:
+    page = run.report().read_text(encoding="utf-8")
+    for words in ("Furthest from their references", "Most surprising texts", "schläft", "bleu"):
+        assert words in page
+
+
+def test_alone_for_as_long(run: Run) -> None:
+    found = run_baselines(run, source=sentences(), budget="time", boosting=False, quiet=True)
+    assert set(found.alone) == {"english", "german"}
+    assert found.alone["german"].mean("test")["bleu"] > 90
+    with pytest.raises(ConfigurationError, match="'steps' or 'time'"):
+        run_baselines(run, source=sentences(), budget="money", quiet=True)  # type: ignore[arg-type]
+
+
+def test_a_vocabulary_of_another_run_is_refused(run: Run, tmp_path: Path) -> None:
+    place = tmp_path / "other"
+    lepton.fit(
+        {"en": ["quite other words"] * 40, "de": ["ganz andere Wörter"] * 40},
+        TASKS,
+        trunk=TRUNK,
+        training={"max_epochs": 1},
+        folder=place,
+        quiet=True,
+    )
+    (place / "rules.json").write_text((run.folder / "rules.json").read_text())
+    with pytest.raises((CheckpointError, ConfigurationError)):
+        lepton.load(place)
+
+
+# -- tags ---------------------------------------------------------------------------------------------------------
+def test_it_learns_to_tag(tagger: Run) -> None:
+    assert tagger.results["test"]["tags"].metrics == {"accuracy": 1.0, "f1_macro": 1.0}
+    assert tagger.predict(["the dog runs"], tasks=["tags"])["tags"].tolist() == [["D", "N", "V"]]
+    rows = pa.table({"words": [["a", "man"], []]})
+    assert tagger.predict(rows)["tags"].to_pylist() == [["D", "N"], []]
+
+
+def test_unseen_tags_count_as_wrong_and_are_said(tagger: Run) -> None:
+    found = tagger.evaluate({"words": [["the", "dog"]], "tags": [["D", "NEW"]]})
+    assert found["tags"].metrics["accuracy"] == 0.5
+    assert any("1 evaluated labels hold a tag that training has not" in note for note in tagger.notes)
+
+
+def test_a_row_with_more_words_than_tags_is_refused(tagger: Run) -> None:
+    with pytest.raises(DataError, match=r"2 words.*1 tags"):
+        tagger.evaluate({"words": [["the", "dog"]], "tags": [["D"]]})
+
+
+def test_the_report_shows_tags(tagger: Run) -> None:
+    page = tagger.report().read_text(encoding="utf-8")
+    assert "Scores of each tag" in page and "words with a tag" in page
+
+
+# -- one value for a text -----------------------------------------------------------------------------------------
+def test_a_class_of_a_text_reads_the_whole_text(tmp_path: Path) -> None:
+    run = lepton.fit(
+        sentences(),
+        {"animal": "classification", "english": {"type": "language_modeling", "column": "en"}},
+        ignore=["de"],
+        trunk=TRUNK,
+        training={"max_epochs": 6, "batch_size": 16, "learning_rate": 1e-2},
+        folder=tmp_path / "run",
+        quiet=True,
+    )
+    assert run.model.trunk.readers == {"animal": "pooled", "english": "causal"}
+    assert run.results["test"]["animal"].metrics["accuracy"] == 1.0
+    assert run.predict(["a dog runs"])["animal"].tolist() == ["true"]
+    run.report()
+
+
+# -- what does not go together ------------------------------------------------------------------------------------
+def prepared(tasks: Any, rows: Any = None, **data: Any) -> Any:
+    rest = {"trunk": data.pop("trunk", TRUNK)}
+    return prepare(make_config(source=None, targets=tasks, data=data, rest=rest), rows or sentences())
+
+
+@pytest.mark.parametrize(
+    ("tasks", "rows", "data", "words"),
+    [
+        (TASKS, None, {"trunk": "tabular"}, "every position of a text"),
+        (TASKS, None, {}, None),
+        ({"german": {"type": "translation", "column": "de"}}, None, {"inputs": {"de": "text"}}, "read and the one"),
+        ({"tags": "token_classification"}, {"text": ["a b"] * 30, "tags": [["x", "y"]] * 30}, {}, "lists of words"),
+        ({"tags": "token_classification"}, {"words": [["a"]] * 30, "tags": ["x", "y"] * 15}, {}, "a list of tags"),
+        ({"lm": {"type": "language_modeling", "column": "de"}}, None, {"inputs": {"en": "text"}}, "a language model"),
+        ({"lm": "language_modeling"}, None, {}, "read one column of text"),
+        ({"lm": {"type": "language_modeling", "column": "x"}}, None, {}, "no column 'x'"),
+        ({"n": "translation"}, {"en": ["a b c"] * 30, "n": list(range(30))}, {}, "needs a column with text"),
+    ],
+)
+def test_what_does_not_go_together(tasks: Any, rows: Any, data: dict[str, Any], words: str | None) -> None:
+    if words is None:
+        assert prepared(tasks, rows, **data).encoder.source == "en"
+        return
+    with pytest.raises((ConfigurationError, DataError), match=words):
+        prepared(tasks, rows, **data)
+
+
+def test_long_texts_are_cut_and_counted() -> None:
+    rows = sentences(60)
+    rows["en"][0] = "dog " * 5000
+    found = prepared(TASKS, rows, ignore=["animal"], split={"val": 0.0, "test": 0.0})
+    assert found.data["train"].inputs["tokens"].shape[1] <= found.config.data.max_length
+    assert any("1 of 60 train texts are cut" in note for note in found.notes)
+
+
+def test_a_check_of_texts(tmp_path: Path) -> None:
+    config = make_config(source=None, targets=TASKS, data={"ignore": ["animal"]}, rest={"trunk": TRUNK})
+    found = check(config, sentences())
+    assert found.passed and any(finding.kind == "duplicates" for finding in found.findings)
+
+
+def test_a_limit_of_rows() -> None:
+    config = make_config(source=None, targets=TASKS, data={"ignore": ["animal"], "limit": 50}, rest={"trunk": TRUNK})
+    assert sum(len(rows) for rows in prepare(config, sentences()).data.values()) == 50
+
+
+def test_the_padding_of_a_batch_changes_no_prediction(run: Run) -> None:
+    """A text alone and beside a much longer one: the same perplexity and the same translation."""
+    long = " ".join(["the dog sleeps"] * 10)
+    alone = [run.predict([text]) for text in ("a man runs", long)]
+    together = run.predict(["a man runs", long])
+    for place, found in enumerate(alone):
+        assert together["german"][place] == found["german"][0]
+        assert together["english_perplexity"][place] == pytest.approx(found["english_perplexity"][0], rel=1e-4)
+
+
+def test_a_gradient_balancer_saw_both_tasks(run: Run) -> None:
+    assert run.model.fork.mean_weights is not None and bool((run.model.fork.mean_weights > 0).all())
+    assert torch.isfinite(run.model.fork.mean_weights).all()
