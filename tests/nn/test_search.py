@@ -103,7 +103,7 @@ def test_the_longest_length_follows_the_length_of_each_row() -> None:
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_a_beam_that_holds_all_results_finds_the_best_of_all(penalty: float) -> None:
     """Ids 1, 5, 6 and 7 can follow each other: every result of at most 3 of them is scored by hand."""
-    for seed, source in itertools.product(range(3), SMALL):
+    for seed, source in enumerate(SMALL):
         model = make(vocabulary=8, seed=seed, sharpness=1.0)
         scores = {}
         for length in range(4):

@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, TargetError, is_number, is_whole, require, shape_of
+from lepton.tasks._cross_entropy import cross_entropy
 from lepton.tasks.base import Task
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
+
+MANY_CLASSES = 256
+"""From so many classes on, the passes over the logits are what a loss costs."""
 
 
 class Categorical(Task):
@@ -95,6 +99,9 @@ class Categorical(Task):
     def unmasked_losses(self, output: Tensor, target: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cross-entropy with class weights and label smoothing; see the kinds for the formula."""
         dim = self.class_dim
+        if parameter is None and dim == -1 and self.classes >= MANY_CLASSES and not torch.compiler.is_compiling():
+            losses = cross_entropy(output, target, self.label_smoothing)
+            return losses, torch.ones_like(losses)
         log_p = output.log_softmax(dim)
         index = target.unsqueeze(dim)
         chosen = -log_p.gather(dim, index).squeeze(dim)
@@ -122,8 +129,10 @@ class Categorical(Task):
         Cross-entropy has a finite derivative there, of which the loss selects nothing. To mask the logits of a large
         vocabulary takes as long as its softmax, forth and back; to look at those of missing labels next to nothing.
         """
-        if may_read(output) and bool(torch.isfinite(output.detach().movedim(self.class_dim, -1)[~present]).all()):
-            return output
+        if may_read(output):
+            unseen = output.detach().movedim(self.class_dim, -1)[~present]
+            if not unseen.numel() or bool(torch.isfinite(torch.stack(unseen.aminmax())).all()):
+                return output
         return super()._masked_output(output, present)
 
     def _outputs_of(self, present: Tensor, output: Tensor) -> Tensor:

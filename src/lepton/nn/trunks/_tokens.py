@@ -37,9 +37,10 @@ class CharacterConvolution(nn.Module):
         found = F.pad(self.table(characters), (0, 0, around, around))
         windows = found.unfold(2, self.reach, 1).transpose(-1, -2).flatten(-2)
         inside = (characters > 0)[..., None]
-        # The maximum of what relu leaves: a position without a character counts as 0, the least that there can be.
-        highest = torch.where(inside, F.relu(self.filters(windows)), 0).amax(2)
-        return self.output(highest)  # type: ignore[no-any-return]
+        # A position without a character counts as 0, which the relu makes the least that there can be. To take it after
+        # the maximum is the same, and with `max`, whose derivative goes to one place, half the work of `amax`.
+        highest = torch.where(inside, self.filters(windows), 0).max(2).values
+        return self.output(F.relu(highest))  # type: ignore[no-any-return]
 
 
 class TokenEmbedding(nn.Module):
