@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lepton.cli._output import Json, Output, Plain, Quiet, RunFolder, Trust
+from lepton.cli._preview import preview
 from lepton.errors import ConfigurationError
 
 __all__ = ["evaluate", "predict", "report"]
@@ -64,7 +65,8 @@ def predict(
     from lepton.run import beside, load, write_table
 
     rows = read_table(source)  # as an Arrow table, so that nothing but the core is needed
-    found = beside(rows, keep or [], load(run, trust=trust).predict(rows, tasks=task))
+    loaded = load(run, trust=trust)
+    found = beside(rows, keep or [], loaded.predict(rows, tasks=task))
     out = Output(json_, quiet, plain)
     if output is not None:
         write_table(found, output)
@@ -72,7 +74,8 @@ def predict(
         out.result({"rows": found.num_rows, "output": str(output)})
         return
     out.result({"rows": found.to_pylist()})
-    out.show(_preview(found))
+    probabilities = {name for rule in loaded.rules for name in rule.predicted[1:]}
+    out.show(preview(found, out.console.width, probabilities))
 
 
 def report(
@@ -93,16 +96,3 @@ def report(
     out = Output(json_, quiet, plain)
     out.show(f"Wrote {path}. Open it in a browser.")
     out.result({"report": str(path)})
-
-
-def _preview(table: Any, rows: int = 20) -> Any:
-    from rich.table import Table
-
-    shown = Table(title=f"{table.num_rows} rows", title_justify="left")
-    for name in table.column_names:
-        shown.add_column(name)
-    for row in table.slice(0, rows).to_pylist():
-        shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    if table.num_rows > rows:
-        shown.caption = f"the first {rows}; write all with --output"
-    return shown
