@@ -196,6 +196,20 @@ def test_a_source_beside_the_file_is_found_from_anywhere(
     assert read_config("c.yaml").data.source == "t.csv"
 
 
+def test_init_shows_where_the_format_of_dates_is_told(tmp_path: Path) -> None:
+    rows = [f"{1 + i % 12:02}/{1 + i % 10:02}/2026,{1 + i % 28}.{1 + i % 12}.2026,{i / 7}" for i in range(N)]
+    (tmp_path / "t.csv").write_text("\n".join(["first,second,y", *rows]) + "\n")
+    file = tmp_path / "t.yaml"
+    assert lepton_("init", "--from", tmp_path / "t.csv", "-t", "y", "-o", file).exit_code == 0
+    text = file.read_text()
+    assert re.search(r"second: +date +# dates of the format %d.%m.%Y", text)
+    told = text.replace("  # date_formats:", "  date_formats:").replace("  #   first:", "    first:")
+    file.write_text(re.sub(r"(first: +)category", r"\1date", told))
+    config = prepare(read_config(file)).config
+    assert config.data.date_formats == {"first": "%d/%m/%Y", "second": "%d.%m.%Y"}
+    assert config.data.inputs["first"].kind == "date"
+
+
 def test_columns_are_kept_beside_the_predictions(place: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.csv"
     done = lepton_("predict", run, place / "t.csv", "--keep", "#x", "-o", out)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton.errors import ConfigurationError, DataError, MissingExtraError
+from lepton.errors import ConfigurationError, DataError, MissingExtraError, install_line
 from lepton.insight import (
     Caption,
     Chart,
@@ -294,5 +294,5 @@ def test_a_diverged_run_does_not_spoil_the_figure(results, baselines) -> None:
 
 def test_without_matplotlib_the_message_says_what_to_install(comparison: Comparison, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"lepton-mtl\[demo\]"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_line("demo"))):
         plot_comparison(comparison)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lepton.cli._output import Json, Output, Plain, Quiet, RunFolder, Trust
+from lepton.cli._preview import preview
 from lepton.errors import ConfigurationError
 
 __all__ = ["evaluate", "predict", "report"]
@@ -79,7 +80,8 @@ def predict(
         out.result({"rows": found.num_rows, "output": str(output)})
         return
     out.result({"rows": found.to_pylist()})
-    out.show(_preview(found))
+    probabilities = {name for rule in loaded.rules for name in rule.predicted[1:]}
+    out.show(preview(found, out.console.width, probabilities))
 
 
 def report(
@@ -100,16 +102,3 @@ def report(
     out = Output(json_, quiet, plain)
     out.show(f"Wrote {path}. Open it in a browser.")
     out.result({"report": str(path)})
-
-
-def _preview(table: Any, rows: int = 20) -> Any:
-    from rich.table import Table
-
-    shown = Table(title=f"{table.num_rows} rows", title_justify="left")
-    for name in table.column_names:
-        shown.add_column(name)
-    for row in table.slice(0, rows).to_pylist():
-        shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    if table.num_rows > rows:
-        shown.caption = f"the first {rows}; write all with --output"
-    return shown

@@ -82,6 +82,10 @@ def _data(path: str, n_rows: int, columns: Sequence[Column]) -> Iterator[str]:
         missing = f", {column.missing:.1%} missing" if column.missing else ""
         head = f"{_scalar(column.name)}:".ljust(width + 1)
         yield f"    {mark}{head} {kind}".ljust(width + 18) + f"  # {column.why}{missing}"
+    unclear = [_scalar(column.name) for column in columns if "nothing tells which" in column.why]
+    if unclear:
+        yield "  # date_formats:  # day or month first; then they are dates above"
+        yield from (f'  #   {name}: "%d/%m/%Y"' for name in unclear)
     yield "  split:  # or method: random, group (with column), time (with column), column (that says train, val, test)"
     section = check_config({"data": {}, "tasks": ["a"]}).data.split
     yield from _options("    ", section, _SHOWN["data.split"])
