@@ -16,7 +16,7 @@ import lepton.balance
 import lepton.nn
 import lepton.tasks
 from lepton.balance import VIEWS, Balancer
-from lepton.config._schema import Section, content_of, section_of, snake_case
+from lepton.config._schema import Section, argument_texts, content_of, section_of, snake_case
 from lepton.data import Kind, SplitRule
 from lepton.errors import ConfigurationError
 from lepton.tasks import Task
@@ -152,7 +152,7 @@ def _part_of_trunk(kind: type, part: type, parameter: inspect.Parameter) -> Any:
     """Return the field of a trunk inside of another one; one that is None by default is not there unless told."""
     section = section_of(part, name=f"{kind.__name__}{part.__name__}", skip=FROM_DATA)
     if parameter.default is None:
-        return section | None, Field(None, description=section.__doc__)
+        return section | None, Field(None, description=argument_texts(kind)[parameter.name])
     return section, Field(section(), description=section.__doc__)
 
 
