@@ -52,7 +52,7 @@ def test_texts_are_framed_and_come_back_from_their_tokens() -> None:
     for row in tokens.flatten(0, 1):
         inside = row[row != 0]
         assert inside[0] == 2 and inside[-1] == 3 and not row[len(inside) :].any()
-    assert 0 <= int(tokens.min()) and int(tokens.max()) < encoder.vocabulary
+    assert int(tokens.min()) >= 0 and int(tokens.max()) < encoder.vocabulary
 
 
 def test_one_vocabulary_serves_all_columns() -> None:

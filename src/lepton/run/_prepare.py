@@ -29,7 +29,7 @@ from lepton.data import (
 from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.run._rows import Rows, has_label, image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
-from lepton.run._text_inputs import TEXT_TRUNK, with_text_kinds
+from lepton.run._text_inputs import TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -315,7 +315,9 @@ def encode_rows(
             notes.append(
                 f"column {name!r}: {number} of {table.num_rows} {part} rows hold a value that training has not."
             )
-    return rows_of(config, encoder, rules, table, targets)
+    found = rows_of(config, encoder, rules, table, targets)
+    notes += cut_texts(encoder, found, part)
+    return found
 
 
 # -- decisions ----------------------------------------------------------------------------------------------------

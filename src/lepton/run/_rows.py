@@ -40,6 +40,7 @@ __all__ = [
     "labels_of",
     "make_loader",
     "rows_of",
+    "token_lengths",
 ]
 
 Rows = TensorData | SequenceData | ImageRows
