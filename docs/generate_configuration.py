@@ -234,6 +234,16 @@ def tasks() -> Iterator[str]:
         yield from options(section, [*shared, "type"])
 
 
+def trunk_parts(section: type[Section]) -> dict[str, type[Section]]:
+    """Return the sections inside of a trunk's, by their keys; some may be left out."""
+    found = {}
+    for key, field in section.model_fields.items():
+        for hint in (field.annotation, *get_args(field.annotation)):
+            if inspect.isclass(hint) and issubclass(hint, Section):
+                found[key] = hint
+    return found
+
+
 def trunk() -> Iterator[str]:
     """The section `trunk`."""
     sections = by_tag(field_of("trunk").annotation, "type")
@@ -241,13 +251,13 @@ def trunk() -> Iterator[str]:
     yield "a table gives `tabular`, one column of pictures `conv`, or `unet` if a task is a segmentation, both `mixed`."
     for name in trunks():
         section = sections[name]
-        nested = [key for key, field in section.model_fields.items() if inspect.isclass(field.annotation)]
-        parts = [key for key in nested if issubclass(section.model_fields[key].annotation, Section)]
+        parts = trunk_parts(section)
         yield from ("", f"### `type: {name}`", "", sentence(section.__doc__), "")
         yield from options(section, ["type", *parts])
-        for key in parts:
-            yield from ("", f"and, under `{key}`:", "")
-            yield from table(section.model_fields[key].annotation.model_fields)
+        for key, part in parts.items():
+            unless = "" if section.model_fields[key].default is not None else ", which is left out by default"
+            yield from ("", f"and, under `{key}`{unless}:", "")
+            yield from table(part.model_fields)
     yield from ("", "### `custom`", "", CUSTOM)
     yield from table(Custom.model_fields, skip=["type"])
 

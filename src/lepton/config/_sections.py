@@ -16,7 +16,7 @@ import lepton.balance
 import lepton.nn
 import lepton.tasks
 from lepton.balance import VIEWS, Balancer
-from lepton.config._schema import Section, content_of, section_of, snake_case
+from lepton.config._schema import Section, argument_texts, content_of, section_of, snake_case
 from lepton.data import Kind, SplitRule
 from lepton.errors import ConfigurationError
 from lepton.tasks import Task
@@ -130,7 +130,7 @@ def _task_union() -> Any:
 
 # -- trunk --------------------------------------------------------------------------------------------------------
 FROM_DATA = (
-    *("knots", "categories", "texts", "text_buckets", "table", "image", "images", "channels"),
+    *("knots", "categories", "texts", "text_buckets", "table", "image", "text", "images", "channels"),
     *("readers", "vocabulary", "characters", "padding", "config"),
 )
 """Arguments of trunks that the data decides."""
@@ -148,18 +148,25 @@ def _trunk_type(kind: type, parameter: str) -> type | None:
     return next((part for part in (hint, *get_args(hint)) if part in trunks().values()), None)
 
 
+def _part_of_trunk(kind: type, part: type, parameter: inspect.Parameter) -> Any:
+    """Return the field of a trunk inside of another one; one that is None by default is not there unless told."""
+    section = section_of(part, name=f"{kind.__name__}{part.__name__}", skip=FROM_DATA)
+    if parameter.default is None:
+        return section | None, Field(None, description=argument_texts(kind)[parameter.name])
+    return section, Field(section(), description=section.__doc__)
+
+
 def _trunk_union() -> Any:
     sections = {
         name: section_of(kind, skip=FROM_DATA, extra={"type": (Literal[name], name)}) for name, kind in trunks().items()
     }
     for name, kind in trunks().items():
         # A trunk made of other trunks takes their options as sections.
-        parts = {
-            parameter.name: section_of(part, name=f"{kind.__name__}{part.__name__}", skip=FROM_DATA)
+        nested = {
+            parameter.name: _part_of_trunk(kind, part, parameter)
             for parameter in inspect.signature(kind).parameters.values()
             if (part := _trunk_type(kind, parameter.name)) is not None
         }
-        nested = {key: (part, Field(part(), description=part.__doc__)) for key, part in parts.items()}
         if nested:
             sections[name] = section_of(kind, skip=FROM_DATA, extra={"type": (Literal[name], name), **nested})
     auto = create_model("AutoTrunk", __base__=Section, __doc__="By the inputs.", **AUTO)

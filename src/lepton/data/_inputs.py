@@ -16,6 +16,7 @@ from torch import Tensor
 from lepton.data._arrays import as_numbers, as_words, places, reading
 from lepton.data._dates import as_dates
 from lepton.data._kinds import Column, find_column
+from lepton.data._token_columns import TokenColumn, TokenRules
 from lepton.errors import DataError
 
 if TYPE_CHECKING:
@@ -217,18 +218,23 @@ _KINDS: dict[str, Any] = {
     "category": CategoryColumn,
     "boolean": CategoryColumn,
     "text": TextColumn,
+    "tokens": TokenColumn,
     "image": ImageColumn,
 }
+
+_TOKEN_RULES = "token rules"
+"""What the rules of all columns of tokens are called among the described columns."""
 
 
 class InputEncoder:
     """The rules that turn the columns of a table into inputs, fitted on training rows only.
 
     Numbers and dates are standardised, and 0 with a mark where missing. Categories become numbers, 0 where missing
-    or never seen. Text becomes hashed words and pairs of words.
+    or never seen. Text becomes hashed words and pairs of words, or, of the kind `tokens`, tokens of one vocabulary.
 
     Args:
         columns: fitted columns, as `fit` and `from_dict` make them.
+        token_rules: how the texts of the kind `tokens` are cut; None if there are none.
 
     Example:
         >>> from lepton.data import describe_columns, read_table
@@ -239,19 +245,23 @@ class InputEncoder:
         ([[0.0], [0.0]], [[0.0], [1.0]], [[0], [1]])
     """
 
-    def __init__(self, columns: Sequence[Any]) -> None:
+    def __init__(self, columns: Sequence[Any], token_rules: TokenRules | None = None) -> None:
         self.columns = list(columns)
+        self.token_rules = token_rules
 
     @classmethod
-    def fit(cls, table: pa.Table, columns: Iterable[Column]) -> Self:
+    def fit(cls, table: pa.Table, columns: Iterable[Column], *, vocabulary: int = 8000, max_length: int = 256) -> Self:
         """Fit the rules on the training rows.
 
         Args:
             table: the training rows.
             columns: what the columns hold; those of the kinds `ignore` and `labels` are left out.
+            vocabulary: how many tokens there are at most, for texts of the kind `tokens`.
+            max_length: tokens of a text at most, START and END included; longer ones lose their end.
 
         Raises:
             DataError: no column is left, or one is not in the table.
+            MissingExtraError: a column is of the kind `tokens`, and the package tokenizers is not installed.
         """
         usable = [column for column in columns if column.kind in _KINDS]
         if not usable:
@@ -265,7 +275,8 @@ class InputEncoder:
                 found.append(_KINDS[column.kind].fit(column, values, intervals))
                 if len(values):  # what does not look at its values while it is fitted does so here
                     found[-1].encode(values.slice(0, 1))
-        return cls(found)
+        texts = cls(found)._encoded(table, "tokens")
+        return cls(found, TokenRules.fit(texts, vocabulary, max_length) if texts else None)
 
     @property
     def names(self) -> list[str]:
@@ -292,8 +303,18 @@ class InputEncoder:
 
     @property
     def texts(self) -> int:
-        """How many columns of text there are."""
+        """How many columns of text there are that are hashed."""
         return len(self._of("text"))
+
+    @property
+    def tokens(self) -> list[str]:
+        """Names of the columns of text that are read as tokens."""
+        return [column.name for column in self._of("tokens")]
+
+    @property
+    def vocabulary(self) -> int:
+        """How many numbers tokens have, special ones included; 0 where none are read."""
+        return 0 if self.token_rules is None else self.token_rules.tokenizer.size
 
     @property
     def images(self) -> list[str]:
@@ -308,7 +329,8 @@ class InputEncoder:
 
         Returns:
             Of these, those that there are columns for: `numbers` and `missing` [N, F] float32, `categories` [N, G]
-            int64, `text` [N, H, L] int64.
+            int64, `text` [N, H, L] int64, `tokens` [N, H, L] int16 or int32: [START a b c END 0 ...] for each column,
+            as wide as the longest text needs, all 0 where it is empty or missing.
 
         Raises:
             DataError: a column is missing.
@@ -324,6 +346,8 @@ class InputEncoder:
             found["categories"] = torch.from_numpy(np.stack(categories, 1))
         if texts := self._encoded(table, "text"):
             found["text"] = torch.from_numpy(np.stack(texts, 1))
+        if self.token_rules is not None:
+            found["tokens"] = self.token_rules.encode(self._encoded(table, "tokens"))
         return found
 
     def _encoded(self, table: pa.Table, *kinds: str) -> list[Any]:
@@ -350,15 +374,19 @@ class InputEncoder:
     # -- JSON -------------------------------------------------------------------------------------------------
     def to_dict(self) -> list[dict[str, Any]]:
         """Return the rules as what JSON can hold."""
-        return [{"kind": column.kind, **asdict(column)} for column in self.columns]
+        rules = [] if self.token_rules is None else [{"kind": _TOKEN_RULES, **self.token_rules.to_dict()}]
+        return [{"kind": column.kind, **asdict(column)} for column in self.columns] + rules
 
     @classmethod
     def from_dict(cls, described: Iterable[dict[str, Any]]) -> Self:
         """Return the encoder that `to_dict` described."""
-        columns = []
+        columns, rules = [], None
         for item in described:
+            if item["kind"] == _TOKEN_RULES:
+                rules = TokenRules.from_dict(item)
+                continue
             fields = {key: value for key, value in item.items() if key != "kind"}
             if "scale" in fields:
                 fields["scale"] = Scaled(**fields["scale"])
             columns.append(_KINDS[item["kind"]](**fields))
-        return cls(columns)
+        return cls(columns, rules)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEW", "Column", "Kind", "describe_columns", "find_column"]
 
-Kind = Literal["number", "category", "boolean", "date", "text", "words", "image", "labels", "ignore"]
+Kind = Literal["number", "category", "boolean", "date", "text", "tokens", "words", "image", "labels", "ignore"]
 
 MOSTLY = 0.95
 """Share of the values that must be of a kind for the others to count as missing."""

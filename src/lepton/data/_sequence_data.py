@@ -31,7 +31,8 @@ class SequenceData(TensorData):
     Args:
         inputs: name -> tensor [N, L, ...].
         targets: name -> tensor [N, ...].
-        lengths: name of an input or a target -> how many of the L places of each row are filled [N].
+        lengths: name of an input or a target -> how many of the L places of each row are filled [N]; of H sequences in
+            each row, [N, H, L, ...], how many of each [N, H].
 
     Example:
         >>> import torch
@@ -55,14 +56,16 @@ class SequenceData(TensorData):
                     f"there are lengths of {name!r}, which is none of {list(padded)}.{nearest(name, padded)}"
                 )
             shape = padded[name].shape
-            if lengths.shape != shape[:1] or len(shape) < 2:
+            places = lengths.ndim  # the dimension that they count along
+            if places == 0 or len(shape) <= places or lengths.shape != shape[:places]:
                 raise DataError(
-                    f"{name!r} is {list(shape)}, but its lengths are {list(lengths.shape)}, not [N] of [N, L]."
+                    f"{name!r} is {list(shape)}, but its lengths are {list(lengths.shape)}, not [N] of [N, L] or "
+                    "[N, H] of [N, H, L]."
                 )
-            wrong = lengths[(lengths < 0) | (lengths > shape[1])]
+            wrong = lengths[(lengths < 0) | (lengths > shape[places])]
             if len(wrong):
                 raise DataError(
-                    f"the lengths of {name!r} must lie between 0 and {shape[1]}, but reach {int(wrong[0])}."
+                    f"the lengths of {name!r} must lie between 0 and {shape[places]}, but reach {int(wrong[0])}."
                 )
 
     def rows(self, index: Tensor) -> SequenceData:
@@ -88,8 +91,9 @@ class SequenceData(TensorData):
 
     def _trimmed(self, name: str, tensor: Tensor, index: Tensor) -> Tensor:
         if name in self.lengths:
-            longest = int(self.lengths[name][index].max()) if len(index) else 0
-            tensor = tensor[:, : max(1, longest)]
+            lengths = self.lengths[name]
+            longest = int(lengths[index].max()) if len(index) else 0
+            tensor = tensor.narrow(lengths.ndim, 0, min(tensor.shape[lengths.ndim], max(1, longest)))
         found = tensor[index]
         return found if found.is_floating_point() or found.dtype == torch.bool else found.long()
 
@@ -98,9 +102,9 @@ class LengthLoader(TensorLoader):
     """Iterates over `SequenceData` in batches of rows of like length, without the padding that they share.
 
     With `shuffle`, rows are drawn at random into pools of 64 batches, or of half of the rows if that is less. A pool
-    is sorted by length (of all inputs of a row together, equal ones at random) and cut into batches, whose order is
-    random again. Without it the rows keep their order, and batches are only cut to their longest row. Seed and epoch
-    fix everything, as in `TensorLoader`, and `state_dict` holds the position.
+    is sorted by length (of all inputs of a row together, of H sequences the longest, equal ones at random) and cut
+    into batches, whose order is random again. Without it the rows keep their order, and batches are only cut to their
+    longest row. Seed and epoch fix everything, as in `TensorLoader`, and `state_dict` holds the position.
 
     Args:
         data: the rows.
@@ -122,7 +126,7 @@ class LengthLoader(TensorLoader):
     ) -> None:
         super().__init__(data, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
         self._lengths = sum(
-            (lengths.long() for name, lengths in data.lengths.items() if name in data.inputs),
+            (_longest(lengths) for name, lengths in data.lengths.items() if name in data.inputs),
             torch.zeros(len(data), dtype=torch.int64),
         ).numpy()
 
@@ -138,3 +142,8 @@ class LengthLoader(TensorLoader):
         rows = torch.from_numpy(drawn[np.lexsort((self._lengths[drawn], pools))])
         batches = torch.randperm(full, generator=generator)
         return torch.cat([rows[: full * size].view(full, size)[batches].flatten(), rows[full * size :]])
+
+
+def _longest(lengths: Tensor) -> Tensor:
+    """Return the largest length of each row [N]."""
+    return lengths.long() if lengths.ndim == 1 else lengths.long().flatten(1).amax(1)

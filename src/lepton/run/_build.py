@@ -70,18 +70,23 @@ def _trunk(section: Any, encoder: InputEncoder, trust: bool) -> nn.Module:
     if isinstance(section, Custom):
         return load_class(section, trust=trust)
     kind: Any = trunks()[section.type]
-    options = section.model_dump(exclude={"type", "table", "image"})
+    options = section.model_dump(exclude={"type", "table", "image", "text"})
     parameters = inspect.signature(kind).parameters
     if "knots" in parameters:
         return _table_trunk(kind, options, encoder)  # type: ignore[no-any-return]
     if "table" not in parameters:
         return kind(**options)  # type: ignore[no-any-return]
-    tabular = len(encoder.names) > len(encoder.images)
-    # The mixed trunk's two parts are sections of its own section.
-    parts = {name: get_args(hint) for name, hint in get_type_hints(kind.__init__).items() if name in ("table", "image")}
-    table = _table_trunk(parts["table"][0], section.table.model_dump(), encoder) if tabular else None
-    image = parts["image"][0](**section.image.model_dump()) if encoder.images else None
-    return kind(table, image, images=max(1, len(encoder.images)), **options)  # type: ignore[no-any-return]
+    tabular = len(encoder.names) > len(encoder.images) + len(encoder.tokens)
+    # The mixed trunk's parts are sections of its own section.
+    hints = get_type_hints(kind.__init__)
+    parts = {name: get_args(hints[name])[0] for name in ("table", "image", "text")}
+    table = _table_trunk(parts["table"], section.table.model_dump(), encoder) if tabular else None
+    image = parts["image"](**section.image.model_dump()) if encoder.images else None
+    text = None
+    if encoder.tokens:
+        text = parts["text"](encoder.vocabulary, readers={"text": "pooled"}, **section.text.model_dump())
+    counts = {"images": max(1, len(encoder.images)), "texts": max(1, len(encoder.tokens))}
+    return kind(table, image, text, **counts, **options)  # type: ignore[no-any-return]
 
 
 def _sequence_trunk(

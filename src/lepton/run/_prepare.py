@@ -29,6 +29,7 @@ from lepton.data import (
 from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.run._rows import Rows, has_label, image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
+from lepton.run._text_inputs import TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,7 +96,10 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     tables = split_tables(config, table, split)
     encoder: InputEncoder | SequenceEncoder
     if sequence is None:
-        encoder = InputEncoder.fit(tables["train"], inputs)
+        inputs = with_text_kinds(config, inputs, tables["train"], notes)
+        columns = [{each.name: each for each in inputs}.get(column.name, column) for column in columns]
+        lengths = {"vocabulary": config.data.vocabulary, "max_length": config.data.max_length}
+        encoder = InputEncoder.fit(tables["train"], inputs, **lengths)
         _check_trunk(config, encoder)
     else:
         encoder = fit_sequences(config, tables["train"], inputs[0].name, rules)
@@ -311,7 +315,9 @@ def encode_rows(
             notes.append(
                 f"column {name!r}: {number} of {table.num_rows} {part} rows hold a value that training has not."
             )
-    return rows_of(config, encoder, rules, table, targets)
+    found = rows_of(config, encoder, rules, table, targets)
+    notes += cut_texts(encoder, found, part)
+    return found
 
 
 # -- decisions ----------------------------------------------------------------------------------------------------
@@ -330,9 +336,11 @@ def _resolve(
     found = {column.name: column.date_format for column in inputs if column.kind == "date" and column.date_format}
     content["data"]["date_formats"] = found | content["data"]["date_formats"]
     content["tasks"] = {rule.task: _resolved_task(content["tasks"][rule.task], rule) for rule in rules}
-    sequences = isinstance(encoder, SequenceEncoder)
+    sequences = isinstance(encoder, SequenceEncoder) or bool(encoder.tokens)
     if config.trunk.type == "auto":
         content["trunk"] = {"type": _trunk_type(encoder, rules)}
+    if isinstance(encoder, InputEncoder) and encoder.tokens and content["trunk"]["type"] == "mixed":
+        content["trunk"] = {"text": TEXT_TRUNK, **content["trunk"]}
     if isinstance(encoder, InputEncoder) and encoder.images and config.data.image_size is None:
         content["data"]["image_size"] = image_size(encoder.image_paths(train)[encoder.images[0]])
     told = content["training"]
@@ -354,7 +362,7 @@ def planned_training(
         n_rows: number of training rows.
         batch_size: if it is given.
         pictures: whether the inputs hold pictures.
-        sequences: whether the input is a text read as a sequence.
+        sequences: whether the inputs hold texts that are read as sequences.
     """
     fitting = max(8, 2 ** round(math.log2(max(1, n_rows / 40))))
     largest = IMAGE_BATCH if pictures else SEQUENCE_BATCH if sequences else BATCH
@@ -374,7 +382,7 @@ def _check_trunk(config: Config, encoder: InputEncoder) -> None:
         return
     arguments = inspect.signature(kind).parameters
     if "knots" in arguments:
-        fits, reads = not encoder.images, "no pictures"
+        fits, reads = not encoder.images and not encoder.tokens, "neither pictures nor texts as tokens"
     else:
         one_picture = encoder.images == encoder.names and len(encoder.names) == 1
         fits, reads = "table" in arguments or one_picture, "one column of pictures and nothing else"
@@ -388,10 +396,10 @@ def _check_trunk(config: Config, encoder: InputEncoder) -> None:
 def _trunk_type(encoder: InputEncoder | SequenceEncoder, rules: Sequence[LabelRule]) -> str:
     if isinstance(encoder, SequenceEncoder):
         return "transformer"
+    if encoder.tokens or (encoder.images and len(encoder.names) > 1):
+        return "mixed"
     if not encoder.images:
         return "tabular"
-    if len(encoder.names) > 1:
-        return "mixed"
     return "unet" if any(rule.kind == "segmentation" for rule in rules) else "conv"
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "labels_of",
     "make_loader",
     "rows_of",
+    "token_lengths",
 ]
 
 Rows = TensorData | SequenceData | ImageRows
@@ -74,7 +75,9 @@ def rows_of(
     """
     inputs = encoder.encode(table)
     if not encoder.images:
-        return TensorData(inputs, targets)
+        return (
+            TensorData(inputs, targets) if not encoder.tokens else SequenceData(inputs, targets, token_lengths(inputs))
+        )
     size = config.data.image_size
     assert size is not None, "resolved"
     paths = encoder.image_paths(table)
@@ -92,6 +95,11 @@ def rows_of(
         missing=masked[0].missing if masked else 255,
         cache_bytes=CACHE_BYTES,
     )
+
+
+def token_lengths(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return for inputs with `tokens` how many each text of a row has: `tokens` -> [N, H]."""
+    return {"tokens": (inputs["tokens"] != 0).sum(2)}
 
 
 def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor, int]:

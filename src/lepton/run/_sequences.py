@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lepton.run._rows import Loader
 
 __all__ = [
+    "EXAMPLE_TOKENS",
     "SearchScores",
     "encode_sequences",
     "example_sequences",
@@ -40,6 +41,9 @@ __all__ = [
 ]
 
 _READS = {"language_modeling": "causal", "translation": "target", "token_classification": "full"}
+_READABLE = ("text", "tokens", "category", "labels", "ignore")
+"""Kinds of columns that may be texts, or lists of words."""
+
 _USUAL = ("words", "tokens", "text", "sentence")
 """Names that a column of texts usually has: where several columns could be read, one of these is."""
 
@@ -119,7 +123,7 @@ def _source(config: Config, table: pa.Table, columns: Sequence[Column], rules: S
         for column in columns
         if column.name not in taken
         and column.name not in config.data.ignore
-        and (is_list(table.column(column.name)) if tagged else column.kind in ("text", "category", "labels", "ignore"))
+        and (is_list(table.column(column.name)) if tagged else column.kind in _READABLE)
     ]
     named = [column for column in readable if column.name in told] if told else readable
     usual = [column for name in _USUAL for column in named if column.name == name]

@@ -1,4 +1,4 @@
-"""`MixedTrunk`: tables with images."""
+"""`MixedTrunk`: tables with images and texts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, DataError, is_whole, require
+from lepton.nn._ids import PAD
 from lepton.nn.trunks._conv import ConvTrunk
 from lepton.nn.trunks._residual import ResidualMLP, check_mlp
 from lepton.nn.trunks._tabular import TabularTrunk
+from lepton.nn.trunks._transformer import TransformerTrunk
 
 __all__ = ["MixedTrunk"]
 
@@ -16,13 +18,16 @@ __all__ = ["MixedTrunk"]
 class MixedTrunk(nn.Module):
     """Rows with columns of numbers, categories, texts and images to features [B, width].
 
-    Every image column goes through the same image trunk and is the mean of its map over positions. Beside the
-    features of the table's trunk, all that enters a residual network.
+    Every image column goes through the same image trunk and is the mean of its map over positions. Every column of
+    texts that are tokens goes through the same text trunk and is the mean of its states over the tokens, plus a
+    learned vector of the column. Beside the features of the table's trunk, all that enters a residual network.
 
     Args:
-        table: trunk of the columns that are no images; None if there are none.
+        table: trunk of the columns that are neither images nor tokens; None if there are none.
         image: trunk of the images; None if there are none.
+        text: trunk of the texts that are tokens, of which every reader is `"pooled"`; None if there are none.
         images: number of image columns K.
+        texts: number of columns of tokens H.
         width: number of features that the trunk gives.
         depth: number of residual blocks after everything has been put side by side.
         dropout: share of the hidden features that training sets to zero, in [0, 1).
@@ -31,7 +36,7 @@ class MixedTrunk(nn.Module):
         out_features: `width`.
 
     Raises:
-        ConfigurationError: neither trunk is given, or a size that is not allowed.
+        ConfigurationError: no trunk is given, a size that is not allowed, or a text trunk that reads something else.
 
     Example:
         >>> import torch
@@ -46,26 +51,36 @@ class MixedTrunk(nn.Module):
         self,
         table: TabularTrunk | None,
         image: ConvTrunk | None,
+        text: TransformerTrunk | None = None,
         *,
         images: int = 1,
+        texts: int = 1,
         width: int = 256,
         depth: int = 2,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         check_mlp("MixedTrunk", width, depth, dropout)
-        require(is_whole(images), "MixedTrunk", "images", images, "an integer >= 1")
-        if table is None and image is None:
+        for name, count in (("images", images), ("texts", texts)):
+            require(is_whole(count), "MixedTrunk", name, count, "an integer >= 1")
+        if table is None and image is None and text is None:
             raise ConfigurationError(
-                "MixedTrunk: there is nothing to mix: give a table trunk, an image trunk, or both."
+                "MixedTrunk: there is nothing to mix: give a table trunk, an image trunk, a text trunk, or several."
             )
         self.table = table
         self.image = image
+        self.text = text
         self.images = images
+        self.texts = texts
         inputs = 0 if table is None else table.out_features
         if image is not None:
             inputs += images * image.out_features
             self.absent = nn.Parameter(torch.zeros(image.out_features))
+        if text is not None:
+            _check_pooled(text)
+            inputs += texts * text.out_features
+            self.no_text = nn.Parameter(torch.zeros(text.out_features))
+            self.text_columns = nn.Parameter(torch.zeros(texts, text.out_features))
         self.mlp = ResidualMLP(inputs, width, depth, dropout)
         self.out_features = width
 
@@ -77,6 +92,7 @@ class MixedTrunk(nn.Module):
         text: Tensor | None = None,
         image: Tensor | None = None,
         image_missing: Tensor | None = None,
+        tokens: Tensor | None = None,
     ) -> Tensor:
         """Return the features [B, width] of a batch of rows.
 
@@ -88,6 +104,8 @@ class MixedTrunk(nn.Module):
             image: [B, K, C, H, W], uint8 in 0 to 255 or floating point in 0 to 1.
             image_missing: [B, K], true or 1 where there is no image; its pixels are not looked at, and a learned
                 vector stands for its features. None where none is missing.
+            tokens: whole numbers [B, H, L], each text `[START a b c END]` and padded on the right with 0. One that is
+                empty or missing is all 0, and a learned vector stands for its features.
 
         Raises:
             DataError: a tensor that the trunks need is not given, or has another shape.
@@ -97,6 +115,8 @@ class MixedTrunk(nn.Module):
             found.append(self.table(numbers=numbers, missing=missing, categories=categories, text=text))
         if self.image is not None:
             found.append(self._images(self.image, image, image_missing))
+        if self.text is not None:
+            found.append(self._texts(self.text, tokens))
         return self.mlp(torch.cat(found, dim=1))  # type: ignore[no-any-return]
 
     def _images(self, trunk: ConvTrunk, image: Tensor | None, missing: Tensor | None) -> Tensor:
@@ -116,6 +136,25 @@ class MixedTrunk(nn.Module):
         if gone is not None:
             vectors = torch.where(gone[:, None], self.absent, vectors)
         return vectors.reshape(len(image), -1)  # type: ignore[no-any-return]
+
+    def _texts(self, trunk: TransformerTrunk, tokens: Tensor | None) -> Tensor:
+        if tokens is None or tokens.ndim != 3 or tokens.shape[1] != self.texts or tokens.is_floating_point():
+            got = "it is not given" if tokens is None else f"it is {list(tokens.shape)} in {tokens.dtype}"
+            raise DataError(
+                f"MixedTrunk: tokens must be whole numbers [B, {self.texts}, L], as the trunk was built, but {got}."
+            )
+        flat = tokens.flatten(0, 1).long()
+        states = trunk(flat)
+        pooled = states if isinstance(states, Tensor) else next(iter(states.values()))
+        vectors = torch.where((flat == PAD).all(1, keepdim=True), self.no_text, pooled)
+        return (vectors.reshape(len(tokens), self.texts, -1) + self.text_columns).flatten(1)
+
+
+def _check_pooled(text: TransformerTrunk) -> None:
+    told = set((text.readers or {}).values())
+    require(
+        told == {"pooled"}, "MixedTrunk", "text.readers", text.readers, "of one vector each, such as {'text': 'pooled'}"
+    )
 
 
 def _stand_ins(gone: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config, check_config, content_of
-from lepton.data import SequenceData, SequenceEncoder
+from lepton.data import SequenceEncoder
 from lepton.evaluate import evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
@@ -162,7 +162,7 @@ def kept_outputs(model: LeptonModel, prepared: Prepared, part: str, limit: int) 
 
     Nothing of sequences either: batches are as long as their longest row.
     """
-    if isinstance(prepared.data[part], SequenceData):
+    if isinstance(prepared.encoder, SequenceEncoder):
         return {}
     loader = make_loader(prepared.data[part], prepared.config)
     model.eval()

@@ -16,7 +16,7 @@ __all__ = ["UNREAD", "BoostedTrees", "boosting_columns", "can_boost"]
 
 Floats = npt.NDArray[np.float64]
 
-UNREAD = ("text", "words", "image")
+UNREAD = ("text", "tokens", "words", "image")
 """Kinds of columns that trees do not read."""
 
 MOST_CATEGORIES = 254

@@ -74,14 +74,16 @@ def _no_part(part: str) -> Finding:
 def _row_keys(prepared: Prepared, part: str) -> list[bytes]:
     """Return for each row of a part its inputs as bytes; equal rows have equal ones."""
     table, rows = prepared.tables[part], prepared.data[part]
-    if isinstance(rows, SequenceData):
-        assert isinstance(rows.inputs, Mapping)
+    if not isinstance(prepared.encoder, InputEncoder):
+        assert isinstance(rows, SequenceData) and isinstance(rows.inputs, Mapping)
         return [row[row != 0].tobytes() for row in rows.inputs["tokens"].numpy()]
-    assert isinstance(prepared.encoder, InputEncoder)
-    parts = [
-        tensor.flatten(1).numpy().astype(np.float64, copy=False) for tensor in prepared.encoder.encode(table).values()
-    ]
+    inputs = prepared.encoder.encode(table)
+    tokens = inputs.pop("tokens", None)
+    parts = [tensor.flatten(1).numpy().astype(np.float64, copy=False) for tensor in inputs.values()]
     keys = [row.tobytes() for row in np.concatenate(parts, 1)] if parts else [b""] * table.num_rows
+    if tokens is not None:  # without the padding, which depends on the other rows
+        texts = [b"|".join(text[text != 0].tobytes() for text in row) for row in tokens.int().numpy()]
+        keys = [key + text for key, text in zip(keys, texts, strict=True)]
     for paths in prepared.encoder.image_paths(table).values():
         keys = [key + (path or "").encode() for key, path in zip(keys, paths, strict=True)]
     return keys

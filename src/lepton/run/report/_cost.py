@@ -14,7 +14,7 @@ from lepton.data import InputEncoder, SequenceEncoder
 from lepton.evaluate import to_device
 from lepton.insight import CostFacts
 from lepton.nn import LeptonModel
-from lepton.run._sequences import example_sequences
+from lepton.run._sequences import EXAMPLE_TOKENS, example_sequences
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -74,6 +74,8 @@ def example_batch(config: Config, encoder: InputEncoder | SequenceEncoder, rows:
         return example_sequences(encoder, rows)
     table = pa.table({name: pa.nulls(rows, pa.string()) for name in encoder.names})
     inputs = encoder.encode(table)
+    if encoder.tokens:
+        inputs["tokens"] = torch.full((rows, len(encoder.tokens), EXAMPLE_TOKENS), 5)
     if encoder.images:
         height, width = config.data.image_size or (1, 1)
         several = (len(encoder.images),) if config.trunk.type == "mixed" else ()
