@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lepton.insight.page import Matrix, Table, TableCell, TableRow, as_count
 from lepton.insight.run_report._scores import class_scores
 
-__all__ = ["SHOWN_CLASSES", "class_table", "confusion_block", "share"]
+__all__ = ["SHOWN_CLASSES", "class_table", "confusion_block", "share_cell"]
 
 SHOWN_CLASSES = 20
 """Classes up to which the whole confusion is shown; twice as many have a row in the table of scores."""
@@ -21,7 +21,7 @@ def confusion_block(classes: Sequence[str], confusion: NDArray[np.int64]) -> Mat
     """Return how often each class was predicted for each true one, shaded."""
     names = (*classes, "unseen in training")[: len(confusion)]
     totals = np.maximum(confusion.sum(1, keepdims=True), 1)
-    right = np.eye(*confusion.shape, dtype=bool)
+    right = np.eye(*confusion.shape) > 0
     shades = np.where(right, confusion / totals, -confusion / totals)
     return Matrix(
         "Confusion: how often each class was predicted for each true one",
@@ -50,7 +50,7 @@ def class_table(classes: Sequence[str], confusion: NDArray[np.int64], counted: s
             TableCell(classes[i]),
             (
                 TableCell(as_count(scores.support[i])),
-                *(share(values[i]) for values in (scores.precision, scores.recall, scores.f1)),
+                *(share_cell(values[i]) for values in (scores.precision, scores.recall, scores.f1)),
             ),
         )
         for i in (order if len(classes) > len(order) else range(len(classes)))
@@ -59,6 +59,6 @@ def class_table(classes: Sequence[str], confusion: NDArray[np.int64], counted: s
     return Table(title, (counted, "precision", "recall", "F1"), rows, tuple(notes))
 
 
-def share(value: float) -> TableCell:
+def share_cell(value: float) -> TableCell:
     """Return a cell with a share; a dash where there is none."""
     return TableCell("–" if math.isnan(value) else f"{value:.3f}")

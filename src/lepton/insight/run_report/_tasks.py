@@ -26,7 +26,7 @@ from lepton.insight.page import (
     as_number,
     as_percent,
 )
-from lepton.insight.run_report._classes import SHOWN_CLASSES, class_table, confusion_block, share
+from lepton.insight.run_report._classes import SHOWN_CLASSES, class_table, confusion_block, share_cell
 from lepton.insight.run_report._facts import Predictions, RunFacts, SampleFacts, TaskFacts, TextPredictions
 from lepton.insight.run_report._scores import calibration, class_scores, confusion_matrix, mask_overlap
 from lepton.insight.run_report._texts import text_blocks
@@ -202,7 +202,7 @@ def _multi_label(task: TaskFacts, predictions: Predictions, sample: SampleFacts)
         sure = calibration(predictions.probability[known, place].astype(np.float64), yes)
         values = (scores.precision[1], scores.recall[1], scores.f1[1], sure.error)
         share = as_percent(float(yes.mean())) if known.any() else "no label"
-        rows.append(TableRow(TableCell(name), (TableCell(share), *(share(float(value)) for value in values))))
+        rows.append(TableRow(TableCell(name), (TableCell(share), *(share_cell(float(value)) for value in values))))
     columns = ("share", "precision", "recall", "F1", "calibration error")
     more = f"The first {len(rows)} of {len(task.classes)} labels." if len(rows) < len(task.classes) else ""
     yield Table("Scores of each label", columns, tuple(rows), (more,) if more else ())
@@ -223,7 +223,7 @@ def _segmentation(task: TaskFacts, predictions: Predictions, sample: SampleFacts
         TableRow(
             TableCell(name),
             (
-                share(float(overlap[i])),
+                share_cell(float(overlap[i])),
                 TableCell(as_percent(float((truth == i).sum() / max(1, _labelled(task, truth))))),
             ),
         )
