@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 
 import pytest
 
-from lepton.errors import DataError, MissingExtraError
+from lepton.errors import DataError, MissingExtraError, install_line
 from lepton.insight import TextScores, text_scores
 
 sacrebleu = pytest.importorskip("sacrebleu", reason="the extra text is not installed")
@@ -67,5 +68,5 @@ def test_texts_that_cannot_be_scored_are_refused(hypotheses: object, references:
 
 def test_without_the_extra_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
-    with pytest.raises(MissingExtraError, match=r'BLEU and chrF\) needs .*pip install "lepton-mtl\[text\]"'):
+    with pytest.raises(MissingExtraError, match=re.escape(install_line("text"))):
         text_scores(["a"], ["a"])
