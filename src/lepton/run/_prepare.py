@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "split_tables"]
 
 BATCH = 256
+SMALLEST_BATCH = 32
+"""In benchmarks/batch_size.py 8 rows take two to four times as long on small tables and are no better."""
+
+BATCHES = 40
+"""Batches of an epoch, about, where that is neither less than the smallest nor more than the largest size."""
+
+SMALLEST_IMAGE_BATCH = 8
 IMAGE_BATCH = 32
 STEPS = 2000
 """Optimiser steps that are planned where the number of epochs is not given; early stopping mostly ends before."""
@@ -298,8 +305,9 @@ def planned_training(n_rows: int, batch_size: int | None = None, *, pictures: bo
         batch_size: if it is given.
         pictures: whether the inputs hold pictures.
     """
-    fitting = max(8, 2 ** round(math.log2(max(1, n_rows / 40))))
-    batch = batch_size or min(IMAGE_BATCH if pictures else BATCH, fitting)
+    smallest, largest = (SMALLEST_IMAGE_BATCH, IMAGE_BATCH) if pictures else (SMALLEST_BATCH, BATCH)
+    fitting = 2 ** round(math.log2(max(1, n_rows / BATCHES)))
+    batch = batch_size or min(largest, max(smallest, fitting))
     return {
         "learning_rate": 1e-3 if pictures else 2e-3,
         "batch_size": batch,
