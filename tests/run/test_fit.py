@@ -16,6 +16,7 @@ from lepton.balance import CAGrad
 from lepton.config import check_config, read_config
 from lepton.errors import CheckpointError, ConfigurationError, DataError, LeptonError
 from lepton.run import Run, prepare
+from lepton.run._prepare import planned_training
 from lepton.run._summary import balance_words
 
 pd = pytest.importorskip("pandas")
@@ -350,6 +351,16 @@ def test_dates_are_read_as_in_training_and_their_format_is_asked_for(tmp_path: P
     loaded, new = lepton.load(told.folder), pd.DataFrame({"a": ["03.04.2024"], "b": ["03/01/2024"]})
     dates = pd.DataFrame({"a": [pd.Timestamp("2024-04-03")], "b": [pd.Timestamp("2024-03-01")]})
     assert loaded.predict(new)["y"][0] == loaded.predict(dates)["y"][0]
+
+
+def test_batches_grow_with_the_rows_and_leave_several_to_an_epoch() -> None:
+    for pictures, low, high in ((False, 32, 256), (True, 8, 32)):
+        rows = [*range(1, 3000), 10_000, 1_000_000]
+        sizes = [planned_training(n, pictures=pictures)["batch_size"] for n in rows]
+        assert sizes == sorted(sizes) and (sizes[0], sizes[-1]) == (low, high)
+        assert all(n / size > 5 for n, size in zip(rows, sizes, strict=True) if size > low)
+    assert planned_training(300, 7)["batch_size"] == 7
+    assert planned_training(1_000_000)["max_epochs"] < planned_training(1_000_000, 4096)["max_epochs"]
 
 
 def test_ten_thousand_categories_are_learned_and_predicted(tmp_path: Path) -> None:

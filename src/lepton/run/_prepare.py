@@ -36,9 +36,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "read_source", "split_tables"]
 
-BATCH = 256
-IMAGE_BATCH = 32
-SEQUENCE_BATCH = 64
+TABLE_BATCHES = (32, 256)
+"""Smallest and largest size of a batch. In benchmarks/batch_size.py 8 rows take two to four times as long on small
+tables and are no better."""
+
+IMAGE_BATCHES, SEQUENCE_BATCHES = (8, 32), (8, 64)
+
+BATCHES = 40
+"""Batches of an epoch, about, where that is neither less than the smallest nor more than the largest size."""
+
 STEPS = 2000
 """Optimiser steps that are planned where the number of epochs is not given; early stopping mostly ends before."""
 
@@ -364,9 +370,9 @@ def planned_training(
         pictures: whether the inputs hold pictures.
         sequences: whether the inputs hold texts that are read as sequences.
     """
-    fitting = max(8, 2 ** round(math.log2(max(1, n_rows / 40))))
-    largest = IMAGE_BATCH if pictures else SEQUENCE_BATCH if sequences else BATCH
-    batch = batch_size or min(largest, fitting)
+    smallest, largest = SEQUENCE_BATCHES if sequences else IMAGE_BATCHES if pictures else TABLE_BATCHES
+    fitting = 2 ** round(math.log2(max(1, n_rows / BATCHES)))
+    batch = batch_size or min(largest, max(smallest, fitting))
     return {
         "learning_rate": 1e-3 if pictures else 2e-3,
         "batch_size": batch,
