@@ -14,6 +14,7 @@ import lepton
 from lepton.config import check_config, read_config
 from lepton.errors import ConfigurationError, DataError, MissingExtraError
 from lepton.run import Run, prepare
+from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("tokenizers")
@@ -126,7 +127,8 @@ def test_columns_that_are_told_are_the_only_ones() -> None:
     assert kinds_of(found.encoder) == {"title": "text", "body": "tokens", "size": "number"}
     assert found.config.trunk.type == "mixed" and found.config.trunk.text is not None
     about = {column.name: column.why for column in found.columns}
-    assert "as told" in about["body"] and "tokens" in about["title"]
+    assert about["body"] == "as told; tokens by a Transformer"
+    assert "hashed words" in about["title"]
 
 
 def test_the_resolved_configuration_decides_the_same() -> None:
@@ -136,11 +138,55 @@ def test_the_resolved_configuration_decides_the_same() -> None:
         assert again.config == first.config and again.encoder.to_dict() == first.encoder.to_dict()
 
 
-def test_few_and_short_texts_are_hashed_and_it_is_said() -> None:
+def test_texts_of_words_are_hashed_and_it_is_said() -> None:
     found = prepared()
     assert kinds_of(found.encoder)["title"] == "text" and found.config.trunk.type == "tabular"
     (note,) = [note for note in found.notes if "'title'" in note]
-    assert "hashed" in note and "tokens" in note
+    assert "hashed words" in note and "8 word(s)" in note and "kinds: {title: tokens}" in note
+
+
+def strings(n: int, letters: int = 30) -> dict[str, list[Any]]:
+    """Return rows with strings of letters without spaces, and whether their first half holds an x."""
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(list("abcdefghijx"), (n, letters))
+    return {"code": ["".join(row) for row in drawn], "liked": [bool((row[:15] == "x").any()) for row in drawn]}
+
+
+def of_strings(n: int = 1200, letters: int = 30, **options: Any) -> Any:
+    data = {"kinds": {"code": "text"}}
+    return prepare(check_config({"data": data, "tasks": ["liked"], **options}), strings(n, letters))
+
+
+def test_many_long_strings_without_words_earn_the_transformer_and_it_is_said() -> None:
+    found = of_strings()
+    assert kinds_of(found.encoder) == {"code": "tokens"} and found.config.trunk.type == "mixed"
+    assert found.config.trunk.text.width == TEXT_TRUNK["width"]
+    assert found.config.training.learning_rate == TEXT_LEARNING_RATE
+    assert any("'code' is read as tokens" in note and "30 letters without words" in note for note in found.notes)
+    assert prepare(found.config, strings(1200)).config == found.config
+    (row,) = [column for column in found.columns if column.name == "code"]
+    assert "tokens by a Transformer" in row.why
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n": 200}, "only 140 training rows"),
+        ({"letters": 5}, "1 word(s) and 5 letters"),
+        ({"trunk": "tabular"}, "the trunk was chosen"),
+    ],
+)
+def test_strings_that_do_not_earn_it(options: dict[str, Any], words: str) -> None:
+    found = of_strings(**options)
+    assert kinds_of(found.encoder) == {"code": "text"} and found.config.trunk.type == "tabular"
+    assert any("hashed words" in note and words in note for note in found.notes)
+
+
+def test_without_the_extra_they_are_hashed_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    found = of_strings()
+    assert kinds_of(found.encoder) == {"code": "text"} and found.config.trunk.type == "tabular"
+    assert any("'code' is read as hashed words" in note and "not installed" in note for note in found.notes)
 
 
 def test_a_trunk_that_reads_no_tokens_is_refused() -> None:

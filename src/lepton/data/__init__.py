@@ -17,6 +17,7 @@ from lepton.data._split import split_rows
 from lepton.data._summary import ColumnSummary, summarise_column
 from lepton.data._targets import SEQUENCE_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list
 from lepton.data._tensors import TensorData, TensorLoader
+from lepton.data._text_columns import text_sizes
 from lepton.data._tokenizer import Tokenizer
 
 __all__ = [
@@ -57,4 +58,5 @@ __all__ = [
     "source_exists",
     "split_rows",
     "summarise_column",
+    "text_sizes",
 ]

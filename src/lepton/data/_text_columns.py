@@ -15,7 +15,9 @@ from lepton.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["find_text", "flat_words", "list_lengths", "split_words", "texts_of", "words_of"]
+__all__ = ["find_text", "flat_words", "list_lengths", "split_words", "text_sizes", "texts_of", "words_of"]
+
+_SAMPLE = 20_000
 
 
 def find_text(table: pa.Table, name: str | None) -> None:
@@ -39,6 +41,22 @@ def texts_of(name: str, column: pa.ChunkedArray) -> list[str | None]:
     with reading(name, "texts"):
         column = decoded(column)
         return (column if pa.types.is_string(column.type) else as_words(column)).to_pylist()  # type: ignore[no-any-return]
+
+
+def text_sizes(name: str, column: pa.ChunkedArray) -> tuple[float, float]:
+    """Return how many words, parted by spaces, and how many letters the texts of a column have, in the median.
+
+    Args:
+        name: the column's name, for messages.
+        column: the texts; the first 20 000 that are there are looked at.
+
+    Raises:
+        DataError: it holds lists.
+    """
+    texts = [text for text in texts_of(name, column.drop_null().slice(0, _SAMPLE)) if text]
+    if not texts:
+        return 0.0, 0.0
+    return float(np.median([len(text.split()) for text in texts])), float(np.median([len(text) for text in texts]))
 
 
 def split_words(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -29,7 +29,7 @@ from lepton.data import (
 from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.run._rows import Rows, has_label, image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
-from lepton.run._text_inputs import TEXT_TRUNK, cut_texts, with_text_kinds
+from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -355,6 +355,8 @@ def _resolve(
     )
     if told.get("max_steps") is not None:
         del planned["max_epochs"]
+    if isinstance(encoder, InputEncoder) and encoder.tokens:
+        planned["learning_rate"] = TEXT_LEARNING_RATE
     content["training"] = planned | told
     return check_config(content)
 

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lepton.config import Config
-from lepton.data import Column, InputEncoder
-from lepton.errors import ConfigurationError
+from lepton.data import Column, InputEncoder, text_sizes
+from lepton.errors import ConfigurationError, MissingExtraError, import_extra
 from lepton.run._rows import Rows, token_lengths
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TEXT_TRUNK", "cut_texts", "with_text_kinds"]
+__all__ = ["TEXT_LEARNING_RATE", "TEXT_TRUNK", "cut_texts", "with_text_kinds"]
 
 TEXT_TRUNK = {"width": 128, "depth": 2}
-"""Options of the Transformer where none are given: larger ones from scratch gained nothing on some thousand rows."""
+"""Options of the Transformer where none are given: those that were measured."""
 
-AS_TOKENS = "read as tokens by a Transformer"
-AS_WORDS = "read as hashed words and pairs of words"
+TEXT_LEARNING_RATE = 1e-3
+"""Peak learning rate beside it, as it was measured."""
+
+WORDS, LETTERS, ROWS = 2.0, 16.0, 700
+"""Texts of fewer words than that, and at least so many letters, on at least so many training rows, are read as tokens.
+
+Measured with benchmarks/texts.py, whose table is in docs/benchmarks.md: where texts are strings without words, such as
+molecules, hashed words have little in common, and the Transformer from scratch was better. On sentences, paragraphs and
+documents, hashed words were as good or better, and cost a tenth.
+"""
+
+_READ = {"tokens": "tokens by a Transformer", "text": "hashed words and pairs of words"}
 
 
 def with_text_kinds(config: Config, columns: Sequence[Column], train: pa.Table, notes: list[str]) -> list[Column]:
-    """Return the columns that are read, those of text of the kind `text` or `tokens`, with the reason; it is noted.
+    """Return the columns that are read, those of text as `text` or `tokens` with the reason, which is noted too.
 
-    Columns of the kind `tokens` were told to be. Otherwise, if the trunk has a part that reads tokens, all texts are.
+    Columns that were told to be `tokens` are. If there are none, but the trunk has a part for texts, all are. If the
+    trunk is open, those that earn it are.
 
     Args:
         config: the configuration.
@@ -35,48 +46,56 @@ def with_text_kinds(config: Config, columns: Sequence[Column], train: pa.Table, 
         notes: sentences, to be completed.
 
     Raises:
-        ConfigurationError: the trunk has a part for tokens, but there is no text.
+        ConfigurationError: the trunk has a part for texts, but there are none.
     """
-    texts = [column for column in columns if column.kind in ("text", "tokens")]
-    asked = _told_text_trunk(config) is not None
+    texts = [column for column in columns if column.kind in _READ]
+    asked = getattr(config.trunk, "text", None) is not None
     if asked and not texts:
         raise ConfigurationError(
             f"trunk.text reads texts, but there are none among the inputs {[column.name for column in columns][:12]}: "
             "leave it out, or say which column holds texts, kinds: {COLUMN: tokens}."
         )
-    told = any(column.kind == "tokens" for column in texts)
-    found = []
-    for column in columns:
-        if column in texts:
-            kind, why = _decided(column, asked=asked, told=told)
-            notes.append(f"column {column.name!r} is {AS_TOKENS if kind == 'tokens' else AS_WORDS}: {why}.")
-            column = dataclasses.replace(column, kind=kind, why=f"{column.why}; {why}")
-        found.append(column)
-    return found
+    decided = {}
+    for column in texts:
+        if column.kind == "tokens":
+            kind, why = "tokens", "as told"
+        elif any(other.kind == "tokens" for other in texts):
+            kind, why = "text", "it is not among those that were told to be tokens"
+        elif asked:
+            kind, why = "tokens", "the trunk has a part for texts, trunk.text"
+        else:
+            kind, why = _earned(column.name, train, is_open=config.trunk.type == "auto")
+        notes.append(f"column {column.name!r} is read as {_READ[kind]}: {why}.")
+        reason = f"{column.why}; {_READ[kind]}" + ("" if why == column.why else f": {why}")
+        decided[column.name] = dataclasses.replace(column, kind=kind, why=reason)  # type: ignore[arg-type]
+    return [decided.get(column.name, column) for column in columns]
 
 
-def _decided(column: Column, *, asked: bool, told: bool) -> tuple[Any, str]:
-    if column.kind == "tokens":
-        return "tokens", "as told"
-    if told:
-        return "text", "other columns were told to be tokens"
-    if asked:
-        return "tokens", "the trunk has a part for them, trunk.text"
-    return "text", "nobody asked for tokens"
-
-
-def _told_text_trunk(config: Config) -> Any:
-    """Return the section of a trunk's Transformer over tokens; None where the trunk has none or does not say so."""
-    return getattr(config.trunk, "text", None)
+def _earned(name: str, train: pa.Table, *, is_open: bool) -> tuple[str, str]:
+    """Return how a column of texts is read that nobody said anything about, and why."""
+    words, letters = text_sizes(name, train.column(name))
+    if words >= WORDS or letters < LETTERS:
+        seen = f"{words:.0f} word(s) and {letters:.0f} letters in the median"
+        return "text", f"{seen}, where they did as well as tokens; kinds: {{{name}: tokens}} asks for those"
+    seen = f"strings of {letters:.0f} letters without words"
+    if train.num_rows < ROWS:
+        return "text", f"{seen}, but only {train.num_rows} training rows, where tokens need {ROWS}"
+    if not is_open:
+        return "text", f"{seen}, for which tokens are better, but the trunk was chosen; kinds: {{{name}: tokens}}"
+    try:
+        import_extra("tokenizers", "text", "reading it as tokens, which would be better,")
+    except MissingExtraError as error:
+        return "text", f"{seen}, but {str(error).rstrip('.')}"
+    return "tokens", f"{seen}, of which hashed words have little in common"
 
 
 def cut_texts(encoder: InputEncoder, rows: Rows, part: str) -> Iterator[str]:
     """Yield a sentence for each column of tokens of which texts are as long as a text may be, or were longer."""
     if encoder.token_rules is None:
         return
-    assert isinstance(rows.inputs, Mapping)
+    inputs: Any = rows.inputs
     longest = encoder.token_rules.max_length
-    full = (token_lengths(rows.inputs)["tokens"] == longest).sum(0).tolist()
+    full = (token_lengths(inputs)["tokens"] == longest).sum(0).tolist()
     for name, number in zip(encoder.tokens, full, strict=True):
         if number:
             yield (
