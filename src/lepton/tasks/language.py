@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lepton.errors import is_whole, require
-from lepton.tasks._categorical import may_read
 from lepton.tasks._positions import PositionLabels
 from lepton.tasks.base import at_least_float32
 
@@ -56,24 +55,7 @@ class NextToken(PositionLabels):
         require(is_whole(classes, 2), self.owner, "vocabulary", classes, "the number of tokens, an integer >= 2")
         return super()._names_of(classes)
 
-    # -- loss -------------------------------------------------------------------------------------------------
-    def _masked_losses(self, output: Tensor, target: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor]:
-        if not may_read(output):  # to count the labels would wait for the device, or break the trace
-            return super()._masked_losses(output, target, parameter)
-        places = self._places(target)
-        logits, labels = self._labelled(output, target, places)
-        losses, counts = self.unmasked_losses(logits, labels, parameter)
-        nothing = losses.new_zeros(target.numel())
-        losses, counts = (nothing.index_copy(0, places, found).view_as(target) for found in (losses, counts))
-        return losses, counts
-
-    def unmasked_losses(self, output: Tensor, target: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Cross-entropy with label smoothing."""
-        losses = nn.functional.cross_entropy(
-            output.reshape(-1, self.classes), target.flatten(), reduction="none", label_smoothing=self.label_smoothing
-        ).view_as(target)
-        return losses, torch.ones_like(losses)
-
+    # -- labels -----------------------------------------------------------------------------------------------
     def _places(self, target: Tensor) -> Tensor:
         """Return where `target`, flattened, has labels."""
         return self.mask(target).flatten().nonzero().squeeze(1)
