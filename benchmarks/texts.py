@@ -108,7 +108,7 @@ def score(case: Case, rows: int, kind: str, seed: int, steps: int) -> float:
         run = lepton.fit(
             write(chosen, folder / "train.parquet"),
             case.target,
-            val=write(case.val, folder / "val.parquet"),
+            val=write(sorted(case.val, key=lambda row: len(row["text"])), folder / "val.parquet"),
             split={"test": 0.0},
             kinds={"text": kind},
             training={

@@ -152,7 +152,7 @@ def strings(n: int, letters: int = 30) -> dict[str, list[Any]]:
     return {"code": ["".join(row) for row in drawn], "liked": [bool((row[:15] == "x").any()) for row in drawn]}
 
 
-def of_strings(n: int = 1200, letters: int = 30, **options: Any) -> Any:
+def of_strings(n: int = 1500, letters: int = 30, **options: Any) -> Any:
     data = {"kinds": {"code": "text"}}
     return prepare(check_config({"data": data, "tasks": ["liked"], **options}), strings(n, letters))
 
@@ -163,7 +163,7 @@ def test_many_long_strings_without_words_earn_the_transformer_and_it_is_said() -
     assert found.config.trunk.text.width == TEXT_TRUNK["width"]
     assert found.config.training.learning_rate == TEXT_LEARNING_RATE
     assert any("'code' is read as tokens" in note and "30 letters without words" in note for note in found.notes)
-    assert prepare(found.config, strings(1200)).config == found.config
+    assert prepare(found.config, strings(1500)).config == found.config
     (row,) = [column for column in found.columns if column.name == "code"]
     assert "tokens by a Transformer" in row.why
 
@@ -190,7 +190,7 @@ def test_without_the_extra_they_are_hashed_and_it_is_said(monkeypatch: pytest.Mo
 
 
 def test_a_trunk_that_reads_no_tokens_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="'tabular' reads neither pictures nor texts as tokens"):
+    with pytest.raises(ConfigurationError, match="'tabular' reads no texts as tokens"):
         prepared(kinds={"title": "tokens"}, trunk="tabular")
     with pytest.raises(ConfigurationError, match=r"trunk\.text reads texts, but there are none"):
         prepare(check_config({"tasks": ["liked"], "data": {"inputs": {"size": "number"}}, "trunk": SMALL}), rows())

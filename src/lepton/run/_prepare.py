@@ -390,7 +390,8 @@ def _check_trunk(config: Config, encoder: InputEncoder) -> None:
         return
     arguments = inspect.signature(kind).parameters
     if "knots" in arguments:
-        fits, reads = not encoder.images and not encoder.tokens, "neither pictures nor texts as tokens"
+        fits = not encoder.images and not encoder.tokens
+        reads = "no texts as tokens" if encoder.tokens else "no pictures"
     else:
         one_picture = encoder.images == encoder.names and len(encoder.names) == 1
         fits, reads = "table" in arguments or one_picture, "one column of pictures and nothing else"

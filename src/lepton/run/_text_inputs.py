@@ -22,7 +22,7 @@ TEXT_TRUNK = {"width": 128, "depth": 2}
 TEXT_LEARNING_RATE = 1e-3
 """Peak learning rate beside it, as it was measured."""
 
-WORDS, LETTERS, ROWS = 2.0, 16.0, 700
+WORDS, LETTERS, ROWS = 2.0, 16.0, 1000
 """Texts of fewer words than that, and at least so many letters, on at least so many training rows, are read as tokens.
 
 Measured with benchmarks/texts.py, whose table is in docs/benchmarks.md: where texts are strings without words, such as
