@@ -18,7 +18,7 @@ from lepton.balance import Balancer
 from lepton.config._schema import Section, content_of
 from lepton.config._sections import Config, Custom, compositions, methods, task_kinds, trunks
 from lepton.config._yaml import Source, dump_yaml, parse_yaml
-from lepton.data import Kind
+from lepton.data import Kind, source_exists
 from lepton.errors import ConfigurationError, nearest
 from lepton.tasks import Task
 
@@ -53,8 +53,8 @@ def _found_beside(content: Mapping[str, Any], folder: Path) -> Mapping[str, Any]
         given = content.get(section)
         if isinstance(given, Mapping):
             told = {name: given[name] for name in keys if isinstance(given.get(name), str)}
-            beside = {name: str(folder / value) for name, value in told.items() if not Path(value).exists()}
-            found[section] = {**given, **{name: path for name, path in beside.items() if Path(path).exists()}}
+            beside = {name: str(folder / value) for name, value in told.items() if not source_exists(value)}
+            found[section] = {**given, **{name: path for name, path in beside.items() if source_exists(path)}}
     return found
 
 

@@ -78,8 +78,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_run(folder: Path, config: Config, version: str) -> None:
-    """Write `config.yaml` and `run.json`: what the run is and where it came from."""
+def write_run(folder: Path, config: Config, version: str, vocabulary: str = "") -> None:
+    """Write `config.yaml` and `run.json`: what the run is and where it came from.
+
+    Args:
+        folder: the run's folder.
+        config: resolved.
+        version: of Lepton.
+        vocabulary: fingerprint of the vocabulary that the weights are trained with; empty without one.
+    """
     write_atomically(folder / "config.yaml", config_yaml(config).encode())
     about = {
         "format": FORMAT,
@@ -90,7 +97,7 @@ def write_run(folder: Path, config: Config, version: str) -> None:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-    write_json(folder / "run.json", about)
+    write_json(folder / "run.json", about | ({"vocabulary": vocabulary} if vocabulary else {}))
 
 
 def read_run_config(folder: Path) -> Config:

@@ -279,6 +279,8 @@ def load(folder: Path | str, *, checkpoint: str = "best", trust: bool = False) -
         raise CheckpointError(f"there is no run {str(place)!r}.{nearest(place.name, beside)}")
     config = read_run_config(place)
     encoder, rules = read_rules(place)
+    if isinstance(encoder, SequenceEncoder):
+        encoder.check_fingerprint(str(read_json(place / "run.json").get("vocabulary")), f"the run {str(place)!r}")
     model = build_model(config, encoder, rules, trust=trust, architecture=read_architecture(place))
     load_weights(place / "checkpoints" / checkpoint, model)
     return Run(place, config, encoder, rules, read_split(place), model)

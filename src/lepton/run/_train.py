@@ -66,7 +66,8 @@ def train_run(
     prepared = prepare(config, source)
     model = initial_model(prepared, trust=trust)
     place = new_folder(folder)
-    write_run(place, prepared.config, lepton.__version__)
+    vocabulary = prepared.encoder.fingerprint if isinstance(prepared.encoder, SequenceEncoder) else ""
+    write_run(place, prepared.config, lepton.__version__, vocabulary)
     write_rules(place, prepared.encoder, prepared.rules)
     write_architecture(place, model.trunk)
     write_split(place, prepared.split)
