@@ -45,6 +45,10 @@ IMAGE_BATCHES, SEQUENCE_BATCHES = (8, 32), (8, 64)
 BATCHES = 40
 """Batches of an epoch, about, where that is neither less than the smallest nor more than the largest size."""
 
+HEADS_LEARNING_RATE = 1e-3
+PRETRAINED: dict[str, Any] = {"learning_rate": HEADS_LEARNING_RATE, "learning_rates": {"trunk": 5e-5}}
+"""A trunk that knows a language already would forget it at the heads' rate. Devlin 2019 fine-tunes with 2e-5 to 5e-5."""
+
 STEPS = 2000
 """Optimiser steps that are planned where the number of epochs is not given; early stopping mostly ends before."""
 
@@ -357,6 +361,8 @@ def _resolve(
         del planned["max_epochs"]
     if isinstance(encoder, InputEncoder) and encoder.tokens:
         planned["learning_rate"] = TEXT_LEARNING_RATE
+    if getattr(config.trunk, "folder", None) is not None:
+        planned |= PRETRAINED if not config.trunk.frozen else {"learning_rate": HEADS_LEARNING_RATE}
     content["training"] = planned | told
     return check_config(content)
 
