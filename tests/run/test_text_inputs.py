@@ -13,8 +13,9 @@ import pytest
 import lepton
 from lepton.config import check_config, read_config
 from lepton.errors import ConfigurationError, DataError, MissingExtraError
-from lepton.run import Run, prepare
+from lepton.run import Run, check, prepare
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK
+from lepton.run.report._cost import example_batch
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("tokenizers")
@@ -220,3 +221,20 @@ def test_a_run_of_before_there_were_tokens_loads_and_predicts(tmp_path: Path) ->
     assert {"kind": "text", "name": "title"} in rules["inputs"]
     assert [item["kind"] for item in rules["inputs"]] == ["text", "text", "number"]
     pd.testing.assert_frame_equal(lepton.load(found.folder).predict(rows()), found.predict(rows()), check_exact=True)
+
+
+# -- what else looks at a run -------------------------------------------------------------------------------------
+def test_a_report_counts_what_it_costs(run: Run) -> None:
+    inputs = example_batch(run.config, run.encoder)
+    assert inputs["tokens"].shape[:2] == (2, 2) and inputs["tokens"].any()
+    assert run.report().exists()
+
+
+def test_copies_are_found_whatever_the_padding_of_their_part() -> None:
+    """The longest text, and so the width of the tensor, differs from part to part."""
+    doubled = {name: values[:45] + values[:45] for name, values in rows().items()}
+    doubled["body"][0] = "a longer text than any other one here, which makes its part wider " * 2
+    config = check_config({"data": {"kinds": TEXTS}, "tasks": ["liked", "price"], "trunk": SMALL})
+    found = [finding for finding in check(config, doubled).findings if finding.kind == "duplicates"]
+    assert {finding.about[0] for finding in found} == {"val", "test"}
+    assert all(finding.numbers["share"] > 0.5 for finding in found)
