@@ -13,7 +13,7 @@ import pytest
 import lepton
 from lepton.config import check_config, read_config
 from lepton.errors import ConfigurationError, DataError, MissingExtraError
-from lepton.run import Run, check, prepare
+from lepton.run import Run, _text_inputs, check, prepare
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK
 from lepton.run.report._cost import example_batch
 
@@ -172,8 +172,8 @@ def test_many_long_strings_without_words_earn_the_transformer_and_it_is_said() -
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"n": 200}, "only 140 training rows"),
-        ({"letters": 5}, "1 word(s) and 5 letters"),
+        ({"n": 200}, "140 training rows, where it takes 1000"),
+        ({"letters": 5}, "1 word(s) in the median"),
         ({"trunk": "tabular"}, "the trunk was chosen"),
     ],
 )
@@ -181,6 +181,17 @@ def test_strings_that_do_not_earn_it(options: dict[str, Any], words: str) -> Non
     found = of_strings(**options)
     assert kinds_of(found.encoder) == {"code": "text"} and found.config.trunk.type == "tabular"
     assert any("hashed words" in note and words in note for note in found.notes)
+
+
+def test_long_texts_earn_it_where_there_are_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = rows() | {"title": [f"{title} and {' '.join('word' for _ in range(9))}" for title in rows()["title"]]}
+    config = check_config({"data": {}, "tasks": ["liked", "price"]})
+    few = prepare(config, long)
+    assert kinds_of(few.encoder)["title"] == "text" and any("it takes 12000" in note for note in few.notes)
+    monkeypatch.setattr(_text_inputs, "LONG_ROWS", 50)
+    found = prepare(config, long)
+    assert kinds_of(found.encoder)["title"] == "tokens" and found.config.trunk.type == "mixed"
+    assert any("18 word(s)" in note and "better than hashed words" in note for note in found.notes)
 
 
 def test_without_the_extra_they_are_hashed_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
