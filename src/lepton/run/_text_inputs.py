@@ -30,7 +30,7 @@ LONG_WORDS, LONG_ROWS = 12.0, 12_000
 
 Both are what was measured with benchmarks/texts.py, whose table is in docs/benchmarks.md, and no more: strings without
 words, such as molecules, share few hashed words, and the Transformer from scratch was better on 1000 of them; on
-sentences it was worse with 4000 rows, and better with 12 000. It costs some ten times as much.
+sentences it was worse with 4000 rows, and better with 12 000. It costs four to twelve times as much.
 """
 
 _READ = {"tokens": "tokens by a Transformer", "text": "hashed words and pairs of words"}
