@@ -248,8 +248,8 @@ def trunk() -> Iterator[str]:
     """The section `trunk`."""
     sections = by_tag(field_of("trunk").annotation, "type")
     yield from ("## `trunk`", "", "The shared part. With `type: auto`, the default, it follows from the inputs:")
-    yield "a table gives `tabular`, one column of pictures `conv`, or `unet` if a task is a segmentation, both `mixed`,"
-    yield "as do texts of a table that are read as tokens; tasks for every word or token of a text give `transformer`."
+    yield "a table gives `tabular`, one column of pictures `conv`, or `unet` if a task is a segmentation; both, or"
+    yield "texts that are read as tokens, `mixed`; tasks for every word or token of one text `transformer`."
     for name in trunks():
         section = sections[name]
         parts = trunk_parts(section)

@@ -144,6 +144,17 @@ def test_rows_of_like_length_share_a_batch() -> None:
     assert ragged <= 0.3 * len(read) * 12
 
 
+def test_rows_whose_order_does_not_matter_come_by_length() -> None:
+    lengths = torch.randint(0, 13, (50, 2), generator=torch.Generator().manual_seed(0))
+    data = sequences(lengths)
+    read = [inputs for inputs, _ in LengthLoader(data, 10, by_length=True)]
+    assert sorted(torch.cat([inputs["row"] for inputs in read]).tolist()) == list(range(50))
+    longest = lengths.amax(1)
+    assert [inputs["tokens"].shape[2] for inputs in read] == longest.sort().values[9::10].tolist()
+    kept = torch.cat([inputs["row"] for inputs, _ in LengthLoader(data, 10)])
+    assert kept.tolist() == list(range(50))
+
+
 def test_lengths_of_the_wrong_shape_are_refused() -> None:
     tokens = torch.ones(4, 2, 3)
     for lengths, words in ((torch.ones(4, 3), r"\[4, 3\]"), (torch.full((4, 2), 4), "between 0 and 3")):

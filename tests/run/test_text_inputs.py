@@ -13,8 +13,9 @@ import pytest
 import lepton
 from lepton.config import check_config, read_config
 from lepton.errors import ConfigurationError, DataError, MissingExtraError
-from lepton.run import Run, prepare
+from lepton.run import Run, _text_inputs, check, prepare
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK
+from lepton.run.report._cost import example_batch
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("tokenizers")
@@ -171,8 +172,8 @@ def test_many_long_strings_without_words_earn_the_transformer_and_it_is_said() -
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"n": 200}, "only 140 training rows"),
-        ({"letters": 5}, "1 word(s) and 5 letters"),
+        ({"n": 200}, "140 training rows, where it takes 1000"),
+        ({"letters": 5}, "1 word(s) in the median"),
         ({"trunk": "tabular"}, "the trunk was chosen"),
     ],
 )
@@ -180,6 +181,17 @@ def test_strings_that_do_not_earn_it(options: dict[str, Any], words: str) -> Non
     found = of_strings(**options)
     assert kinds_of(found.encoder) == {"code": "text"} and found.config.trunk.type == "tabular"
     assert any("hashed words" in note and words in note for note in found.notes)
+
+
+def test_long_texts_earn_it_where_there_are_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = rows() | {"title": [f"{title} and {' '.join('word' for _ in range(9))}" for title in rows()["title"]]}
+    config = check_config({"data": {}, "tasks": ["liked", "price"]})
+    few = prepare(config, long)
+    assert kinds_of(few.encoder)["title"] == "text" and any("it takes 12000" in note for note in few.notes)
+    monkeypatch.setattr(_text_inputs, "LONG_ROWS", 50)
+    found = prepare(config, long)
+    assert kinds_of(found.encoder)["title"] == "tokens" and found.config.trunk.type == "mixed"
+    assert any("18 word(s)" in note and "better than hashed words" in note for note in found.notes)
 
 
 def test_without_the_extra_they_are_hashed_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,3 +232,20 @@ def test_a_run_of_before_there_were_tokens_loads_and_predicts(tmp_path: Path) ->
     assert {"kind": "text", "name": "title"} in rules["inputs"]
     assert [item["kind"] for item in rules["inputs"]] == ["text", "text", "number"]
     pd.testing.assert_frame_equal(lepton.load(found.folder).predict(rows()), found.predict(rows()), check_exact=True)
+
+
+# -- what else looks at a run -------------------------------------------------------------------------------------
+def test_a_report_counts_what_it_costs(run: Run) -> None:
+    inputs = example_batch(run.config, run.encoder)
+    assert inputs["tokens"].shape[:2] == (2, 2) and inputs["tokens"].any()
+    assert run.report().exists()
+
+
+def test_copies_are_found_whatever_the_padding_of_their_part() -> None:
+    """The longest text, and so the width of the tensor, differs from part to part."""
+    doubled = {name: values[:45] + values[:45] for name, values in rows().items()}
+    doubled["body"][0] = "a longer text than any other one here, which makes its part wider " * 2
+    config = check_config({"data": {"kinds": TEXTS}, "tasks": ["liked", "price"], "trunk": SMALL})
+    found = [finding for finding in check(config, doubled).findings if finding.kind == "duplicates"]
+    assert {finding.about[0] for finding in found} == {"val", "test"}
+    assert all(finding.numbers["share"] > 0.5 for finding in found)

@@ -2,10 +2,10 @@
 
 import os
 
-# Before torch allocates anything: on Linux it then asks for large pages, and copying a tensor of tens of megabytes takes a
-# third of the time. A library must not change its host's memory; a program may.
+# Before torch allocates anything: on Linux it then asks for large pages, and to copy a tensor of tens of megabytes takes
+# a third of the time. A library must not change its host's memory; a program may.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-from lepton.cli._main import main  # noqa: E402
+from lepton.cli._main import main
 
 __all__ = ["main"]

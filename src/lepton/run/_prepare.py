@@ -346,7 +346,7 @@ def _resolve(
     found = {column.name: column.date_format for column in inputs if column.kind == "date" and column.date_format}
     content["data"]["date_formats"] = found | content["data"]["date_formats"]
     content["tasks"] = {rule.task: _resolved_task(content["tasks"][rule.task], rule) for rule in rules}
-    sequences = isinstance(encoder, SequenceEncoder) or bool(encoder.tokens)
+    sequences = isinstance(encoder, SequenceEncoder) or (bool(encoder.tokens) and not encoder.images)
     if config.trunk.type == "auto":
         content["trunk"] = {"type": _trunk_type(encoder, rules)}
     if isinstance(encoder, InputEncoder) and encoder.tokens and content["trunk"]["type"] == "mixed":

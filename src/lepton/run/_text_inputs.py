@@ -22,12 +22,15 @@ TEXT_TRUNK = {"width": 128, "depth": 2}
 TEXT_LEARNING_RATE = 1e-3
 """Peak learning rate beside it, as it was measured."""
 
-WORDS, LETTERS, ROWS = 2.0, 16.0, 1000
-"""Texts of fewer words than that, and at least so many letters, on at least so many training rows, are read as tokens.
+STRING_WORDS, STRING_LETTERS, STRING_ROWS = 2.0, 16.0, 1000
+"""Texts of fewer words than that and at least so many letters, on so many training rows, are read as tokens."""
 
-Measured with benchmarks/texts.py, whose table is in docs/benchmarks.md: where texts are strings without words, such as
-molecules, hashed words have little in common, and the Transformer from scratch was better. On sentences, paragraphs and
-documents, hashed words were as good or better, and cost a tenth.
+LONG_WORDS, LONG_ROWS = 12.0, 12_000
+"""So are texts of at least so many words, on so many training rows.
+
+Both are what was measured with benchmarks/texts.py, whose table is in docs/benchmarks.md, and no more: strings without
+words, such as molecules, share few hashed words, and the Transformer from scratch was better on 1000 of them; on
+sentences it was worse with 4000 rows, and better with 12 000. It costs four to twelve times as much.
 """
 
 _READ = {"tokens": "tokens by a Transformer", "text": "hashed words and pairs of words"}
@@ -73,20 +76,25 @@ def with_text_kinds(config: Config, columns: Sequence[Column], train: pa.Table, 
 
 def _earned(name: str, train: pa.Table, *, is_open: bool) -> tuple[str, str]:
     """Return how a column of texts is read that nobody said anything about, and why."""
-    words, letters = text_sizes(name, train.column(name))
-    if words >= WORDS or letters < LETTERS:
-        seen = f"{words:.0f} word(s) and {letters:.0f} letters in the median"
-        return "text", f"{seen}, where they did as well as tokens; kinds: {{{name}: tokens}} asks for those"
-    seen = f"strings of {letters:.0f} letters without words"
-    if train.num_rows < ROWS:
-        return "text", f"{seen}, but only {train.num_rows} training rows, where tokens need {ROWS}"
+    column = train.column(name)
+    words, letters = text_sizes(name, column)
+    there = len(column) - column.null_count
+    strings = words < STRING_WORDS and letters >= STRING_LETTERS
+    seen = f"strings of {letters:.0f} letters without words" if strings else f"{words:.0f} word(s) in the median"
+    ask = f"kinds: {{{name}: tokens}} asks for tokens"
+    if not strings and words < LONG_WORDS:
+        return "text", f"{seen}, where it takes {LONG_WORDS:.0f} to earn a Transformer; {ask}"
+    needed = STRING_ROWS if strings else LONG_ROWS
+    if there < needed:
+        return "text", f"{seen}, but {there} training rows, where it takes {needed} to earn a Transformer; {ask}"
+    seen = f"{seen} and {there} training rows"
     if not is_open:
-        return "text", f"{seen}, for which tokens are better, but the trunk was chosen; kinds: {{{name}: tokens}}"
+        return "text", f"{seen}, which earn a Transformer, but the trunk was chosen; {ask}"
     try:
-        import_extra("tokenizers", "text", "reading it as tokens, which would be better,")
+        import_extra("tokenizers", "text", "a Transformer, which they would earn,")
     except MissingExtraError as error:
         return "text", f"{seen}, but {str(error).rstrip('.')}"
-    return "tokens", f"{seen}, of which hashed words have little in common"
+    return "tokens", f"{seen}, where it was better than hashed words"
 
 
 def cut_texts(encoder: InputEncoder, rows: Rows, part: str) -> Iterator[str]:

@@ -153,7 +153,7 @@ def make_loaders(prepared: Prepared) -> tuple[Loader, Loader | None]:
     """Return the loaders of training and validation rows."""
     val = prepared.data.get("val")
     train = make_loader(prepared.data["train"], prepared.config, training=True)
-    return train, None if val is None else make_loader(val, prepared.config)
+    return train, None if val is None else make_loader(val, prepared.config, in_order=False)
 
 
 def steps_per_epoch(prepared: Prepared) -> int:
