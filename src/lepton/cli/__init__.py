@@ -2,7 +2,7 @@
 
 import os
 
-# Before torch allocates anything: on Linux it then asks for large pages, and to copy a tensor of tens of megabytes takes
+# Before torch allocates anything: on Linux it then asks for large pages, and a tensor of tens of megabytes is copied in
 # a third of the time. A library must not change its host's memory; a program may.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 

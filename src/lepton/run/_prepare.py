@@ -47,7 +47,7 @@ BATCHES = 40
 
 HEADS_LEARNING_RATE = 1e-3
 PRETRAINED: dict[str, Any] = {"learning_rate": HEADS_LEARNING_RATE, "learning_rates": {"trunk": 5e-5}}
-"""A trunk that knows a language already would forget it at the heads' rate. Devlin 2019 fine-tunes with 2e-5 to 5e-5."""
+"""A trunk that knows a language already would forget it at the heads' rate; Devlin 2019 fine-tunes at 2e-5 to 5e-5."""
 
 STEPS = 2000
 """Optimiser steps that are planned where the number of epochs is not given; early stopping mostly ends before."""
