@@ -210,6 +210,14 @@ def test_what_does_not_go_together(tasks: Any, rows: Any, data: dict[str, Any], 
         prepared(tasks, rows, **data)
 
 
+def test_lists_as_long_as_the_words_are_tags(tmp_path: Path) -> None:
+    assert [rule.kind for rule in prepared(["tags"], tagged()).rules] == ["token_classification"]
+    fewer = tagged()
+    fewer["tags"] = [row[1:] for row in fewer["tags"]]
+    (rule,) = prepared(["tags"], {**fewer, "n": list(range(200))}, inputs={"n": "number"}, trunk="tabular").rules
+    assert rule.kind == "multi_label"
+
+
 def test_long_texts_are_cut_and_counted() -> None:
     rows = sentences(60)
     rows["en"][0] = "dog " * 5000

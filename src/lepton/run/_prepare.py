@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,16 +17,12 @@ from lepton.data import (
     SequenceEncoder,
     Split,
     SplitRule,
-    class_names,
-    decode_mask,
     describe_columns,
-    find_column,
-    infer_task,
-    is_list,
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
-from lepton.run._rows import Rows, has_label, image_size, labels_of, rows_of
+from lepton.run._label_rules import check_labels, check_names, label_rule
+from lepton.run._rows import Rows, image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
@@ -95,13 +90,13 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     notes: list[str] = []
     columns = describe_columns(table, config.data.kinds, config.data.date_formats)
     kinds = {column.name: column for column in columns}
-    rules = [_label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
+    rules = [label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
     sequence = sequence_rules(config, table, columns, rules)
     if sequence is None:
         inputs = _inputs(config, columns, rules, notes)
     else:
         inputs, rules = [sequence[0]], sequence[1]
-    _check_names(rules)
+    check_names(rules)
     split = _split(config, table, rules, kinds)
     tables = split_tables(config, table, split)
     encoder: InputEncoder | SequenceEncoder
@@ -115,7 +110,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
         encoder = fit_sequences(config, tables["train"], inputs[0].name, rules)
     resolved = _resolve(config, inputs, rules, encoder, tables["train"])
     data = {part: encode_rows(resolved, encoder, rules, rows, notes, part) for part, rows in tables.items()}
-    _check_labels(rules, data, notes)
+    check_labels(rules, data, notes)
     return Prepared(resolved, columns, encoder, rules, split, data, tables, table, notes)
 
 
@@ -129,121 +124,6 @@ def read_source(config: Config, source: Any = None) -> pa.Table:
     table = read_table(config.require_source() if source is None else source)
     limit = config.data.limit
     return table if limit is None else table.slice(0, limit)
-
-
-# -- targets ------------------------------------------------------------------------------------------------------
-def _label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, Column]) -> LabelRule:
-    if section.type == "language_modeling" and not section.column and name not in table.column_names:
-        return LabelRule(name, section.type, ())  # it predicts the text that is read, whichever that is
-    names = tuple(section.columns or [section.column or name])
-    for column in names:
-        find_column(table, column)
-    if not name or "." in name:
-        raise ConfigurationError(
-            f"a task cannot be named {name!r}, since it names a module: give it another name, "
-            f'such as targets={{"price": {{"column": {names[0]!r}}}}}.'
-        )
-    first = columns[names[0]]
-    kind = section.type
-    if kind == "auto":
-        kind = "multi_label" if len(names) > 1 else infer_task(table, first)
-    _check_kind(name, kind, names, columns)
-    masks = first.kind == "image"
-    classes = _mask_classes(name, section, table, names[0]) if masks else _classes(kind, section, table, names)
-    missing = int(getattr(section, "missing", 255)) if kind == "segmentation" else _mask_missing(section)
-    return LabelRule(name, kind, names, classes, missing, masks and kind == "multi_label", section.min_share)
-
-
-def _check_kind(name: str, kind: str, names: Sequence[str], columns: Mapping[str, Column]) -> None:
-    """Refuse columns that a task of this kind cannot learn."""
-    for column in names:
-        if columns[column].missing == 1:
-            raise DataError(f"target {column!r}: every value is missing.")
-    first = columns[names[0]]
-    if kind in SEQUENCE_KINDS:
-        return _check_sequence(name, kind, names, first)
-    if len(names) > 1 and kind not in ("regression", "multi_label"):
-        raise ConfigurationError(f"task {name!r}: a {kind} reads one column, not {list(names)}.")
-    if (first.kind == "image") != (kind == "segmentation") and not (first.kind == "image" and kind == "multi_label"):
-        raise ConfigurationError(
-            f"task {name!r}: masks, a column of pictures, give a segmentation or a multi_label, and nothing else does; "
-            f"but column {first.name!r} is of the kind {first.kind!r}, and the task a {kind}."
-        )
-    if kind == "regression" and all(columns[column].distinct == 1 for column in names):
-        raise DataError(f"target {first.name!r} has one value only, {first.example!r}: there is nothing to learn.")
-
-
-def _check_sequence(name: str, kind: str, names: Sequence[str], column: Column) -> None:
-    """Refuse columns that hold no texts, or no tags."""
-    if len(names) > 1:
-        raise ConfigurationError(f"task {name!r}: a {kind} reads one column, not {list(names)}.")
-    tags = kind == "token_classification"
-    if (tags and column.kind != "labels") or column.kind in ("number", "boolean", "date", "image"):
-        wanted = "a list of tags for each row" if tags else "text"
-        raise ConfigurationError(
-            f"task {name!r}: a {kind} needs a column with {wanted}, but column {column.name!r} is of the kind "
-            f"{column.kind!r}: {column.why}."
-        )
-
-
-def _check_names(rules: Sequence[LabelRule]) -> None:
-    names = [name for rule in rules for name in rule.predicted]
-    twice = next((name for name, number in Counter(names).items() if number > 1), None)
-    if twice is not None:
-        raise ConfigurationError(f"two columns of the predictions would be named {twice!r}: rename a task.")
-
-
-def _mask_missing(section: Any) -> int:
-    told = getattr(section, "missing", None)
-    return int(told) if isinstance(told, (int, float)) and told == told else 255
-
-
-def _mask_classes(name: str, section: Any, table: pa.Table, column: str) -> tuple[str, ...]:
-    """Return the names of the classes in masks: as told, or their numbers as found in the first masks."""
-    told = getattr(section, "classes", None) or getattr(section, "labels", None)
-    if isinstance(told, list):
-        return tuple(told)
-    if told is None:
-        paths = [path for path in table.column(column).to_pylist() if path is not None][:100]
-        seen = {
-            number for path in paths for number in decode_mask(path).flatten().bincount().nonzero().flatten().tolist()
-        }
-        told = max(seen - {_mask_missing(section)}) + 1
-        if told < 2 or told > 255:
-            raise DataError(f"target {name!r}: the masks hold the numbers {sorted(seen)[:10]}: give classes.")
-    return tuple(str(number) for number in range(told))
-
-
-def _classes(kind: str, section: Any, table: pa.Table, names: Sequence[str]) -> tuple[str, ...]:
-    if kind in ("regression", "language_modeling", "translation"):
-        return ()
-    told = getattr(section, "classes", None) or getattr(section, "labels", None)
-    if isinstance(told, list):
-        return tuple(told)
-    if len(names) > 1 or (kind == "multi_label" and not is_list(table.column(names[0]))):
-        return tuple(names)
-    found = class_names(table, names[0])
-    if len(found) < 2:
-        raise DataError(f"target {names[0]!r} has one value only, {found!r}: there is nothing to learn.")
-    if isinstance(told, int) and len(found) != told:
-        raise DataError(
-            f"target {names[0]!r} has {len(found)} classes, but the configuration says {told}: give their names."
-        )
-    return tuple(found)
-
-
-def _check_labels(rules: Sequence[LabelRule], data: Mapping[str, Rows], notes: list[str]) -> None:
-    for part, rows in data.items():
-        # A mask is decoded when its row is read, so nothing is known about it here.
-        empty = [rule for rule in rules if rule.task in rows.targets and not has_label(rows.targets[rule.task]).any()]
-        if empty and part == "train":
-            raise DataError(f"target {empty[0].task!r} has no label among the {len(rows)} training rows.")
-        if len(empty) == len(rules) and part == "val":
-            raise DataError(
-                f"no target has a label among the {len(rows)} validation rows: give validation a larger share, or none "
-                "(val=0)."
-            )
-        notes += [f"{rule.task!r} has no label in the part {part!r}." for rule in empty]
 
 
 # -- inputs -------------------------------------------------------------------------------------------------------

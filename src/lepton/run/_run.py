@@ -19,10 +19,11 @@ from lepton.nn import LeptonModel
 from lepton.run._build import build_model
 from lepton.run._folder import read_architecture, read_json, read_rules, read_run_config, read_split
 from lepton.run._frames import frame_of
+from lepton.run._generation import predict_sequences, text_table, with_search_scores
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, read_source, split_tables
 from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
-from lepton.run._sequences import predict_sequences, prediction_rows, text_table, with_search_scores
+from lepton.run._sequences import prediction_rows
 from lepton.run._summary import seen_words
 from lepton.train import load_weights
 

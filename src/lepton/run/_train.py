@@ -24,11 +24,11 @@ from lepton.run._folder import (
     write_run,
     write_split,
 )
+from lepton.run._generation import SearchScores, with_search_scores
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
-from lepton.run._sequences import SearchScores, with_search_scores
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
 from lepton.run.report import write_card, write_data
 from lepton.train import Callback, Trainer, save_checkpoint

@@ -17,10 +17,10 @@ from lepton.data import SequenceEncoder
 from lepton.evaluate import evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
+from lepton.run._generation import with_search_scores
 from lepton.run._prepare import Prepared, encode_rows, read_source, split_tables
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
-from lepton.run._sequences import with_search_scores
 from lepton.run._train import make_loaders, make_trainer
 from lepton.train import Callback, TrainState, TrainStep
 

@@ -31,9 +31,10 @@ from lepton.insight import (
     write_report,
 )
 from lepton.run._folder import read_json
+from lepton.run._generation import predict_sequences
 from lepton.run._prepare import encode_rows
 from lepton.run._rows import held_out_part, make_loader
-from lepton.run._sequences import predict_sequences, prediction_rows
+from lepton.run._sequences import prediction_rows
 from lepton.run._summary import balance_words
 from lepton.run.report._cost import cost_of
 from lepton.run.report._describe import read_data

@@ -1,0 +1,190 @@
+"""What a run finds for texts: predictions, translations by search, and their scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lepton.data import LabelRule, SequenceEncoder
+from lepton.errors import DataError
+from lepton.evaluate import TaskResult, to_device
+from lepton.insight import text_scores
+from lepton.nn import LeptonModel, beam_search, greedy_search
+from lepton.run._rows import EVALUATION_SEQUENCES
+from lepton.tasks import Translation
+from lepton.train import Callback, TrainState
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lepton.run._rows import Loader
+
+__all__ = ["SearchScores", "predict_sequences", "text_table", "with_search_scores"]
+
+SEARCHED_ROWS = 500
+"""Validation texts that are translated after every epoch, greedily, to draw a curve."""
+
+
+@torch.no_grad()
+def predict_sequences(
+    model: LeptonModel, encoder: SequenceEncoder, rules: Sequence[LabelRule], table: pa.Table, loader: Loader
+) -> dict[str, Any]:
+    """Return the predictions of all tasks for the rows of a table, column by column.
+
+    Args:
+        model: the model, in eval mode.
+        encoder: fitted rules of the sequences.
+        rules: the tasks to predict.
+        table: the rows, for words and labels.
+        loader: gives the same rows in order, without labels.
+    """
+    found: dict[str, list[Any]] = {rule.task: [] for rule in rules}
+    labels = encoder.language_labels(table)
+    first = 0
+    for inputs, _ in loader:
+        moved = to_device(inputs, model.device)
+        outputs, _ = model(moved)
+        assert isinstance(inputs, Mapping)
+        size, length = inputs["tokens"].shape
+        own = labels[first : first + size, :length].long().to(model.device)
+        for rule in rules:
+            if rule.kind == "language_modeling":
+                found[rule.task] += _perplexities(outputs[rule.task], own)
+            elif rule.kind == "translation":
+                found[rule.task] += _translated(model, rule.task, moved["tokens"], encoder)
+            else:
+                said = {key: value.cpu() for key, value in model.task(rule.task).predict(outputs[rule.task]).items()}
+                found[rule.task].append(said)
+        first += size
+    columns: dict[str, Any] = {}
+    for rule in rules:
+        if rule.kind == "language_modeling":
+            columns[rule.predicted[0]] = found[rule.task]
+        elif rule.kind == "translation":
+            columns[rule.task] = found[rule.task]
+        elif rule.kind == "token_classification":
+            words = [
+                text.split() if isinstance(text, str) else text for text in table.column(encoder.source).to_pylist()
+            ]
+            columns[rule.task] = _tags(rule, found[rule.task], words)
+        else:
+            parts = found[rule.task]
+            columns |= rule.decode({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+    return columns
+
+
+def _perplexities(logits: Tensor, labels: Tensor) -> list[float]:
+    """Return for each row exp of the mean negative log-probability of its tokens."""
+    losses = F.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=-100, reduction="none")
+    return (losses.sum(1) / (labels != -100).sum(1)).exp().tolist()
+
+
+def _translated(model: LeptonModel, task: str, tokens: Tensor, encoder: SequenceEncoder) -> list[str]:
+    kind = model.task(task)
+    assert isinstance(kind, Translation)
+    return [encoder.decode(ids) for ids in beam_search(model, task, tokens, beam=kind.beam)]
+
+
+def _tags(rule: LabelRule, said: Sequence[Mapping[str, Tensor]], texts: Sequence[Sequence[str] | None]) -> list[Any]:
+    """Return the tags of each row's words; None for words beyond the longest sequence that is read."""
+    rows = [row for part in said for row in part["label"].tolist()]
+    found = []
+    for labels, words in zip(rows, texts, strict=True):
+        number = len(words or ())
+        tags: list[str | None] = [rule.classes[label] for label in labels[1 : number + 1]]
+        found.append(tags + [None] * (number - len(tags)))
+    return found
+
+
+@torch.no_grad()
+def with_search_scores(
+    model: LeptonModel,
+    encoder: SequenceEncoder,
+    rules: Sequence[LabelRule],
+    table: pa.Table,
+    results: Mapping[str, TaskResult],
+) -> dict[str, TaskResult]:
+    """Return the results with what only a search can measure: BLEU and chrF of translations.
+
+    Args:
+        model: the model; it is put into eval mode.
+        encoder: fitted rules of the sequences.
+        rules: the run's tasks; those that the model does not have are left out.
+        table: the rows that were evaluated.
+        results: task -> result, to be completed.
+
+    Raises:
+        MissingExtraError: sacrebleu is not installed.
+    """
+    found = dict(results)
+    wanted = [rule for rule in rules if rule.kind == "translation" and rule.task in results]
+    if not wanted:
+        return found
+    training = model.training
+    model.eval()
+    inputs, _ = encoder.encode(table)
+    for rule in wanted:
+        said: list[str] = []
+        order = (inputs["tokens"] != 0).sum(1).argsort(stable=True)
+        for rows in torch.split(order, EVALUATION_SEQUENCES):
+            tokens = inputs["tokens"][rows].long()
+            tokens = tokens[:, : int((tokens != 0).sum(1).max())]
+            said += _translated(model, rule.task, tokens.to(model.device), encoder)
+        references = [text or "" for text in table.column(rule.columns[0]).to_pylist()]
+        in_order = [text for _, text in sorted(zip(order.tolist(), said, strict=True))]
+        scores = text_scores(in_order, references)
+        metrics = {**found[rule.task].metrics, "bleu": scores.bleu, "chrf": scores.chrf}
+        found[rule.task] = dataclasses.replace(found[rule.task], metrics=metrics)
+    model.train(training)
+    return found
+
+
+def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
+    """Return a table whose column of texts holds these; where words are read, a text is parted at its spaces.
+
+    Raises:
+        DataError: what is no text.
+    """
+    import pyarrow as pa
+
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise DataError(
+            f"texts to predict must be strings, but one is a {type(wrong[0]).__name__}: {str(wrong[0])[:60]!r}."
+        )
+    return pa.table({encoder.source: pa.array(list(texts), pa.string())})
+
+
+class SearchScores(Callback):
+    """Adds `val/<task>/bleu` to the row of every epoch: of greedy translations of the first validation texts.
+
+    Args:
+        model: the model that is trained.
+        encoder: fitted rules of the sequences.
+        rules: the run's tasks.
+        table: the validation rows.
+    """
+
+    def __init__(
+        self, model: LeptonModel, encoder: SequenceEncoder, rules: Sequence[LabelRule], table: pa.Table
+    ) -> None:
+        self.model = model
+        self.encoder = encoder
+        self.tasks = [r for r in rules if r.kind == "translation" and r.task in model.task_names]
+        self.table = table.slice(0, SEARCHED_ROWS)
+
+    def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
+        """Translate, and write the score into the row."""
+        tokens = self.encoder.encode(self.table).inputs["tokens"].long() if self.tasks else torch.empty(0)
+        for rule in self.tasks:
+            found: list[str] = []
+            for part in torch.split(tokens, EVALUATION_SEQUENCES):
+                moved = part[:, : int((part != 0).sum(1).max())].to(self.model.device)
+                found += [self.encoder.decode(ids) for ids in greedy_search(self.model, rule.task, moved)]
+            references = [text or "" for text in self.table.column(rule.columns[0]).to_pylist()]
+            row[f"val/{rule.task}/bleu"] = text_scores(found, references).bleu
