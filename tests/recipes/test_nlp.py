@@ -22,6 +22,8 @@ def test_a_variant_of_seconds(name: str, folder: str, data_folder: Path, tmp_pat
     (found,) = run_recipe(name, settings, quiet=True)
     losses = [row["val/relative_loss"] for row in found.run.history]
     assert losses[-1] < losses[0] < 1
+    spent = [row["train/process_seconds"] for row in found.run.history]
+    assert 0 < spent[0] < spent[1] <= found.seconds
     content = json.loads((tmp_path / name / "results.json").read_text())
     assert (
         set(content["seeds"][0]["alone"])

@@ -79,7 +79,8 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
     if column.distinct > MAX_CLASSES or column.distinct > 0.5 * (1 - column.missing) * len(table.column(name)) > 10:
         raise DataError(
             f"target {name!r} has {column.distinct} different values in {len(table.column(name))} rows, too many for "
-            'classes. If they are meant, say so: targets={"' + name + '": "classification"}.'
+            'classes. If they are meant, say so: targets={"' + name + '": "classification"}; a text to be found is a '
+            '"translation", and one to be modelled a "language_modeling".'
         )
     return "classification"
 

@@ -15,7 +15,7 @@ from lepton.errors import ConfigurationError, nearest
 from lepton.recipes.nlp.config import RecipeConfig
 from lepton.recipes.nlp.model import tagging, translation
 from lepton.run import Baselines, Run, load, new_folder, override_config, run_baselines, train_run, without_nan
-from lepton.train import write_atomically
+from lepton.train import Callback, StepResult, TrainState, write_atomically
 
 __all__ = ["RECIPES", "RecipeRun", "recipe_config", "run_recipe"]
 
@@ -49,6 +49,31 @@ class RecipeRun:
         return {"seed": self.seed, "together": together, "alone": alone}
 
 
+class ProcessTime(Callback):
+    """Adds `train/process_seconds` to every epoch's row: the processor's time in training steps so far.
+
+    Unlike the clock's it is the same on a machine that has other work; of several threads it is the sum.
+    """
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self._since = 0.0
+
+    def on_epoch_begin(self, state: TrainState) -> None:
+        """Begin to count."""
+        self._since = time.process_time()
+
+    def on_step_end(self, state: TrainState, result: StepResult) -> None:
+        """Count a step."""
+        now = time.process_time()
+        self.spent += now - self._since
+        self._since = now
+
+    def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
+        """Write the time into the row."""
+        row["train/process_seconds"] = self.spent
+
+
 def recipe_config(name: str, settings: RecipeConfig) -> Config:
     """Return the configuration of a recipe.
 
@@ -78,7 +103,9 @@ def run_recipe(name: str, settings: RecipeConfig, *, quiet: bool = False) -> Ite
     done: list[RecipeRun] = []
     for seed in range(config.seed, config.seed + settings.seeds):
         start = time.process_time()
-        run = train_run(override_config(config, [f"seed={seed}"]), folder / f"seed-{seed}", quiet=quiet)
+        run = train_run(
+            override_config(config, [f"seed={seed}"]), folder / f"seed-{seed}", quiet=quiet, callbacks=[ProcessTime()]
+        )
         found = RecipeRun(seed, run, time.process_time() - start)
         if settings.alone:
             found.alone = run_baselines(load(run.folder), budget="time", boosting=False, quiet=quiet)
