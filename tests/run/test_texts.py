@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,18 @@ def test_evaluation_needs_the_reference(run: Run) -> None:
         run.evaluate({"en": ["a dog runs"]})
 
 
+def test_rows_without_a_reference_do_not_count(run: Run) -> None:
+    rows = {"en": ["a dog runs"] * 4, "de": ["ein Hund rennt.", None, "ein Hund rennt.", None]}
+    assert run.evaluate(rows)["german"].metrics["chrf"] == pytest.approx(100)
+    nothing = run.evaluate({"en": ["a dog runs"], "de": pa.array([None], pa.string())})
+    assert math.isnan(nothing["german"].metrics["bleu"])
+
+
+def test_no_texts_are_refused(run: Run) -> None:
+    with pytest.raises(DataError, match="no texts to predict"):
+        run.predict([])
+
+
 def test_the_report_shows_translations(run: Run) -> None:
     page = run.report().read_text(encoding="utf-8")
     for words in ("Furthest from their references", "Most surprising texts", "schläft", "bleu"):
@@ -155,6 +168,18 @@ def test_unseen_tags_count_as_wrong_and_are_said(tagger: Run) -> None:
     assert any("1 evaluated labels hold a tag that training has not" in note for note in tagger.notes)
 
 
+def test_words_beyond_the_longest_sequence_have_no_tag(tagger: Run) -> None:
+    most = tagger.config.data.max_length - 2
+    (tags,) = tagger.predict(pa.table({"words": [["dog"] * (most + 3)]}))["tags"].to_pylist()
+    assert len(tags) == most + 3 and tags[most:] == [None] * 3 and None not in tags[:most]
+
+
+def test_tags_that_are_all_missing_and_words_without_letters(tagger: Run) -> None:
+    found = tagger.evaluate({"words": [["the", "dog"]], "tags": [None]})
+    assert found["tags"].n_labels == 0
+    assert len(tagger.predict(pa.table({"words": [["", ""]]}))["tags"].to_pylist()[0]) == 2
+
+
 def test_a_row_with_more_words_than_tags_is_refused(tagger: Run) -> None:
     with pytest.raises(DataError, match=r"2 words.*1 tags"):
         tagger.evaluate({"words": [["the", "dog"]], "tags": [["D"]]})
@@ -193,11 +218,21 @@ def prepared(tasks: Any, rows: Any = None, **data: Any) -> Any:
     [
         (TASKS, None, {"trunk": "tabular"}, "every position of a text"),
         (TASKS, None, {}, None),
-        ({"german": {"type": "translation", "column": "de"}}, None, {"inputs": {"de": "text"}}, "read and the one"),
+        ({"german": {"type": "translation", "column": "de"}}, None, {"inputs": {"de": "text"}}, "read and one that"),
         ({"tags": "token_classification"}, {"text": ["a b"] * 30, "tags": [["x", "y"]] * 30}, {}, "lists of words"),
         ({"tags": "token_classification"}, {"words": [["a"]] * 30, "tags": ["x", "y"] * 15}, {}, "a list of tags"),
         ({"lm": {"type": "language_modeling", "column": "de"}}, None, {"inputs": {"en": "text"}}, "a language model"),
-        ({"lm": "language_modeling"}, None, {}, "read one column of text"),
+        ({"lm": "language_modeling"}, None, {}, "read one column"),
+        (TASKS, None, {"inputs": {"en": "text", "animal": "boolean"}}, "read one column"),
+        (TASKS, None, {"ignore": ["anmal"]}, "Did you mean 'animal'"),
+        ({"en": "classification"}, None, {"inputs": {"en": "text"}}, "read and one that"),
+        (
+            {"lm": {"type": "language_modeling", "columns": ["de"]}},
+            None,
+            {"inputs": {"en": "text"}},
+            "a language model",
+        ),
+        ({"lm": {"type": "language_modeling", "missing": 3}}, None, {}, "missing"),
         ({"lm": {"type": "language_modeling", "column": "x"}}, None, {}, "no column 'x'"),
         ({"n": "translation"}, {"en": ["a b c"] * 30, "n": list(range(30))}, {}, "needs a column with text"),
     ],
@@ -208,6 +243,12 @@ def test_what_does_not_go_together(tasks: Any, rows: Any, data: dict[str, Any], 
         return
     with pytest.raises((ConfigurationError, DataError), match=words):
         prepared(tasks, rows, **data)
+
+
+def test_different_sentences_of_unknown_words_are_no_duplicates() -> None:
+    rows = {"words": [["hello", f"name{row}"] for row in range(200)], "tags": [["A", "B"]] * 200}
+    config = make_config(source=None, targets={"tags": "token_classification"}, data={}, rest={"trunk": TRUNK})
+    assert not [finding for finding in check(config, rows).findings if finding.kind == "duplicates"]
 
 
 def test_lists_as_long_as_the_words_are_tags(tmp_path: Path) -> None:

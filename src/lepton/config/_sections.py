@@ -17,7 +17,7 @@ import lepton.nn
 import lepton.tasks
 from lepton.balance import VIEWS, Balancer
 from lepton.config._schema import Section, argument_texts, content_of, section_of, snake_case
-from lepton.data import Kind, SplitRule
+from lepton.data import SEQUENCE_KINDS, Kind, SplitRule
 from lepton.errors import ConfigurationError
 from lepton.tasks import Task
 from lepton.train import Trainer
@@ -101,6 +101,11 @@ class Custom(Section):
     arguments: dict[str, Any] = Field(default_factory=dict, description="Its keyword arguments.")
 
 
+def _not_told(kind: str) -> tuple[str, ...]:
+    """Return the arguments of a kind of task that the data decides; of tokens, also what marks a missing label."""
+    return ("name", "vocabulary", *(("missing",) if kind in SEQUENCE_KINDS else ()))
+
+
 def _task_union() -> Any:
     extra: dict[str, Any] = {
         "column": (str | None, Field(None, description="The column of the labels; the task's name by default.")),
@@ -118,7 +123,7 @@ def _task_union() -> Any:
             if parameter in inspect.signature(kind).parameters:
                 text = "Their names, or their number; by default found in the data."
                 told[parameter] = (list[str] | int | None, Field(None, description=text))
-        models.append(section_of(kind, skip=("name", "vocabulary"), extra={"type": (Literal[name], name), **told}))
+        models.append(section_of(kind, skip=_not_told(name), extra={"type": (Literal[name], name), **told}))
     kind, *others = task_kinds().values()
     parameters = inspect.signature(kind).parameters
     shared = {name for name in parameters if all(name in inspect.signature(other).parameters for other in others)}

@@ -96,7 +96,7 @@ class Lexicon:
 
         encoded = pc.dictionary_encode(words).combine_chunks()
         distinct = [self._spelled(word) for word in encoded.dictionary.to_pylist()]
-        found = np.zeros((len(distinct) + 1, max(map(len, distinct), default=1)), dtype=np.int32)
+        found = np.zeros((len(distinct) + 1, max([1, *map(len, distinct)])), dtype=np.int32)
         for row, numbers in enumerate(distinct):
             found[row, : len(numbers)] = numbers
         places_of: npt.NDArray[np.int64] = pc.fill_null(encoded.indices, len(distinct)).to_numpy(zero_copy_only=False)

@@ -18,6 +18,7 @@ from lepton.data._targets import is_list
 from lepton.data._text_columns import find_text, flat_words, list_lengths, split_words, texts_of, words_of
 from lepton.data._tokenizer import Tokenizer
 from lepton.errors import CheckpointError, ConfigurationError, DataError, is_whole, require
+from lepton.tasks import TokenClassification
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,8 +28,8 @@ __all__ = ["MISSING", "UNSEEN", "SequenceEncoder", "SequenceInputs"]
 MISSING = -100
 """The label of a token without one."""
 
-UNSEEN = -101
-"""The label of a word whose tag no training row has: nothing is learned from it, and no prediction of it is right."""
+UNSEEN = TokenClassification.unseen
+"""The label of a word whose tag is none of the classes: nothing is learned from it, and no prediction is right."""
 
 
 class SequenceInputs(NamedTuple):
@@ -268,6 +269,8 @@ class SequenceEncoder:
         """
         require(self.words, "SequenceEncoder", "source", self.source, "a column of lists of words, to have tags of it")
         values = find_column(table, column)
+        if values.null_count == len(values):  # of no type, perhaps
+            return self._following(self._source(table), 2).fill_(MISSING), 0
         tags = as_words(flat_words(column, values))
         numbers = np.where(np.asarray(tags.is_null()), MISSING, places(tags, classes))
         numbers = np.where(numbers == -1, UNSEEN, numbers)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,7 +73,7 @@ def predict_sequences(
             words = [
                 text.split() if isinstance(text, str) else text for text in table.column(encoder.source).to_pylist()
             ]
-            columns[rule.task] = _tags(rule, found[rule.task], words)
+            columns[rule.task] = _tags(rule, found[rule.task], words, encoder.max_length - 2)
         else:
             parts = found[rule.task]
             columns |= rule.decode({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
@@ -90,14 +92,17 @@ def _translated(model: LeptonModel, task: str, tokens: Tensor, encoder: Sequence
     return [encoder.decode(ids) for ids in beam_search(model, task, tokens, beam=kind.beam)]
 
 
-def _tags(rule: LabelRule, said: Sequence[Mapping[str, Tensor]], texts: Sequence[Sequence[str] | None]) -> list[Any]:
-    """Return the tags of each row's words; None for words beyond the longest sequence that is read."""
+def _tags(
+    rule: LabelRule, said: Sequence[Mapping[str, Tensor]], texts: Sequence[Sequence[str] | None], most: int
+) -> list[Any]:
+    """Return the tags of each row's words; None for words beyond the `most` that are read."""
     rows = [row for part in said for row in part["label"].tolist()]
     found = []
     for labels, words in zip(rows, texts, strict=True):
         number = len(words or ())
-        tags: list[str | None] = [rule.classes[label] for label in labels[1 : number + 1]]
-        found.append(tags + [None] * (number - len(tags)))
+        read = min(number, most)
+        tags: list[str | None] = [rule.classes[label] for label in labels[1 : read + 1]]
+        found.append(tags + [None] * (number - read))
     return found
 
 
@@ -127,21 +132,34 @@ def with_search_scores(
         return found
     training = model.training
     model.eval()
-    inputs, _ = encoder.encode(table)
     for rule in wanted:
-        said: list[str] = []
-        order = (inputs["tokens"] != 0).sum(1).argsort(stable=True)
-        for rows in torch.split(order, EVALUATION_SEQUENCES):
-            tokens = inputs["tokens"][rows].long()
-            tokens = tokens[:, : int((tokens != 0).sum(1).max())]
-            said += _translated(model, rule.task, tokens.to(model.device), encoder)
-        references = [text or "" for text in table.column(rule.columns[0]).to_pylist()]
-        in_order = [text for _, text in sorted(zip(order.tolist(), said, strict=True))]
-        scores = text_scores(in_order, references)
-        metrics = {**found[rule.task].metrics, "bleu": scores.bleu, "chrf": scores.chrf}
-        found[rule.task] = dataclasses.replace(found[rule.task], metrics=metrics)
+        kind = model.task(rule.task)
+        assert isinstance(kind, Translation)
+        scores = _text_scores(model, encoder, rule, table, functools.partial(beam_search, beam=kind.beam))
+        found[rule.task] = dataclasses.replace(found[rule.task], metrics={**found[rule.task].metrics, **scores})
     model.train(training)
     return found
+
+
+Search = Callable[[LeptonModel, str, Tensor], list[list[int]]]
+
+
+def _text_scores(
+    model: LeptonModel, encoder: SequenceEncoder, rule: LabelRule, table: pa.Table, search: Search
+) -> dict[str, float]:
+    """Return BLEU and chrF over the rows that have a reference; NaN if none has."""
+    table = table.filter(table.column(rule.columns[0]).is_valid())
+    if not table.num_rows:
+        return {"bleu": math.nan, "chrf": math.nan}
+    inputs, lengths = encoder.encode(table)
+    order = lengths["tokens"].argsort(stable=True)  # like lengths together, so that few steps are spent on padding
+    said: list[str] = []
+    for rows in torch.split(order, EVALUATION_SEQUENCES):
+        tokens = inputs["tokens"][rows, : int(lengths["tokens"][rows].max())].long().to(model.device)
+        said += [encoder.decode(ids) for ids in search(model, rule.task, tokens)]
+    in_order = [text for _, text in sorted(zip(order.tolist(), said, strict=True))]
+    scores = text_scores(in_order, table.column(rule.columns[0]).to_pylist())
+    return {"bleu": scores.bleu, "chrf": scores.chrf}
 
 
 def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
@@ -152,6 +170,8 @@ def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
     """
     import pyarrow as pa
 
+    if not texts:
+        raise DataError("there are no texts to predict.")
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
         raise DataError(
@@ -180,11 +200,6 @@ class SearchScores(Callback):
 
     def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
         """Translate, and write the score into the row."""
-        tokens = self.encoder.encode(self.table).inputs["tokens"].long() if self.tasks else torch.empty(0)
         for rule in self.tasks:
-            found: list[str] = []
-            for part in torch.split(tokens, EVALUATION_SEQUENCES):
-                moved = part[:, : int((part != 0).sum(1).max())].to(self.model.device)
-                found += [self.encoder.decode(ids) for ids in greedy_search(self.model, rule.task, moved)]
-            references = [text or "" for text in self.table.column(rule.columns[0]).to_pylist()]
-            row[f"val/{rule.task}/bleu"] = text_scores(found, references).bleu
+            scores = _text_scores(self.model, self.encoder, rule, self.table, greedy_search)
+            row[f"val/{rule.task}/bleu"] = scores["bleu"]

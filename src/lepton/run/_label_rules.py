@@ -38,7 +38,8 @@ def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, C
         DataError: nothing can be learned from the column.
         ConfigurationError: the column does not fit the kind of task.
     """
-    if section.type == "language_modeling" and not section.column and name not in table.column_names:
+    told = section.column or section.columns or name in table.column_names
+    if section.type == "language_modeling" and not told:
         return LabelRule(name, section.type, ())  # it predicts the text that is read, whichever that is
     names = tuple(section.columns or [section.column or name])
     for column in names:

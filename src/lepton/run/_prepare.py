@@ -91,6 +91,9 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     columns = describe_columns(table, config.data.kinds, config.data.date_formats)
     kinds = {column.name: column for column in columns}
     rules = [label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
+    for name in [*config.data.ignore, *(config.data.inputs or {})]:
+        if name not in kinds:
+            raise DataError(f"there is no column {name!r}.{nearest(name, kinds)}")
     sequence = sequence_rules(config, table, columns, rules)
     if sequence is None:
         inputs = _inputs(config, columns, rules, notes)
@@ -131,9 +134,6 @@ def _inputs(config: Config, columns: Sequence[Column], rules: Sequence[LabelRule
     taken = {name for rule in rules for name in rule.columns}
     by_name = {column.name: column for column in columns}
     data = config.data
-    for name in [*data.ignore, *(data.inputs or {})]:
-        if name not in by_name:
-            raise DataError(f"there is no column {name!r}.{nearest(name, by_name)}")
     if data.inputs is not None:
         both = sorted(taken & set(data.inputs))
         if both:

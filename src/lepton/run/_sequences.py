@@ -30,17 +30,18 @@ __all__ = [
 ]
 
 _READS = {"language_modeling": "causal", "translation": "target", "token_classification": "full"}
+
 _READABLE = ("text", "tokens", "category", "labels", "ignore")
 """Kinds of columns that may be texts, or lists of words."""
 
 _USUAL = ("words", "tokens", "text", "sentence")
 """Names that a column of texts usually has: where several columns could be read, one of these is."""
 
-
 EXAMPLE_TOKENS = 20
 """Tokens of the row whose operations are counted, and whose second text is as long."""
 
 EXAMPLE_LETTERS = 8
+"""Characters of each of its words."""
 
 
 # -- before training ----------------------------------------------------------------------------------------------
@@ -84,8 +85,12 @@ def sequence_rules(
     targets = {rule.columns[0] for rule in special if rule.kind == "translation"}
     if len(targets) > 1:
         raise ConfigurationError(f"a run translates into one column, not into {sorted(targets)}.")
-    if source.name in targets:
-        raise ConfigurationError(f"column {source.name!r} is the text that is read and the one that is predicted.")
+    if targets and config.trunk.type not in ("auto", "transformer"):
+        raise ConfigurationError(
+            f"a translation is searched for on the trunk 'transformer', not on {config.trunk.type!r}."
+        )
+    if source.name in {name for rule in rules if rule.kind != "language_modeling" for name in rule.columns}:
+        raise ConfigurationError(f"column {source.name!r} is the text that is read and one that is predicted.")
     kind: Kind = "words" if is_list(table.column(source.name)) else "text"
     read = dataclasses.replace(source, kind=kind)
     return read, [
@@ -103,22 +108,23 @@ def _source(config: Config, table: pa.Table, columns: Sequence[Column], rules: S
         told = modelled[:1]
     if len(told) == 1 and told[0] in by_name:
         return by_name[told[0]]
+    if len(told) > 1:
+        raise ConfigurationError(f"these tasks read one column as a sequence, but data.inputs names {told}.")
     tagged = any(rule.kind == "token_classification" for rule in rules)
     readable = [
         column
         for column in columns
         if column.name not in taken
-        and column.name not in config.data.ignore
+        and column.name not in (*config.data.ignore, config.data.split.column)
         and (is_list(table.column(column.name)) if tagged else column.kind in _READABLE)
     ]
-    named = [column for column in readable if column.name in told] if told else readable
-    usual = [column for name in _USUAL for column in named if column.name == name]
-    if len(named) == 1 or usual:
-        return named[0] if len(named) == 1 else usual[0]
+    usual = [column for name in _USUAL for column in readable if column.name == name]
+    if len(readable) == 1 or usual:
+        return readable[0] if len(readable) == 1 else usual[0]
     what = "lists of words" if tagged else "text"
     raise ConfigurationError(
-        f"these tasks read one column of {what} as a sequence, but there are {[column.name for column in named]}: say "
-        "which, data: {inputs: {COLUMN: " + ("words" if tagged else "text") + "}}."
+        f"these tasks read one column of {what} as a sequence, but there are {[column.name for column in readable]}: "
+        "say which, data: {inputs: {COLUMN: " + ("words" if tagged else "text") + "}}."
     )
 
 
@@ -175,7 +181,8 @@ def encode_sequences(
 
 def example_sequences(encoder: SequenceEncoder, rows: int) -> dict[str, Tensor]:
     """Return inputs of rows of `EXAMPLE_TOKENS` tokens, for what depends on shapes only."""
-    tokens = torch.full((rows, EXAMPLE_TOKENS), 5)
+    filled = next(number for number in range(encoder.vocabulary) if number != encoder.pad)
+    tokens = torch.full((rows, EXAMPLE_TOKENS), filled)
     found = {"tokens": tokens}
     if encoder.target is not None:
         found["target"] = tokens.clone()

@@ -117,7 +117,7 @@ def results_rows(run: Run, results: Mapping[str, Mapping[str, TaskResult]]) -> l
 
 
 def _cell(result: TaskResult, metric: str) -> str:
-    value = result.metrics.get(metric, result.loss)
+    value = result.metrics.get(metric, math.nan)
     return "" if math.isnan(value) else f"{value:.4g}"
 
 

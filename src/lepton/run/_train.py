@@ -16,6 +16,7 @@ from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
 from lepton.run._folder import (
     new_folder,
+    read_json,
     read_run_config,
     read_split,
     write_architecture,
@@ -101,6 +102,9 @@ def resume_run(
     if not (folder / "checkpoints" / "last").is_dir():
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
     prepared = prepare(config, source)
+    if isinstance(prepared.encoder, SequenceEncoder):  # fitted anew, by a library that may be another version now
+        known = str(read_json(folder / "run.json").get("vocabulary"))
+        prepared.encoder.check_fingerprint(known, f"the run {str(folder)!r}")
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
         kept.check(prepared.table, str(config.data.source or "the source"))
     return _train(

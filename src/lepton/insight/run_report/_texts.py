@@ -25,6 +25,7 @@ from lepton.insight.page import (
 from lepton.insight.run_report._classes import SHOWN_CLASSES, class_table, confusion_block
 from lepton.insight.run_report._facts import SampleFacts, TaskFacts, TextPredictions
 from lepton.insight.run_report._scores import confusion_matrix
+from lepton.tasks import TokenClassification
 
 __all__ = ["text_blocks"]
 
@@ -32,7 +33,7 @@ SHOWN_TEXTS = 10
 LONGEST = 300
 """Letters of a text that are shown."""
 
-UNSEEN = -101
+UNSEEN = TokenClassification.unseen
 """The number of a tag that training does not have."""
 
 
@@ -53,24 +54,26 @@ def text_blocks(task: TaskFacts, found: TextPredictions, sample: SampleFacts) ->
 def _translations(found: TextPredictions) -> Iterator[Block]:
     places = np.linspace(0, len(found.texts) - 1, min(len(found.texts), SHOWN_TEXTS)).astype(int)
     yield from _translation_cards("Samples: the text, its translation, the reference", found, places)
-    if found.scores:
+    scores = np.asarray(found.scores, dtype=np.float64)
+    known = np.isfinite(scores)
+    if known.any():
         yield Plot(
             "How near the translations are to their references",
             "chrF of a text",
             "texts",
-            (_histogram(np.asarray(found.scores), (0.0, 100.0)),),
+            (_histogram(scores[known], (0.0, 100.0)),),
             "chrF compares n-grams of characters: 100 is the reference itself. A good translation in other words has "
             "less.",
             x_range=(0.0, 100.0),
         )
-        worst = np.argsort(np.asarray(found.scores), kind="stable")[:SHOWN_TEXTS]
+        worst = np.argsort(np.where(known, scores, np.inf), kind="stable")[: min(SHOWN_TEXTS, int(known.sum()))]
         yield from _translation_cards("Furthest from their references", found, worst)
 
 
 def _translation_cards(title: str, found: TextPredictions, places: Any) -> Iterator[Block]:
     cards = []
     for place in places:
-        near = f", chrF {as_number(found.scores[place], 3)}" if found.scores else ""
+        near = f", chrF {as_number(found.scores[place], 3)}" if found.truth[place] is not None and found.scores else ""
         lines = (
             (_short(found.texts[place]), "muted"),
             (_short(found.predicted[place]) or "(nothing)", "plain"),

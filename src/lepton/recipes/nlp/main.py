@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class RecipeRun:
     seed: int
     run: Run
     seconds: float
-    alone: Baselines | None = field(default=None)
+    alone: Baselines | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `results.json` holds of it."""

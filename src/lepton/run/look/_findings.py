@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lepton.data import InputEncoder, LabelRule, SequenceData, find_column
+from lepton.data import InputEncoder, LabelRule, find_column, is_list
 from lepton.run._prepare import Prepared
 from lepton.run._rows import label_overlap, labelled_rows
 
@@ -73,10 +73,9 @@ def _no_part(part: str) -> Finding:
 
 def _row_keys(prepared: Prepared, part: str) -> list[bytes]:
     """Return for each row of a part its inputs as bytes; equal rows have equal ones."""
-    table, rows = prepared.tables[part], prepared.data[part]
-    if not isinstance(prepared.encoder, InputEncoder):
-        assert isinstance(rows, SequenceData) and isinstance(rows.inputs, Mapping)
-        return [row[row != 0].tobytes() for row in rows.inputs["tokens"].numpy()]
+    table = prepared.tables[part]
+    if not isinstance(prepared.encoder, InputEncoder):  # the texts themselves: all unknown words have one number
+        return [repr(text).encode() for text in table.column(prepared.encoder.source).to_pylist()]
     inputs = prepared.encoder.encode(table)
     tokens = inputs.pop("tokens", None)
     parts = [tensor.flatten(1).numpy().astype(np.float64, copy=False) for tensor in inputs.values()]
@@ -134,6 +133,9 @@ def _column_findings(prepared: Prepared, name: str, constant: dict[str, float]) 
     import pyarrow.compute as pc
 
     column = find_column(prepared.tables["train"], name)
+    if is_list(column):  # texts in words: their lists are not counted
+        yield from _missing_findings(prepared, name)
+        return
     about = {item.name: item for item in prepared.columns}[name]
     counts = pc.value_counts(column.drop_null())
     present, distinct = len(column) - column.null_count, len(counts)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,14 +237,20 @@ def _text_predictions(run: Run, table: pa.Table) -> dict[str, TextPredictions]:
     loader = make_loader(prediction_rows(encoder, table), run.config)
     predicted = predict_sequences(run.model.eval(), encoder, rules, table, loader)
     values = table.column(encoder.source).to_pylist()
-    texts = [value if isinstance(value, str) else " ".join(value or ()) for value in values]
+    texts = [value if isinstance(value, str) else " ".join(word or "" for word in value or ()) for value in values]
     found = {}
     for rule in rules:
         said = predicted[rule.predicted[0]]
         truth = table.column(rule.columns[0]).to_pylist()
-        scores = chrf_of_texts(said, [text or "" for text in truth]) if rule.kind == "translation" else []
+        scores = _nearness(said, truth) if rule.kind == "translation" else []
         found[rule.task] = TextPredictions(texts, truth, said, scores)
     return found
+
+
+def _nearness(said: Sequence[str], truth: Sequence[str | None]) -> list[float]:
+    """Return the chrF of each translation; NaN where there is no reference."""
+    scores = chrf_of_texts(said, [text or "" for text in truth])
+    return [math.nan if text is None else score for score, text in zip(scores, truth, strict=True)]
 
 
 @torch.no_grad()
