@@ -21,7 +21,7 @@ def translation(settings: RecipeConfig) -> Config:
     return _with_settings(
         settings,
         {
-            "data": {**MULTI30K.sources(settings.data), "inputs": {"en": "text"}, "vocabulary": 4000},
+            "data": {**MULTI30K.sources(settings.data), "inputs": {"en": "text"}, "vocabulary": 2500},
             "tasks": {
                 "english": {"type": "language_modeling", "column": "en", "label_smoothing": 0.1},
                 "german": {"type": "translation", "column": "de", "label_smoothing": 0.1},
@@ -29,7 +29,7 @@ def translation(settings: RecipeConfig) -> Config:
             "trunk": {"type": "transformer", "width": 128, "depth": 4, "heads": 4, "feedforward": 512},
             "training": {
                 "batch_size": 64,
-                "max_epochs": 16,
+                "max_epochs": 12,
                 "learning_rate": 3e-3,
                 "betas": [0.9, 0.98],
                 "monitor": "val/german/perplexity",
@@ -55,7 +55,7 @@ def tagging(settings: RecipeConfig) -> Config:
                 "english": {"type": "language_modeling", "column": "words", "loss_weight": 0.2},
             },
             "trunk": {"type": "transformer", "width": 128, "depth": 3, "heads": 4, "word_dropout": 0.1},
-            "training": {"batch_size": 32, "max_epochs": 20, "learning_rate": 2e-3},
+            "training": {"batch_size": 32, "max_epochs": 14, "learning_rate": 2e-3},
         },
     )
 
