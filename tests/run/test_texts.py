@@ -273,6 +273,15 @@ def test_a_check_of_texts(tmp_path: Path) -> None:
     assert found.passed and any(finding.kind == "duplicates" for finding in found.findings)
 
 
+def test_special_numbers_are_the_same_on_both_sides() -> None:
+    """The encoder writes them, the trunk and the search read them; neither room may import the other."""
+    from lepton.data import _tokenizer
+    from lepton.nn import _ids
+
+    for name in ("PAD", "START", "END", "TARGET"):
+        assert getattr(_tokenizer, name) == getattr(_ids, name)
+
+
 def test_a_limit_of_rows() -> None:
     config = make_config(source=None, targets=TASKS, data={"ignore": ["animal"], "limit": 50}, rest={"trunk": TRUNK})
     assert sum(len(rows) for rows in prepare(config, sentences()).data.values()) == 50
