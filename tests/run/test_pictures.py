@@ -102,7 +102,7 @@ def test_presence_from_masks_and_trunks_that_do_not_fit(tmp_path: Path) -> None:
     run = fit(str(source), {"label": {"type": "multi_label", "min_share": 0.4}}, tmp_path / "run")
     assert run.rules[0].from_masks
     for trunk, words in (
-        ("tabular", "reads neither pictures nor texts"),
+        ("tabular", "reads no pictures"),
         ("conv", "one column of pictures and nothing else"),
     ):
         frame = pd.DataFrame(read_table(str(source)).to_pydict() | {"x": range(N)})
