@@ -62,7 +62,7 @@ def tagging(settings: RecipeConfig) -> Config:
 
 def _with_settings(settings: RecipeConfig, content: dict[str, Any]) -> Config:
     content["data"] |= {"split": {"method": "random", "val": 0, "test": 0}, "limit": settings.limit}
-    content["training"] |= {"patience": None, "num_workers": 0}
+    content["training"] |= {"patience": 100, "num_workers": 0}  # the schedule ends the training
     if settings.epochs is not None:
         content["training"]["max_epochs"] = settings.epochs
     return override_config(check_config(content), settings.overrides)
