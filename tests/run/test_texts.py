@@ -185,6 +185,13 @@ def test_a_row_with_more_words_than_tags_is_refused(tagger: Run) -> None:
         tagger.evaluate({"words": [["the", "dog"]], "tags": [["D"]]})
 
 
+def test_the_report_names_the_wrong_word_beside_one_with_a_space(tagger: Run) -> None:
+    from lepton.run.report._report import _text_predictions
+
+    rows = pa.table({"words": [["New York", "dog"]], "tags": [["N", "V"]]})
+    assert _text_predictions(tagger, rows)["tags"].texts[0].split(" ") == ["New\u00a0York", "dog"]
+
+
 def test_the_report_shows_tags(tagger: Run) -> None:
     page = tagger.report().read_text(encoding="utf-8")
     assert "Scores of each tag" in page and "words with a tag" in page

@@ -237,7 +237,11 @@ def _text_predictions(run: Run, table: pa.Table) -> dict[str, TextPredictions]:
     loader = make_loader(prediction_rows(encoder, table), run.config)
     predicted = predict_sequences(run.model.eval(), encoder, rules, table, loader)
     values = table.column(encoder.source).to_pylist()
-    texts = [value if isinstance(value, str) else " ".join(word or "" for word in value or ()) for value in values]
+    # A word that holds a space keeps it unbroken, so that the spaces of the text part its words.
+    texts = [
+        value if isinstance(value, str) else " ".join((word or "").replace(" ", "\u00a0") for word in value or ())
+        for value in values
+    ]
     found = {}
     for rule in rules:
         said = predicted[rule.predicted[0]]
