@@ -19,6 +19,7 @@ ROOT = Path(lepton.__file__).parent
 
 LAYERS: dict[str, int] = {
     "errors": 0,
+    "audio": 1,
     "linalg": 1,
     "tasks": 1,
     "balance": 2,
@@ -33,7 +34,7 @@ LAYERS: dict[str, int] = {
     "recipes": 10,
     "cli": 11,
 }
-ONLY: dict[str, set[str]] = {"balance": {"errors", "linalg"}, "data": {"errors", "tasks"}}
+ONLY: dict[str, set[str]] = {"balance": {"errors", "linalg"}, "data": {"errors", "audio", "tasks"}}
 """Packages that may import less than everything below them."""
 
 
