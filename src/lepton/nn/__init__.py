@@ -4,6 +4,7 @@ from lepton.nn._chain import Chain
 from lepton.nn._criterion import MultiTaskLoss
 from lepton.nn._fork import Fork, fork
 from lepton.nn._model import LeptonModel
+from lepton.nn._reading import ReadingHead
 from lepton.nn._search import beam_search, greedy_search
 from lepton.nn.trunks import (
     Cache,
@@ -24,6 +25,7 @@ __all__ = [
     "LeptonModel",
     "MixedTrunk",
     "MultiTaskLoss",
+    "ReadingHead",
     "TabularTrunk",
     "TransformerTrunk",
     "UNet",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
 from lepton.nn._chain import Chain
 from lepton.nn._fork import Fork, Leaves, is_per_task
 from lepton.nn._layout import STACK_SIZE, ByTask, Layout, StackedHead, StackedHeads, is_plain_linear
+from lepton.nn._reading import ReadingHead
 from lepton.nn._refusals import (
     MODULE_ERRORS,
     checked_output,
@@ -120,6 +122,7 @@ class LeptonModel(nn.Module):
         self.register_buffer("priority", torch.tensor([t.priority for t in tasks]), persistent=False)
         self._kept_layout: tuple[tuple[int, ...], Layout] | None = None
         self._check_chains()
+        self._beside = beside_trunk(trunk, self.heads.values())
         self._watch()
         self._claim_tasks()
 
@@ -159,11 +162,12 @@ class LeptonModel(nn.Module):
     def _check_chains(self) -> None:
         seen: list[str] = []
         for name, head in self.heads.items():
-            if isinstance(head, Chain) and head.upstream not in seen:
-                raise ConfigurationError(
-                    f"the head of {name!r} reads the output of {head.upstream!r}, which is not among the tasks before "
-                    f"it: {seen}.{nearest(head.upstream, seen)}"
-                )
+            for upstream in read_outputs(head):
+                if upstream not in seen:
+                    raise ConfigurationError(
+                        f"the head of {name!r} reads the output of {upstream!r}, which is not among the tasks before "
+                        f"it: {seen}.{nearest(upstream, seen)}"
+                    )
             seen.append(name)
 
     @property
@@ -212,7 +216,7 @@ class LeptonModel(nn.Module):
     # -- forward ----------------------------------------------------------------------------------------------
     def forward(self, inputs: Any) -> tuple[dict[str, Tensor], Tensor]:
         """Return the outputs of all tasks, in original units, and the task weights [T]."""
-        outputs, weights = self.predict_from(self.features(inputs)), self.task_weights()
+        outputs, weights = self.predict_from(self.features(inputs), inputs), self.task_weights()
         if not torch.compiler.is_compiling():
             weights.handle = self.balancer.handle  # type: ignore[attr-defined]  # whose they are: see MultiTaskLoss
         return outputs, weights
@@ -237,26 +241,33 @@ class LeptonModel(nn.Module):
 
     def _trunk_output(self, inputs: Any) -> Any:
         try:
-            return self.trunk(**inputs) if isinstance(inputs, Mapping) else self.trunk(inputs)
+            if isinstance(inputs, Mapping):
+                return self.trunk(**{name: value for name, value in inputs.items() if name not in self._beside})
+            return self.trunk(inputs)
         except MODULE_ERRORS as error:
             explain_inputs(error, self.trunk, inputs)
             raise
 
-    def predict_from(self, features: Any) -> dict[str, Tensor]:
-        """Return the outputs of all tasks from the shared features."""
+    def predict_from(self, features: Any, inputs: Any = None) -> dict[str, Tensor]:
+        """Return the outputs of all tasks from the shared features.
+
+        Args:
+            features: what `features` gave.
+            inputs: the inputs, for heads that read some of them.
+        """
         layout = self._layout(features)
         try:
-            return self._predict(features, layout)
+            return self._predict(features, layout, inputs)
         except RuntimeError as error:
             explain_features(error, features, layout)
             raise
 
-    def _predict(self, features: Any, layout: Layout) -> dict[str, Tensor]:
+    def _predict(self, features: Any, layout: Layout, inputs: Any) -> dict[str, Tensor]:
         if self.training:  # also where nothing is balanced: a wrong trunk is wrong with every balancer
             leaves = Leaves.of(features, layout.own or self.task_names, self.fork.feature_dim)
             if leaves is not None and self.fork.active:
-                return self._balanced(leaves, layout)
-        return self._unbalanced(features, layout)
+                return self._balanced(leaves, layout, inputs)
+        return self._unbalanced(features, layout, inputs)
 
     def _layout(self, features: Any) -> Layout:
         """Return which heads are fused: plain linear layers on the last dimension of one tensor."""
@@ -275,7 +286,7 @@ class LeptonModel(nn.Module):
             refuse_size(features, layout, {name: self.task(name).own_head is not None for name in layout.fused})
         return layout
 
-    def _balanced(self, leaves: Leaves, layout: Layout) -> dict[str, Tensor]:
+    def _balanced(self, leaves: Leaves, layout: Layout, inputs: Any) -> dict[str, Tensor]:
         gradients = self.fork.gradients
         leaves.check_view(gradients)
         plan = ForkPlan(gradients, layout.order, layout.segments, leaves.dims, leaves.per_task)
@@ -283,22 +294,24 @@ class LeptonModel(nn.Module):
         linear = layout.weight_and_bias() if layout.fused else None
         forked = apply_fork(plan, self.balancer, self.priority, leaves.tensors, linear, shared)
         branches = leaves.rebuild(forked[1:] if layout.fused else forked) if layout.own else {}
-        return self._outputs(branches, layout, forked[0] if layout.fused else None)
+        return self._outputs(branches, layout, forked[0] if layout.fused else None, inputs)
 
-    def _unbalanced(self, features: Any, layout: Layout) -> dict[str, Tensor]:
+    def _unbalanced(self, features: Any, layout: Layout, inputs: Any) -> dict[str, Tensor]:
         together = F.linear(features, *layout.weight_and_bias()) if layout.fused else None
         per_task = is_per_task(features, self.task_names)
         branches = {name: features[name] if per_task else features for name in layout.own}
         counted = isinstance(features, Tensor) and not (torch.compiler.is_compiling() or features.is_inference())
         version = features._version if counted else None
-        outputs = self._outputs(branches, layout, together)
+        outputs = self._outputs(branches, layout, together, inputs)
         if version is not None and features._version != version:
             raise ForkError(inplace_message(layout.own))
         return outputs
 
-    def _outputs(self, branches: Mapping[str, Any], layout: Layout, together: Tensor | None) -> dict[str, Tensor]:
+    def _outputs(
+        self, branches: Mapping[str, Any], layout: Layout, together: Tensor | None, inputs: Any
+    ) -> dict[str, Tensor]:
         """Run the heads that are not fused, put a guard on all outputs in training, and finish them."""
-        raw = self._own_heads(branches, layout, together)
+        raw = self._own_heads(branches, layout, together, inputs)
         if self.training and torch.is_grad_enabled():
             every = (*(() if together is None else (together,)), *raw.values())
             guarded = guard_outputs(self.balancer.handle, layout.order, layout.segments, every)
@@ -309,21 +322,19 @@ class LeptonModel(nn.Module):
             layout.finish(found, together)
         return {name: found[name] for name in self.task_names}
 
-    def _own_heads(self, branches: Mapping[str, Any], layout: Layout, together: Tensor | None) -> dict[str, Tensor]:
-        """Run the heads that are not fused; a chained head may read the outputs before it."""
+    def _own_heads(
+        self, branches: Mapping[str, Any], layout: Layout, together: Tensor | None, inputs: Any
+    ) -> dict[str, Tensor]:
+        """Run the heads that are not fused; some may read the outputs before them."""
         raw: dict[str, Tensor] = {}
         readable: dict[str, Tensor] = {}
-        chained = any(isinstance(self.heads[name], Chain) for name in layout.own)
+        chained = any(read_outputs(self.heads[name]) for name in layout.own)
         if chained and together is not None:
             layout.finish(readable, together)
         for name in layout.own:
             head = self.heads[name]
             try:
-                if isinstance(head, Chain):
-                    upstream = head.upstream
-                    found = head(branches[name], readable, lambda z, at=upstream: self._output(at, z))
-                else:
-                    found = self._apply_head(name, branches[name])
+                found = self._own_head(name, head, branches[name], readable, inputs)
             except MODULE_ERRORS as error:
                 explain_head(error, name, head, branches[name], readable)
                 raise
@@ -331,6 +342,14 @@ class LeptonModel(nn.Module):
             if chained:
                 readable[name] = self.task(name).finish(raw[name])
         return raw
+
+    def _own_head(self, name: str, head: nn.Module, features: Any, readable: Mapping[str, Tensor], inputs: Any) -> Any:
+        if isinstance(head, Chain):
+            upstream = head.upstream
+            return head(features, readable, lambda z: self._output(upstream, z))
+        if isinstance(head, ReadingHead):
+            return head(features, head.context(inputs, readable))
+        return self._apply_head(name, features)
 
     def _apply_head(self, name: str, features: Any) -> Tensor:
         head = self.heads[name]
@@ -349,6 +368,19 @@ class LeptonModel(nn.Module):
     def _output(self, name: str, features: Any) -> Tensor:
         """Evaluate one task's head on given features."""
         return self.task(name).finish(self._apply_head(name, features))
+
+
+def read_outputs(head: nn.Module) -> tuple[str, ...]:
+    """Return the tasks whose outputs a head reads."""
+    if isinstance(head, Chain):
+        return (head.upstream,)
+    return head.outputs if isinstance(head, ReadingHead) else ()
+
+
+def beside_trunk(trunk: nn.Module, heads: Iterable[nn.Module]) -> frozenset[str]:
+    """Return the names of the inputs that heads read, and that the trunk has no argument for."""
+    read = {name for head in heads if isinstance(head, ReadingHead) for name in head.inputs}
+    return frozenset(read - inspect.signature(trunk.forward).parameters.keys()) if read else frozenset()
 
 
 def _features_last(features: Tensor, feature_dim: int | None) -> bool:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from lepton.errors import ConfigurationError, DataError, ForkError, LeptonError
 from lepton.nn._chain import Chain
 from lepton.nn._layout import Layout
+from lepton.nn._reading import ReadingHead
 from lepton.tasks import Task
 
 __all__ = [
@@ -99,6 +100,8 @@ def explain_head(error: Exception, name: str, head: nn.Module, features: Any, ou
     given = f"features {_shapes(features)}"
     if isinstance(head, Chain):
         given += f" and, beside them, the output {_shapes(outputs.get(head.upstream))} of {head.upstream!r}"
+    elif isinstance(head, ReadingHead):
+        given += f", beside the inputs {list(head.inputs)} and the outputs {list(head.outputs)}"
     raise ForkError(f"the head of {name!r}, a {type(head).__name__}, failed on {given}: {error}") from error
 
 
