@@ -89,5 +89,5 @@ def test_a_failure_names_the_head_and_what_it_read() -> None:
 
 def test_a_head_without_forward_says_so() -> None:
     model = LeptonModel(Trunk(), [Regression("price", head=ReadingHead())])
-    with pytest.raises(NotImplementedError, match="write forward"):
+    with pytest.raises(ForkError, match="write forward"):
         model(torch.ones(2, 4))
