@@ -186,26 +186,35 @@ def _wrap(name: str, kind: Any, balancer: Balancer, told: Any) -> Balancer:
 
 
 def make_task(
-    name: str, section: Any, classes: Sequence[str] = (), *, vocabulary: int = 0, trust: bool = False
+    name: str,
+    section: Any,
+    classes: Sequence[str] = (),
+    *,
+    vocabulary: int = 0,
+    mels: int = 0,
+    head: nn.Module | None = None,
+    trust: bool = False,
 ) -> Task:
     """Return the task of one entry of the section `tasks`.
 
     Args:
         name: the task's name.
         section: its entry; the kind is known.
-        classes: names of the classes or labels, found in the data.
+        classes: names of the classes, labels or characters, found in the data.
         vocabulary: size of the vocabulary, for tasks that predict tokens.
+        mels: bands of the spectra, for tasks that predict them.
+        head: the head that goes with the trunk, for tasks that need a special one; the section's own comes first.
         trust: whether a head may be imported.
     """
     kind = task_kinds()[section.type]
     options = _options(kind, section)
-    for parameter in ("classes", "labels"):
-        if parameter in inspect.signature(kind).parameters:
-            options[parameter] = list(classes)
-    if "vocabulary" in inspect.signature(kind).parameters:
-        options["vocabulary"] = vocabulary
+    known = inspect.signature(kind).parameters
+    options |= {name: list(classes) for name in ("classes", "labels", "characters") if name in known}
+    options |= {name: value for name, value in (("vocabulary", vocabulary), ("mels", mels)) if name in known}
     if section.head is not None:
-        options["head"] = load_class(section.head, trust=trust)
+        head = load_class(section.head, trust=trust)
+    if head is not None:
+        options["head"] = head
     return kind(name=name, **options)
 
 

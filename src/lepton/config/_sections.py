@@ -103,7 +103,7 @@ class Custom(Section):
 
 def _not_told(kind: str) -> tuple[str, ...]:
     """Return the arguments of a kind of task that the data decides; of tokens, also what marks a missing label."""
-    return ("name", "vocabulary", *(("missing",) if kind in SEQUENCE_KINDS else ()))
+    return ("name", "vocabulary", "characters", "mels", *(("missing",) if kind in SEQUENCE_KINDS else ()))
 
 
 def _task_union() -> Any:
@@ -123,6 +123,8 @@ def _task_union() -> Any:
             if parameter in inspect.signature(kind).parameters:
                 text = "Their names, or their number; by default found in the data."
                 told[parameter] = (list[str] | int | None, Field(None, description=text))
+        if name == "speech_synthesis":
+            told["voice"] = (str | None, Field(None, description="The column that says whose voice is heard."))
         models.append(section_of(kind, skip=_not_told(name), extra={"type": (Literal[name], name), **told}))
     kind, *others = task_kinds().values()
     parameters = inspect.signature(kind).parameters
@@ -136,7 +138,7 @@ def _task_union() -> Any:
 # -- trunk --------------------------------------------------------------------------------------------------------
 FROM_DATA = (
     *("knots", "categories", "texts", "text_buckets", "table", "image", "text", "images", "channels"),
-    *("readers", "vocabulary", "characters", "padding", "config"),
+    *("readers", "vocabulary", "characters", "padding", "config", "sample_rate"),
 )
 """Arguments of trunks that the data decides."""
 
@@ -230,7 +232,14 @@ class DataSection(Section):
     )
     split: SPLIT = Field(default={}, validate_default=True, description="How the rows are divided.")
     image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")
-    augment: bool | dict[str, Any] = Field(True, description="Augmentation of pictures in training; or its options.")
+    augment: bool | dict[str, Any] = Field(
+        True, description="Augmentation of pictures and recordings in training; or its options."
+    )
+    sample_rate: int | None = Field(
+        None, ge=1000, description="Samples a second that recordings are brought to; by default most have it already."
+    )
+    max_seconds: float = Field(20.0, gt=0, description="Longest recording, in seconds; longer ones are cut.")
+    trim: bool = Field(False, description="Whether the silence around recordings is cut off.")
     vocabulary: int = Field(
         8000, ge=300, description="Entries of the vocabulary learned from texts that are sequences."
     )

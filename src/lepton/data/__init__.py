@@ -15,7 +15,7 @@ from lepton.data._sequences import UNSEEN, SequenceEncoder, SequenceInputs
 from lepton.data._source import read_table, source_exists
 from lepton.data._split import split_rows
 from lepton.data._summary import ColumnSummary, summarise_column
-from lepton.data._targets import SEQUENCE_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list
+from lepton.data._targets import SEQUENCE_KINDS, SPEECH_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list
 from lepton.data._tensors import TensorData, TensorLoader
 from lepton.data._text_columns import text_sizes
 from lepton.data._tokenizer import Tokenizer
@@ -23,6 +23,7 @@ from lepton.data._tokenizer import Tokenizer
 __all__ = [
     "PARTS",
     "SEQUENCE_KINDS",
+    "SPEECH_KINDS",
     "TEXT_BUCKETS",
     "UNSEEN",
     "Augment",

@@ -18,7 +18,7 @@ from lepton.errors import DataError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SEQUENCE_KINDS", "LabelRule", "TaskKind", "class_names", "infer_task", "is_list"]
+__all__ = ["SEQUENCE_KINDS", "SPEECH_KINDS", "LabelRule", "TaskKind", "class_names", "infer_task", "is_list"]
 
 TaskKind = Literal[
     "classification",
@@ -28,9 +28,14 @@ TaskKind = Literal[
     "language_modeling",
     "translation",
     "token_classification",
+    "speech_recognition",
+    "speech_synthesis",
 ]
 SEQUENCE_KINDS = ("language_modeling", "translation", "token_classification")
 """Kinds of task that predict something for every position of a text: a `SequenceEncoder` makes their labels."""
+
+SPEECH_KINDS = ("speech_recognition", "speech_synthesis")
+"""Kinds of task between recordings and texts: an `AudioEncoder` makes their labels."""
 
 
 _LARGEST = 1e18
@@ -158,6 +163,10 @@ class LabelRule:
             return [f"{self.task}_{column}" for column in self.columns]
         if self.kind == "language_modeling":
             return [f"{self.task}_perplexity"]
+        if self.kind == "speech_synthesis":
+            return []  # nothing of a recording: it makes one
+        if self.kind == "speech_recognition":
+            return [self.task, f"{self.task}_probability"]
         if self.kind in ("regression", "segmentation", "translation", "token_classification"):
             return [self.task]
         return [self.task, *(f"{self.task}_probability_{name}" for name in self.classes)]

@@ -262,6 +262,30 @@ class LeptonModel(nn.Module):
             explain_features(error, features, layout)
             raise
 
+    def outputs_of(self, inputs: Any, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Return the outputs of some tasks, computing no other head than those and the ones that they read.
+
+        For predictions: nothing is balanced here, and what only other heads read may be missing from the inputs.
+
+        Args:
+            inputs: a batch of inputs.
+            tasks: names of the tasks.
+
+        Raises:
+            ConfigurationError: there is no such task.
+        """
+        wanted = {self.task(name).name for name in tasks}
+        for name in reversed(self.task_names):  # what is read stands before what reads it
+            wanted |= set(read_outputs(self.heads[name])) if name in wanted else set()
+        features = self.features(inputs)
+        per_task = is_per_task(features, self.task_names)
+        found: dict[str, Tensor] = {}
+        for name in self.task_names:
+            if name in wanted:
+                branch = features[name] if per_task else features
+                found[name] = self.task(name).finish(self._own_head(name, self.heads[name], branch, found, inputs))
+        return {name: found[name] for name in tasks}
+
     def _predict(self, features: Any, layout: Layout, inputs: Any) -> dict[str, Tensor]:
         if self.training:  # also where nothing is balanced: a wrong trunk is wrong with every balancer
             leaves = Leaves.of(features, layout.own or self.task_names, self.fork.feature_dim)

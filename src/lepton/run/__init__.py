@@ -15,6 +15,7 @@ from lepton.run._prepare import Prepared, prepare
 from lepton.run._run import Run, load
 from lepton.run._summary import metrics_table, seen_words
 from lepton.run._train import make_loaders, make_trainer, resume_run, train_run
+from lepton.run._voices import Speech
 from lepton.run.baselines import Baselines, BaselineScore, Gains, SeedScore, SharedRun, run_baselines
 from lepton.run.look import Finding, LabelMap, Probe, StepCost, TaskPlan, Validation, check, probe
 
@@ -34,6 +35,7 @@ __all__ = [
     "Run",
     "SeedScore",
     "SharedRun",
+    "Speech",
     "StepCost",
     "TaskPlan",
     "Validation",

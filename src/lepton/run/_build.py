@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from lepton.config import Config, Custom, load_class, make_balancer, make_task, trunks
-from lepton.data import TEXT_BUCKETS, InputEncoder, LabelRule, SequenceEncoder
+from lepton.data import TEXT_BUCKETS, AudioEncoder, InputEncoder, LabelRule, SequenceEncoder
 from lepton.nn import LeptonModel
+from lepton.run._encoders import Encoder
 from lepton.run._prepare import Prepared
 from lepton.run._sequences import readers_of
+from lepton.run._speech import fit_spectra, speech_heads
 from lepton.tasks import Regression
 
 __all__ = ["build_model", "initial_model"]
@@ -21,7 +23,7 @@ __all__ = ["build_model", "initial_model"]
 
 def build_model(
     config: Config,
-    encoder: InputEncoder | SequenceEncoder,
+    encoder: Encoder,
     rules: Sequence[LabelRule],
     *,
     trust: bool = False,
@@ -40,11 +42,11 @@ def build_model(
     """
     torch.manual_seed(config.seed)
     chosen = [rule for rule in rules if only is None or rule.task == only]
-    if isinstance(encoder, SequenceEncoder):
-        trunk, size = _sequence_trunk(config.trunk, encoder, chosen, trust, architecture), encoder.vocabulary
-    else:
-        trunk, size = _trunk(config.trunk, encoder, trust), 0
-    tasks = [make_task(r.task, config.tasks[r.task], r.classes, vocabulary=size, trust=trust) for r in chosen]
+    trunk = _trunk_for(config.trunk, encoder, chosen, trust, architecture)
+    size = encoder.vocabulary if isinstance(encoder, SequenceEncoder) else 0
+    heads = speech_heads(chosen, trunk)
+    told = {"vocabulary": size, "mels": getattr(config.trunk, "mels", 0), "trust": trust}
+    tasks = [make_task(r.task, config.tasks[r.task], r.classes, head=heads.get(r.task), **told) for r in chosen]
     return LeptonModel(trunk, tasks, balancer=make_balancer(config.balance), gradients=config.balance.gradients)
 
 
@@ -63,7 +65,31 @@ def initial_model(prepared: Prepared, *, trust: bool = False, only: str | None =
         task = model.task(name)
         if isinstance(task, Regression):
             task.fit_statistics(prepared.data["train"].targets[name])
+    if isinstance(prepared.encoder, AudioEncoder):
+        fit_spectra(model, prepared.data["train"])
     return model
+
+
+def _trunk_for(
+    section: Any,
+    encoder: Encoder,
+    rules: Sequence[LabelRule],
+    trust: bool,
+    architecture: Mapping[str, Any] | None,
+) -> nn.Module:
+    if isinstance(encoder, SequenceEncoder):
+        return _sequence_trunk(section, encoder, rules, trust, architecture)
+    if isinstance(encoder, AudioEncoder):
+        return _acoustic_trunk(section, encoder, rules, trust)
+    return _trunk(section, encoder, trust)
+
+
+def _acoustic_trunk(section: Any, encoder: AudioEncoder, rules: Sequence[LabelRule], trust: bool) -> nn.Module:
+    if isinstance(section, Custom):
+        return load_class(section, trust=trust)
+    kind: Any = trunks()[section.type]
+    options = section.model_dump(exclude={"type"})
+    return kind(encoder.sample_rate, readers=readers_of(rules), **options)  # type: ignore[no-any-return]
 
 
 def _trunk(section: Any, encoder: InputEncoder, trust: bool) -> nn.Module:

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from lepton.config import Config, config_yaml, read_config
-from lepton.data import InputEncoder, LabelRule, SequenceEncoder, Split
+from lepton.data import LabelRule, Split
 from lepton.errors import CheckpointError, ConfigurationError
+from lepton.run._encoders import ENCODERS, Encoder
 from lepton.train import write_atomically
 
 __all__ = [
@@ -117,23 +118,22 @@ def read_run_config(folder: Path) -> Config:
     return read_config(folder / "config.yaml")
 
 
-def write_rules(folder: Path, encoder: InputEncoder | SequenceEncoder, rules: Sequence[LabelRule]) -> None:
+def write_rules(folder: Path, encoder: Encoder, rules: Sequence[LabelRule]) -> None:
     """Write `rules.json`: how columns become inputs and labels."""
-    kind = "sequence" if isinstance(encoder, SequenceEncoder) else "inputs"
+    kind = next(name for name, kind in ENCODERS.items() if isinstance(encoder, kind))
     write_json(folder / "rules.json", {kind: encoder.to_dict(), "labels": [asdict(rule) for rule in rules]})
 
 
-def read_rules(folder: Path) -> tuple[InputEncoder | SequenceEncoder, list[LabelRule]]:
+def read_rules(folder: Path) -> tuple[Encoder, list[LabelRule]]:
     """Read what `write_rules` wrote."""
     try:
         found: Mapping[str, Any] = json.loads((folder / "rules.json").read_text(encoding="utf-8"))
         rules = [
             LabelRule(**{**r, "columns": tuple(r["columns"]), "classes": tuple(r["classes"])}) for r in found["labels"]
         ]
-        if "sequence" in found:
-            return SequenceEncoder.from_dict(found["sequence"]), rules
-        return InputEncoder.from_dict(found["inputs"]), rules
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind = next(name for name in ENCODERS if name in found)
+        return ENCODERS[kind].from_dict(found[kind]), rules
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise CheckpointError(f"{folder / 'rules.json'} cannot be read: {error}.") from error
 
 

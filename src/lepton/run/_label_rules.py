@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.data import (
     SEQUENCE_KINDS,
+    SPEECH_KINDS,
     Column,
     LabelRule,
     class_names,
@@ -52,7 +53,7 @@ def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, C
     first = columns[names[0]]
     kind = section.type
     if kind == "auto":
-        kind = "multi_label" if len(names) > 1 else _inferred(table, first)
+        kind = "multi_label" if len(names) > 1 else _inferred(table, first, columns)
     _check_kind(name, kind, names, columns)
     masks = first.kind == "image"
     classes = _mask_classes(name, section, table, names[0]) if masks else _classes(kind, section, table, names)
@@ -60,10 +61,12 @@ def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, C
     return LabelRule(name, kind, names, classes, missing, masks and kind == "multi_label", section.min_share)
 
 
-def _inferred(table: pa.Table, column: Column) -> str:
-    """Return the kind of task: lists as long as those of a column of words are tags."""
+def _inferred(table: pa.Table, column: Column, columns: Mapping[str, Column]) -> str:
+    """Return the kind of task: lists as long as those of a column of words are tags, texts of recordings transcripts."""
     import pyarrow.compute as pc
 
+    if column.kind == "text" and any(other.kind == "audio" for other in columns.values()):
+        return "speech_recognition"
     tags = table.column(column.name)
     if column.kind == "labels":
         for name in ("words", "tokens"):
@@ -79,7 +82,7 @@ def _check_kind(name: str, kind: str, names: Sequence[str], columns: Mapping[str
         if columns[column].missing == 1:
             raise DataError(f"target {column!r}: every value is missing.")
     first = columns[names[0]]
-    if kind in SEQUENCE_KINDS:
+    if kind in (*SEQUENCE_KINDS, *SPEECH_KINDS):
         return _check_sequence(name, kind, names, first)
     if len(names) > 1 and kind not in ("regression", "multi_label"):
         raise ConfigurationError(f"task {name!r}: a {kind} reads one column, not {list(names)}.")
@@ -97,7 +100,7 @@ def _check_sequence(name: str, kind: str, names: Sequence[str], column: Column) 
     if len(names) > 1:
         raise ConfigurationError(f"task {name!r}: a {kind} reads one column, not {list(names)}.")
     tags = kind == "token_classification"
-    if (tags and column.kind != "labels") or column.kind in ("number", "boolean", "date", "image"):
+    if (tags and column.kind != "labels") or column.kind in ("number", "boolean", "date", "image", "audio"):
         wanted = "a list of tags for each row" if tags else "text"
         raise ConfigurationError(
             f"task {name!r}: a {kind} needs a column with {wanted}, but column {column.name!r} is of the kind "
@@ -135,7 +138,7 @@ def _mask_classes(name: str, section: Any, table: pa.Table, column: str) -> tupl
 
 
 def _classes(kind: str, section: Any, table: pa.Table, names: Sequence[str]) -> tuple[str, ...]:
-    if kind in ("regression", "language_modeling", "translation"):
+    if kind in ("regression", "language_modeling", "translation", *SPEECH_KINDS):
         return ()
     told = getattr(section, "classes", None) or getattr(section, "labels", None)
     if isinstance(told, list):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lepton.config import Config, check_config, content_of, trunks
 from lepton.data import (
     SEQUENCE_KINDS,
+    SPEECH_KINDS,
+    AudioEncoder,
     Column,
     InputEncoder,
     LabelRule,
@@ -21,9 +23,11 @@ from lepton.data import (
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
+from lepton.run._encoders import Encoder
 from lepton.run._label_rules import check_labels, check_names, label_rule
 from lepton.run._rows import Rows, image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
+from lepton.run._speech import audio_rules, encode_recordings, fit_recordings
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
@@ -66,7 +70,7 @@ class Prepared:
 
     config: Config
     columns: list[Column]
-    encoder: InputEncoder | SequenceEncoder
+    encoder: Encoder
     rules: list[LabelRule]
     split: Split
     data: dict[str, Rows]
@@ -94,21 +98,24 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     for name in [*config.data.ignore, *(config.data.inputs or {})]:
         if name not in kinds:
             raise DataError(f"there is no column {name!r}.{nearest(name, kinds)}")
-    sequence = sequence_rules(config, table, columns, rules)
-    if sequence is None:
+    audio = audio_rules(config, columns, rules, notes)
+    single = audio or sequence_rules(config, table, columns, rules)
+    if single is None:
         inputs = _inputs(config, columns, rules, notes)
     else:
-        inputs, rules = [sequence[0]], sequence[1]
+        inputs, rules = [single[0]], single[1]
     check_names(rules)
     split = _split(config, table, rules, kinds)
     tables = split_tables(config, table, split)
-    encoder: InputEncoder | SequenceEncoder
-    if sequence is None:
+    encoder: Encoder
+    if single is None:
         inputs = with_text_kinds(config, inputs, tables["train"], notes)
         columns = [{each.name: each for each in inputs}.get(column.name, column) for column in columns]
         lengths = {"vocabulary": config.data.vocabulary, "max_length": config.data.max_length}
         encoder = InputEncoder.fit(tables["train"], inputs, **lengths)
         _check_trunk(config, encoder)
+    elif audio is not None:
+        encoder, rules = fit_recordings(config, tables["train"], inputs[0].name, rules)
     else:
         encoder = fit_sequences(config, tables["train"], inputs[0].name, rules)
     resolved = _resolve(config, inputs, rules, encoder, tables["train"])
@@ -166,7 +173,7 @@ def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns:
         name
         for rule in rules
         for name in rule.columns
-        if columns[name].kind not in ("labels", "image") and rule.kind not in SEQUENCE_KINDS
+        if columns[name].kind not in ("labels", "image") and rule.kind not in (*SEQUENCE_KINDS, *SPEECH_KINDS)
     ]
     by = columns.get(told["column"] or "")
     return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "").apply(table)
@@ -183,7 +190,7 @@ def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.
 
 def encode_rows(
     config: Config,
-    encoder: InputEncoder | SequenceEncoder,
+    encoder: Encoder,
     rules: Sequence[LabelRule],
     table: pa.Table,
     notes: list[str],
@@ -192,6 +199,8 @@ def encode_rows(
     """Return the inputs and labels of a table; what was not seen in training is noted."""
     if isinstance(encoder, SequenceEncoder):
         return encode_sequences(encoder, rules, table, notes, part)
+    if isinstance(encoder, AudioEncoder):
+        return encode_recordings(config, encoder, rules, table, notes, part)
     targets = {}
     for rule in rules:
         if rule.kind == "segmentation":
@@ -215,7 +224,7 @@ def _resolve(
     config: Config,
     inputs: Sequence[Column],
     rules: Sequence[LabelRule],
-    encoder: InputEncoder | SequenceEncoder,
+    encoder: Encoder,
     train: pa.Table,
 ) -> Config:
     """Return the configuration with the decisions of the data written out."""
@@ -233,9 +242,14 @@ def _resolve(
         content["trunk"] = {"text": TEXT_TRUNK, **content["trunk"]}
     if isinstance(encoder, InputEncoder) and encoder.images and config.data.image_size is None:
         content["data"]["image_size"] = image_size(encoder.image_paths(train)[encoder.images[0]])
+    if isinstance(encoder, AudioEncoder):
+        content["data"]["sample_rate"] = encoder.sample_rate
     told = content["training"]
     planned = planned_training(
-        train.num_rows, told.get("batch_size"), pictures=bool(encoder.images), sequences=sequences
+        train.num_rows,
+        told.get("batch_size"),
+        pictures=bool(encoder.images),
+        sequences=sequences or isinstance(encoder, AudioEncoder),
     )
     if told.get("max_steps") is not None:
         del planned["max_epochs"]
@@ -288,9 +302,11 @@ def _check_trunk(config: Config, encoder: InputEncoder) -> None:
         )
 
 
-def _trunk_type(encoder: InputEncoder | SequenceEncoder, rules: Sequence[LabelRule]) -> str:
+def _trunk_type(encoder: Encoder, rules: Sequence[LabelRule]) -> str:
     if isinstance(encoder, SequenceEncoder):
         return "transformer"
+    if isinstance(encoder, AudioEncoder):
+        return "acoustic"
     if encoder.tokens or (encoder.images and len(encoder.names) > 1):
         return "mixed"
     if not encoder.images:

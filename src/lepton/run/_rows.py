@@ -11,7 +11,10 @@ from torch import Tensor
 
 from lepton.config import Config
 from lepton.data import (
+    AudioLoader,
+    AudioRows,
     Augment,
+    AugmentAudio,
     ImageLoader,
     ImageRows,
     InputEncoder,
@@ -43,11 +46,11 @@ __all__ = [
     "token_lengths",
 ]
 
-Rows = TensorData | SequenceData | ImageRows
-Loader = TensorLoader | ImageLoader
+Rows = TensorData | SequenceData | ImageRows | AudioRows
+Loader = TensorLoader | ImageLoader | AudioLoader
 
 EVALUATION_BATCH = 1024
-IMAGE_EVALUATION_BATCH = 64
+IMAGE_EVALUATION_BATCH = EVALUATION_RECORDINGS = 64
 EVALUATION_SEQUENCES = 64
 """Rows at a time of sequences: a vocabulary of scores for every token is large."""
 CACHE_BYTES = 2 << 30
@@ -115,6 +118,8 @@ def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor
 
 def labelled_rows(rows: Rows, task: str) -> Tensor:
     """Return bool [N]: which rows have a label of a task; of masks, which rows have one."""
+    if isinstance(rows, AudioRows) and task in rows.front_ends:
+        return torch.ones(len(rows), dtype=torch.bool)
     if isinstance(rows, ImageRows) and task in rows.masks:
         return torch.tensor([path is not None for path in rows.masks[task]])
     return has_label(rows.targets[task])
@@ -149,7 +154,11 @@ def _presence(path: str | None, rule: LabelRule) -> Tensor:
     return (counts[:classes].double() >= least).float()
 
 
-_AT_ONCE: dict[type, int] = {ImageRows: IMAGE_EVALUATION_BATCH, SequenceData: EVALUATION_SEQUENCES}
+_AT_ONCE: dict[type, int] = {
+    ImageRows: IMAGE_EVALUATION_BATCH,
+    SequenceData: EVALUATION_SEQUENCES,
+    AudioRows: EVALUATION_RECORDINGS,
+}
 
 
 def make_loader(
@@ -175,6 +184,10 @@ def make_loader(
     if isinstance(rows, ImageRows):
         augment = _augment(config, rows) if training else None
         return ImageLoader(rows, size, augment=augment, workers=config.training.num_workers, **order)
+    if isinstance(rows, AudioRows):
+        sounds = _augment_audio(config) if training else None
+        workers = config.training.num_workers if training else 0
+        return AudioLoader(rows, size, augment=sounds, workers=workers, by_length=not in_order, **order)
     if isinstance(rows, SequenceData):
         return LengthLoader(rows, size, by_length=not in_order, **order)
     return TensorLoader(rows, size, **order)
@@ -185,6 +198,13 @@ def _augment(config: Config, rows: ImageRows) -> Augment | None:
     if told is False:
         return None
     return Augment(**{"missing": rows.missing, **(told if isinstance(told, Mapping) else {})})
+
+
+def _augment_audio(config: Config) -> AugmentAudio | None:
+    told = config.data.augment
+    if told is False:
+        return None
+    return AugmentAudio(**(told if isinstance(told, Mapping) else {}))
 
 
 def image_size(paths: Iterable[str | None], limit: int = 50) -> tuple[int, int]:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config
-from lepton.data import InputEncoder, LabelRule, SequenceEncoder, Split, find_column, read_table
+from lepton.data import AUDIO_SUFFIXES, AudioEncoder, LabelRule, SequenceEncoder, Split, find_column, read_table
 from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
+from lepton.run._encoders import Encoder
 from lepton.run._folder import read_architecture, read_json, read_rules, read_run_config, read_split
 from lepton.run._frames import frame_of
 from lepton.run._generation import predict_sequences, text_table, with_search_scores
@@ -24,7 +25,9 @@ from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, read_source, split_tables
 from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
 from lepton.run._sequences import prediction_rows
+from lepton.run._speech import encode_recordings, predict_recordings
 from lepton.run._summary import seen_words
+from lepton.run._voices import Speech, read_voices, speak
 from lepton.train import load_weights
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ class Run:
         self,
         folder: Path,
         config: Config,
-        encoder: InputEncoder | SequenceEncoder,
+        encoder: Encoder,
         rules: Sequence[LabelRule],
         split: Split,
         model: LeptonModel,
@@ -104,14 +107,16 @@ class Run:
 
         Args:
             source: rows as for `lepton.fit`; targets need not be there, further columns and any order are fine. A run
-                that reads one text takes a list of strings too; one that reads words parts them at spaces.
+                that reads one text takes a list of strings too; one that reads words parts them at spaces. One that reads
+                recordings takes the path of a sound file, or a list of them.
             tasks: names of the tasks to predict, by default all that are not auxiliary.
             batch_size: rows at a time; by default 1024, or 64 with pictures.
 
         Returns:
             A DataFrame (a pyarrow Table if one was given) with one row for each row of the source: for each task its
             label or number, and for classes one column `<task>_probability_<class>` each; for a translation the text,
-            found by beam search; for tags the list of each row's; for a language model the perplexity of the text.
+            found by beam search; for tags the list of each row's; for a language model the perplexity of the text;
+            for a transcript the text and its probability.
 
         Raises:
             DataError: a column that the run reads is missing.
@@ -120,6 +125,11 @@ class Run:
         rules = self._chosen(tasks)
         if isinstance(self.encoder, SequenceEncoder):
             return frame_of(self._predicted_texts(self.encoder, source, rules, batch_size), source)
+        if isinstance(self.encoder, AudioEncoder):
+            table = self.table_of(paths) if (paths := _sound_files(source)) else read_table(source)
+            rows = encode_recordings(self.config, self.encoder, [], table, self.notes, "predicted")
+            loader = make_loader(rows, self.config, batch_size=batch_size)
+            return frame_of(predict_recordings(self.model.eval(), rules, loader), source)
         table = read_table(source)
         predicted = self._predicted(rows_of(self.config, self.encoder, [], table, {}), rules, batch_size)
         found: dict[str, Any] = {}
@@ -128,17 +138,39 @@ class Run:
         return frame_of(found, source)
 
     def table_of(self, texts: Sequence[str]) -> pa.Table:
-        """Return texts as the rows that `predict` takes; a run that reads words parts them at spaces.
+        """Return texts, or paths of recordings, as the rows that `predict` takes.
+
+        A run that reads words parts texts at spaces.
 
         Raises:
-            ConfigurationError: this run reads no text as a sequence.
+            ConfigurationError: this run reads neither a text as a sequence nor recordings.
             DataError: what is no string.
         """
+        if isinstance(self.encoder, AudioEncoder):
+            return read_table({self.encoder.source: [str(path) for path in texts]})
         if not isinstance(self.encoder, SequenceEncoder):
             raise ConfigurationError(
-                f"this run reads the columns {self.encoder.names[:8]}, not one text: give it rows that have them."
+                f"this run reads the columns {self.encoder.names[:8]}, neither one text nor recordings: give it rows that have them."
             )
         return text_table(texts, self.encoder)
+
+    def say(self, text: str, voice: str | None = None, *, pace: float = 1.0) -> Speech:
+        """Speak a text: for a run with a task of the kind `speech_synthesis`.
+
+        Args:
+            text: what is said, in characters that the training texts have.
+            voice: whose voice: a value of the column that the task's `voice` names; may be left out if there is one.
+            pace: how fast, 1 as in training, 2 twice as fast.
+
+        Raises:
+            ConfigurationError: the run has no synthesiser, or no such voice.
+            DataError: an empty text, or a character that training has not.
+            CheckpointError: the run's voices cannot be read.
+        """
+        if not isinstance(self.encoder, AudioEncoder):
+            raise ConfigurationError(f"this run reads {self.encoder.names[:8]} and cannot speak.")
+        voices = read_voices(self.folder) if (self.folder / "voices.safetensors").exists() else {}
+        return speak(self.model.eval(), self.encoder, self.rules, voices, text, voice, pace=pace)
 
     def _predicted_texts(
         self, encoder: SequenceEncoder, source: Any, rules: Sequence[LabelRule], batch_size: int | None
@@ -255,6 +287,13 @@ class Run:
         head = "".join(f"<th>{cell}</th>" for cell in header)
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<b>{self.folder}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _sound_files(source: Any) -> list[str]:
+    """Return the paths if the source is a sound file or a list of them."""
+    paths = source if isinstance(source, (list, tuple)) else [source]
+    sounds = all(isinstance(p, (str, Path)) and str(p).lower().endswith(AUDIO_SUFFIXES) for p in paths)
+    return [str(path) for path in paths] if paths and sounds else []
 
 
 def _result(found: dict[str, Any]) -> TaskResult:

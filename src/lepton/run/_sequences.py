@@ -29,7 +29,12 @@ __all__ = [
     "sequence_rules",
 ]
 
-_READS = {"language_modeling": "causal", "translation": "target", "token_classification": "full"}
+_READS = {
+    "language_modeling": "causal",
+    "translation": "target",
+    "token_classification": "full",
+    "speech_recognition": "frames",
+}
 
 _READABLE = ("text", "tokens", "category", "labels", "ignore")
 """Kinds of columns that may be texts, or lists of words."""
@@ -143,7 +148,7 @@ def fit_sequences(config: Config, train: pa.Table, source: str, rules: Sequence[
 
 
 def readers_of(rules: Iterable[LabelRule]) -> dict[str, str]:
-    """Return what each task reads of a trunk's states, as `lepton.nn.TransformerTrunk` takes it."""
+    """Return what each task reads of a trunk's states, as the trunks of `lepton.nn` for texts and recordings take it."""
     return {rule.task: _READS.get(rule.kind, "pooled") for rule in rules}
 
 

@@ -31,6 +31,7 @@ from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
+from lepton.run._voices import write_voices
 from lepton.run.report import write_card, write_data
 from lepton.train import Callback, Trainer, save_checkpoint
 
@@ -144,6 +145,7 @@ def _train(
     if not (place / "checkpoints" / "best").exists():  # without validation rows nobody told which weights were best
         save_checkpoint(place / "checkpoints" / "best", model, {})
     write_json(place / "results.json", without_nan(_held_out(model, prepared)))
+    write_voices(place, model, prepared)
     rows = prepared.tables if prepared.config.data.source is None else None
     parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     run = Run(place, *parts, rows=rows)

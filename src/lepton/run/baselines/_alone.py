@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config, check_config, content_of
-from lepton.data import SequenceEncoder
+from lepton.data import AudioEncoder, SequenceEncoder
 from lepton.evaluate import evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
@@ -160,9 +160,9 @@ def part_scores(model: LeptonModel, prepared: Prepared, part: str, tasks: Sequen
 def kept_outputs(model: LeptonModel, prepared: Prepared, part: str, limit: int) -> dict[str, Tensor]:
     """Return task -> outputs on a part, on the CPU; nothing if they would be more than `limit` numbers.
 
-    Nothing of sequences either: batches are as long as their longest row.
+    Nothing of sequences and recordings either: batches are as long as their longest row.
     """
-    if isinstance(prepared.encoder, SequenceEncoder):
+    if isinstance(prepared.encoder, (SequenceEncoder, AudioEncoder)):
         return {}
     loader = make_loader(prepared.data[part], prepared.config)
     model.eval()

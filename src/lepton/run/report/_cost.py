@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lepton.config import Config
-from lepton.data import InputEncoder, SequenceEncoder
+from lepton.data import AudioEncoder, SequenceEncoder
 from lepton.evaluate import to_device
 from lepton.insight import CostFacts
 from lepton.nn import LeptonModel
+from lepton.run._encoders import Encoder
 from lepton.run._sequences import EXAMPLE_TOKENS, example_sequences
+from lepton.run._speech import example_recordings
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
@@ -28,7 +30,7 @@ ROWS = 2
 def cost_of(
     model: LeptonModel,
     config: Config,
-    encoder: InputEncoder | SequenceEncoder,
+    encoder: Encoder,
     folder: Path,
     seconds: float,
     alone_seconds: Mapping[str, float],
@@ -66,12 +68,14 @@ def _bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
-def example_batch(config: Config, encoder: InputEncoder | SequenceEncoder, rows: int = ROWS) -> dict[str, Tensor]:
+def example_batch(config: Config, encoder: Encoder, rows: int = ROWS) -> dict[str, Tensor]:
     """Return inputs of rows whose every value is missing, or of a text: of the right shapes, without any source."""
     import pyarrow as pa
 
     if isinstance(encoder, SequenceEncoder):
         return example_sequences(encoder, rows)
+    if isinstance(encoder, AudioEncoder):
+        return example_recordings(encoder, rows)
     table = pa.table({name: pa.nulls(rows, pa.string()) for name in encoder.names})
     inputs = encoder.encode(table)
     if encoder.tokens:
@@ -91,7 +95,7 @@ def _flops(model: LeptonModel, inputs: dict[str, Any]) -> tuple[int | None, int 
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = to_device(inputs, model.device)
-    trunk = _counted(FlopCounterMode(display=False), lambda: model.trunk(**inputs))
+    trunk = _counted(FlopCounterMode(display=False), lambda: model.features(inputs))
     every = _counted(FlopCounterMode(display=False), lambda: model(inputs))
     # A trunk of sums and look-ups alone has no product to count: nothing is said then.
     return (trunk, every) if trunk > 0 else (None, None)

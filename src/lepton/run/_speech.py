@@ -1,0 +1,265 @@
+"""Runs that read recordings: which column, which labels, what is predicted for each, and how a text is spoken."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lepton.audio import LogMel
+from lepton.config import Config, trunks
+from lepton.data import SPEECH_KINDS, AudioEncoder, AudioRows, Column, LabelRule
+from lepton.errors import ConfigurationError, DataError
+from lepton.evaluate import to_device
+from lepton.nn import LeptonModel, SpeechHead
+from lepton.tasks import SpeechRecognition, SpeechSynthesis
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lepton.run._rows import Loader
+
+__all__ = [
+    "audio_rules",
+    "encode_recordings",
+    "example_recordings",
+    "fit_recordings",
+    "fit_spectra",
+    "mean_voices",
+    "predict_recordings",
+    "reads_recordings",
+    "speech_heads",
+]
+
+AUDIO_CACHE_BYTES = 2 << 30
+"""Memory for decoded recordings: those that fit are decoded once."""
+
+SPECTRA = 256
+"""Training recordings whose spectra give the mean and the spread of each band."""
+
+EXAMPLE_SECONDS, EXAMPLE_TEXT = 1.0, 8
+"""The recording whose operations are counted, and the characters of its text."""
+
+VOICE_OF_ALL = "all"
+"""The voice of a synthesiser whose recordings nobody told apart."""
+
+
+# -- before training ----------------------------------------------------------------------------------------------
+def reads_recordings(trunk: str) -> bool:
+    """Return whether a trunk, by its name in YAML, reads recordings."""
+    kind = trunks().get(trunk)
+    return kind is not None and "sample_rate" in inspect.signature(kind).parameters
+
+
+def audio_rules(
+    config: Config, columns: Sequence[Column], rules: Sequence[LabelRule], notes: list[str]
+) -> tuple[Column, list[LabelRule]] | None:
+    """Return the column of recordings that is read, and the rules in the order that the model needs.
+
+    Returns:
+        None for a configuration that reads no recording.
+
+    Raises:
+        ConfigurationError: it is not clear which column is read, or a task or trunk does not go with it.
+    """
+    taken = {name for rule in rules for name in rule.columns}
+    told = config.data.inputs
+    kinds = {column.name: column.kind for column in columns} | {n: s.kind for n, s in (told or {}).items()}
+    left_out = {*taken, *config.data.ignore, config.data.split.column}
+    open_to = [c for c in columns if c.name not in left_out and (told is None or c.name in told)]
+    recordings = [column for column in open_to if kinds[column.name] == "audio"]
+    special = [rule for rule in rules if rule.kind in SPEECH_KINDS]
+    if not recordings and not special and not reads_recordings(config.trunk.type):
+        return None
+    _check_recordings(config, recordings, special)
+    source = dataclasses.replace(recordings[0], kind="audio")
+    _check_alone(source, open_to, told is not None, notes)
+    # A synthesiser reads the alignment of a recogniser, which must stand before it.
+    return source, sorted(rules, key=lambda rule: rule.kind == "speech_synthesis")
+
+
+def _check_recordings(config: Config, recordings: Sequence[Column], special: Sequence[LabelRule]) -> None:
+    if config.trunk.type not in ("auto", "custom") and not reads_recordings(config.trunk.type):
+        what = f"task {special[0].task!r} needs" if special else f"the input {recordings[0].name!r} holds"
+        raise ConfigurationError(
+            f"{what} recordings, which the trunk {config.trunk.type!r} does not read: choose trunk: auto or acoustic."
+        )
+    if len(recordings) != 1:
+        names = [column.name for column in recordings]
+        way = "name one, data: {inputs: {COLUMN: audio}}" if names else "a column of paths that end in .wav or .flac"
+        raise ConfigurationError(f"a run reads one column of recordings, but there are {names}: {way}.")
+    if sum(rule.kind == "speech_synthesis" for rule in special) > 1:
+        raise ConfigurationError(
+            f"a run has one speech_synthesis, not {[rule.task for rule in special if rule.kind == 'speech_synthesis']}."
+        )
+
+
+def _check_alone(source: Column, open_to: Sequence[Column], told: bool, notes: list[str]) -> None:
+    """Refuse further inputs that were asked for, and note those that were not."""
+    others = [column.name for column in open_to if column.name != source.name and column.kind != "ignore"]
+    if others and told:
+        raise ConfigurationError(
+            f"recordings are read alone: data.inputs names {source.name!r}, so leave out {others[:8]}."
+        )
+    notes += [f"column {name!r} is not used: recordings are read alone." for name in others]
+
+
+def fit_recordings(
+    config: Config, train: pa.Table, source: str, rules: Sequence[LabelRule]
+) -> tuple[AudioEncoder, list[LabelRule]]:
+    """Return the encoder of the recordings, fitted on the training rows, and the rules with their characters."""
+    texts = list(dict.fromkeys(name for rule in rules if rule.kind in SPEECH_KINDS for name in rule.columns))
+    encoder = AudioEncoder.fit(
+        train,
+        source,
+        texts=texts,
+        sample_rate=config.data.sample_rate,
+        max_seconds=config.data.max_seconds,
+        trim=config.data.trim,
+    )
+    known = tuple(encoder.characters)
+    return encoder, [
+        dataclasses.replace(rule, classes=known) if rule.kind in SPEECH_KINDS else rule for rule in rules
+    ]
+
+
+def encode_recordings(
+    config: Config, encoder: AudioEncoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str], part: str
+) -> AudioRows:
+    """Return the recordings and labels of a table; what was cut or not seen in training is noted."""
+    inputs: dict[str, Tensor] = {}
+    targets: dict[str, Tensor] = {}
+    spectra: dict[str, LogMel] = {}
+    for rule in rules:
+        unknown, what = 0, "a character that training has not"
+        if rule.kind == "speech_recognition":
+            targets[rule.task], unknown = encoder.text_labels(table, rule.columns[0])
+        elif rule.kind == "speech_synthesis":
+            inputs["text"] = _texts_to_speak(encoder, rule, table)
+            spectra[rule.task] = LogMel(encoder.sample_rate, mels=config.trunk.mels)
+        else:
+            targets[rule.task], unknown = rule.encode(table, strict=part == "train")
+            what = "what is no number" if rule.kind == "regression" else "a class that training has not"
+        if unknown:
+            notes.append(f"{rule.task!r}: {unknown} of {table.num_rows} {part} rows hold {what}.")
+    samples = encoder.samples(table)
+    if long := encoder.truncated(table).get(encoder.source, 0):
+        notes.append(
+            f"column {encoder.source!r}: {long} of {table.num_rows} {part} recordings are cut at data.max_seconds = "
+            f"{encoder.max_seconds:g}."
+        )
+    return AudioRows(
+        encoder.paths(table),
+        sample_rate=encoder.sample_rate,
+        max_seconds=encoder.max_seconds,
+        trim=encoder.trim,
+        inputs=inputs,
+        targets=targets,
+        front_ends=spectra,
+        lengths=samples,
+        cache_bytes=AUDIO_CACHE_BYTES,
+    )
+
+
+def _texts_to_speak(encoder: AudioEncoder, rule: LabelRule, table: pa.Table) -> Tensor:
+    ids = encoder.text_ids(table, rule.columns[0])
+    silent = (ids == 0).all(1)
+    if silent.any():
+        raise DataError(
+            f"task {rule.task!r}: row {int(silent.int().argmax())}, counted from 0, has no text in {rule.columns[0]!r}: "
+            "a synthesiser learns from texts with their recordings; leave such rows out."
+        )
+    return ids
+
+
+# -- the model ----------------------------------------------------------------------------------------------------
+def speech_heads(rules: Sequence[LabelRule], trunk: Any) -> dict[str, SpeechHead]:
+    """Return the heads of the synthesisers among the tasks of a model: task -> head.
+
+    Args:
+        rules: the model's tasks, in their order.
+        trunk: an acoustic trunk.
+    """
+    recognisers = [rule.task for rule in rules if rule.kind == "speech_recognition"]
+    transcript = recognisers[0] if recognisers else None
+    front = trunk.front
+    return {
+        rule.task: SpeechHead(trunk.out_features, len(rule.classes), front.mels, front.hop, transcript=transcript)
+        for rule in rules
+        if rule.kind == "speech_synthesis"
+    }
+
+
+def fit_spectra(model: LeptonModel, rows: AudioRows) -> None:
+    """Give the synthesisers of a model the mean and the spread of each band, from the first training recordings."""
+    for name in model.task_names:
+        task = model.task(name)
+        if isinstance(task, SpeechSynthesis):
+            step = max(1, len(rows) // SPECTRA)
+            frames = torch.cat([rows[row][1][name] for row in range(0, len(rows), step)])
+            task.fit_statistics(frames[None])
+
+
+@torch.no_grad()
+def mean_voices(model: LeptonModel, task: str, names: Sequence[str | None], loader: Loader) -> dict[str, Tensor]:
+    """Return for each voice the mean [D] of what the synthesiser reads of its recordings.
+
+    Args:
+        model: the model, in eval mode.
+        task: the synthesiser.
+        names: whose recording each row of the loader is, in its order.
+        loader: gives the training rows in order.
+    """
+    parts = []
+    for inputs, _ in loader:
+        features = model.features(to_device(inputs, model.device))
+        parts.append((features[task] if isinstance(features, Mapping) else features).cpu())
+    states = torch.cat(parts)
+    found = {}
+    for name in sorted({name for name in names if name is not None}):
+        found[name] = states[torch.tensor([other == name for other in names])].mean(0)
+    return found
+
+
+def example_recordings(encoder: AudioEncoder, rows: int) -> dict[str, Tensor]:
+    """Return inputs of rows of a second of noise, for what depends on shapes only."""
+    samples = round(EXAMPLE_SECONDS * encoder.sample_rate)
+    found = {"waveform": torch.full((rows, samples), 0.01), "samples": torch.full((rows,), samples)}
+    if encoder.texts:
+        found["text"] = torch.ones(rows, EXAMPLE_TEXT, dtype=torch.int64)
+    return found
+
+
+# -- predictions --------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def predict_recordings(model: LeptonModel, rules: Sequence[LabelRule], loader: Loader) -> dict[str, Any]:
+    """Return the predictions of all tasks that predict something of a recording, column by column.
+
+    Args:
+        model: the model, in eval mode.
+        rules: the tasks to predict.
+        loader: gives the rows in order, without labels.
+    """
+    wanted = [rule for rule in rules if rule.kind != "speech_synthesis"]
+    texts: dict[str, list[str]] = {rule.task: [] for rule in wanted}
+    parts: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in wanted}
+    for inputs, _ in loader:
+        outputs = model.outputs_of(to_device(inputs, model.device), [rule.task for rule in wanted])
+        for rule in wanted:
+            task = model.task(rule.task)
+            said = {key: value.cpu() for key, value in task.predict(outputs[rule.task]).items()}
+            if isinstance(task, SpeechRecognition):
+                texts[rule.task] += [task.text(ids) for ids in said.pop("label").tolist()]
+            parts[rule.task].append(said)
+    columns: dict[str, Any] = {}
+    for rule in wanted:
+        said = {key: torch.cat([part[key] for part in parts[rule.task]]) for key in parts[rule.task][0]}
+        if rule.kind == "speech_recognition":
+            columns |= dict(zip(rule.predicted, (texts[rule.task], said["probability"].double().numpy()), strict=True))
+        else:
+            columns |= rule.decode(said)
+    return columns
