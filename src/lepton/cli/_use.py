@@ -10,9 +10,10 @@ import typer
 
 from lepton.cli._output import Json, Output, Plain, Quiet, RunFolder, Trust
 from lepton.cli._preview import preview
+from lepton.cli._spoken import spoken
 from lepton.errors import ConfigurationError
 
-__all__ = ["evaluate", "predict", "report"]
+__all__ = ["evaluate", "predict", "report", "say"]
 
 
 def evaluate(
@@ -47,7 +48,7 @@ def evaluate(
 def predict(
     run: RunFolder,
     source: Annotated[
-        Path | None, typer.Argument(help="CSV, Parquet, JSON lines, text, or a folder of images.")
+        Path | None, typer.Argument(help="CSV, Parquet, JSON lines, text, a recording, or a folder of images.")
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A text to predict from, instead of a file; repeat it.")
@@ -64,15 +65,17 @@ def predict(
 
     Example: lepton predict runs/houses new_houses.csv --keep id --output predicted.csv
     """
-    from lepton.data import read_table
+    from lepton.data import AUDIO_SUFFIXES, read_table
     from lepton.run import beside, load, write_table
 
     if (source is None) == (not text):
         raise ConfigurationError("give rows to predict: a file, or --text.")
     loaded = load(run, trust=trust)
+    sound = source is not None and source.suffix.lower() in AUDIO_SUFFIXES
+    items = [str(source)] if sound else text
     # An Arrow table, so that nothing but the core is needed.
-    rows = loaded.table_of(text) if text else read_table(source)
-    found = beside(rows, keep or ([rows.column_names[0]] if text else []), loaded.predict(rows, tasks=task))
+    rows = loaded.table_of(items) if items else read_table(source)
+    found = beside(rows, keep or ([rows.column_names[0]] if items else []), loaded.predict(rows, tasks=task))
     out = Output(json_, quiet, plain)
     if output is not None:
         write_table(found, output)
@@ -102,3 +105,23 @@ def report(
     out = Output(json_, quiet, plain)
     out.show(f"Wrote {path}. Open it in a browser.")
     out.result({"report": str(path)})
+
+
+def say(
+    run: RunFolder,
+    text: Annotated[str, typer.Argument(help="What is said.")],
+    voice: Annotated[str | None, typer.Option(help="Whose voice; may be left out if there is one only.")] = None,
+    pace: Annotated[float, typer.Option(help="How fast: 1 as in training, 2 twice as fast.")] = 1.0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .wav to write.")] = Path("said.wav"),
+    trust: Trust = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
+) -> None:
+    """Speak a text, with a run that learned a speech_synthesis; a wav file and a picture of it.
+
+    Example: lepton say runs/speech/seed-0 seven --voice nicolas
+    """
+    from lepton.run import load
+
+    spoken(load(run, trust=trust).say(text, voice, pace=pace), output, Output(json_, quiet, plain))

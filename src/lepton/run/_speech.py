@@ -122,9 +122,7 @@ def fit_recordings(
         trim=config.data.trim,
     )
     known = tuple(encoder.characters)
-    return encoder, [
-        dataclasses.replace(rule, classes=known) if rule.kind in SPEECH_KINDS else rule for rule in rules
-    ]
+    return encoder, [dataclasses.replace(rule, classes=known) if rule.kind in SPEECH_KINDS else rule for rule in rules]
 
 
 def encode_recordings(

@@ -167,4 +167,3 @@ def _chosen(voice: str | None, voices: Mapping[str, Tensor]) -> str:
         wrong = "which voice is meant" if voice is None else f"there is no voice {voice!r}"
         raise ConfigurationError(f"{wrong}? The voices are {sorted(voices)}.{nearest(voice or '', voices)}")
     return voice
-

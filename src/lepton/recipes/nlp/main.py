@@ -2,76 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import lepton
 from lepton.config import Config
 from lepton.errors import ConfigurationError, nearest
+from lepton.recipes._runs import ProcessTime, RecipeRun, write_results
 from lepton.recipes.nlp.config import RecipeConfig
 from lepton.recipes.nlp.model import tagging, translation
-from lepton.run import Baselines, Run, load, new_folder, override_config, run_baselines, train_run, without_nan
-from lepton.train import Callback, StepResult, TrainState, write_atomically
+from lepton.run import load, new_folder, override_config, run_baselines, train_run
 
 __all__ = ["RECIPES", "RecipeRun", "recipe_config", "run_recipe"]
 
 RECIPES: dict[str, Callable[[RecipeConfig], Config]] = {"translation": translation, "tagging": tagging}
-
-
-@dataclass
-class RecipeRun:
-    """One seed of a recipe.
-
-    Attributes:
-        seed: its seed.
-        run: all tasks on one network.
-        seconds: time of the processor for the training and its evaluations.
-        alone: each task trained alone for as long; None where that was not wanted.
-    """
-
-    seed: int
-    run: Run
-    seconds: float
-    alone: Baselines | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `results.json` holds of it."""
-        scores = {
-            part: {task: {"loss": found.loss, **found.metrics} for task, found in results.items()}
-            for part, results in self.run.results.items()
-        }
-        together = {"folder": self.run.folder.name, "seconds": self.seconds, "scores": scores}
-        alone = {} if self.alone is None else {task: score.to_dict() for task, score in self.alone.alone.items()}
-        return {"seed": self.seed, "together": together, "alone": alone}
-
-
-class ProcessTime(Callback):
-    """Adds `train/process_seconds` to every epoch's row: the processor's time in training steps so far.
-
-    Unlike the clock's it is the same on a machine that has other work; of several threads it is the sum.
-    """
-
-    def __init__(self) -> None:
-        self.spent = 0.0
-        self._since = 0.0
-
-    def on_epoch_begin(self, state: TrainState) -> None:
-        """Begin to count."""
-        self._since = time.process_time()
-
-    def on_step_end(self, state: TrainState, result: StepResult) -> None:
-        """Count a step."""
-        now = time.process_time()
-        self.spent += now - self._since
-        self._since = now
-
-    def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
-        """Write the time into the row."""
-        row["train/process_seconds"] = self.spent
 
 
 def recipe_config(name: str, settings: RecipeConfig) -> Config:
@@ -110,10 +53,5 @@ def run_recipe(name: str, settings: RecipeConfig, *, quiet: bool = False) -> Ite
         if settings.alone:
             found.alone = run_baselines(load(run.folder), budget="time", boosting=False, quiet=quiet)
         done.append(found)
-        _write(folder / "results.json", name, done)
+        write_results(folder / "results.json", name, done)
         yield found
-
-
-def _write(path: Path, name: str, done: list[RecipeRun]) -> None:
-    content = {"recipe": name, "lepton": lepton.__version__, "seeds": [found.to_dict() for found in done]}
-    write_atomically(path, json.dumps(without_nan(content), indent=1, ensure_ascii=False).encode())

@@ -1,0 +1,5 @@
+"""What the speech recipes may be told."""
+
+from lepton.recipes._settings import RecipeConfig
+
+__all__ = ["RecipeConfig"]
