@@ -88,6 +88,6 @@ def _sentences(further: dict[str, Any]) -> list[str]:
     if spoken is None:
         return [f"Tested on {further['left_out']}, whom the training did not hear."] if "left_out" in further else []
     return [
-        f"Of {spoken['sounds']} spoken words, judges trained on recordings only heard the word in {spoken['words']:.1%} "
-        f"and the speaker in {spoken['speakers']:.1%}."
+        f"Of {spoken['sounds']} spoken words, judges that learned from recordings only heard the word in "
+        f"{spoken['words']:.1%} and the speaker in {spoken['speakers']:.1%}."
     ]

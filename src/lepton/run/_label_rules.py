@@ -62,7 +62,7 @@ def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, C
 
 
 def _inferred(table: pa.Table, column: Column, columns: Mapping[str, Column]) -> str:
-    """Return the kind of task: lists as long as those of a column of words are tags, texts of recordings transcripts."""
+    """Return the kind of task: lists as long as a column of words are its tags, texts of recordings transcripts."""
     import pyarrow.compute as pc
 
     if column.kind == "text" and any(other.kind == "audio" for other in columns.values()):

@@ -107,8 +107,8 @@ class Run:
 
         Args:
             source: rows as for `lepton.fit`; targets need not be there, further columns and any order are fine. A run
-                that reads one text takes a list of strings too; one that reads words parts them at spaces. One that reads
-                recordings takes the path of a sound file, or a list of them.
+                that reads one text takes a list of strings too; one that reads words parts them at spaces. One that
+                reads recordings takes the path of a sound file, or a list of them.
             tasks: names of the tasks to predict, by default all that are not auxiliary.
             batch_size: rows at a time; by default 1024, or 64 with pictures.
 
@@ -150,7 +150,8 @@ class Run:
             return read_table({self.encoder.source: [str(path) for path in texts]})
         if not isinstance(self.encoder, SequenceEncoder):
             raise ConfigurationError(
-                f"this run reads the columns {self.encoder.names[:8]}, neither one text nor recordings: give it rows that have them."
+                f"this run reads the columns {self.encoder.names[:8]}, neither one text nor recordings: give "
+                "it rows that have them."
             )
         return text_table(texts, self.encoder)
 

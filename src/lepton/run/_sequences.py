@@ -148,7 +148,7 @@ def fit_sequences(config: Config, train: pa.Table, source: str, rules: Sequence[
 
 
 def readers_of(rules: Iterable[LabelRule]) -> dict[str, str]:
-    """Return what each task reads of a trunk's states, as the trunks of `lepton.nn` for texts and recordings take it."""
+    """Return what each task reads of a trunk's states, as trunks of `lepton.nn` for texts and recordings take it."""
     return {rule.task: _READS.get(rule.kind, "pooled") for rule in rules}
 
 

@@ -168,8 +168,8 @@ def _texts_to_speak(encoder: AudioEncoder, rule: LabelRule, table: pa.Table) -> 
     silent = (ids == 0).all(1)
     if silent.any():
         raise DataError(
-            f"task {rule.task!r}: row {int(silent.int().argmax())}, counted from 0, has no text in {rule.columns[0]!r}: "
-            "a synthesiser learns from texts with their recordings; leave such rows out."
+            f"task {rule.task!r}: row {int(silent.int().argmax())}, counted from 0, has no text in "
+            f"{rule.columns[0]!r}: a synthesiser learns from texts with their recordings; leave such rows out."
         )
     return ids
 

@@ -75,7 +75,8 @@ def write_voices(folder: Path, model: LeptonModel, prepared: Prepared) -> None:
     column = prepared.config.tasks[rule.task].voice
     if column is not None and column not in train.column_names:
         raise ConfigurationError(
-            f"task {rule.task!r}: voice names the column {column!r}, which is not there.{nearest(column, train.column_names)}"
+            f"task {rule.task!r}: voice names the column {column!r}, which is not there."
+            f"{nearest(column, train.column_names)}"
         )
     names = [VOICE_OF_ALL] * train.num_rows if column is None else map(_name, train.column(column).to_pylist())
     loader = make_loader(prepared.data["train"], prepared.config)

@@ -70,8 +70,8 @@ class Recordings:
         found = [(match, name) for name in names if (match := _NAME.fullmatch(name))]
         if not found:
             raise DataError(
-                f"{str(folder)!r} does not hold {self.name}: no file is named like 7_jackson_32.wav. Get the recordings "
-                f"from {self.home} ({self.licence}) and pass their folder as --data."
+                f"{str(folder)!r} does not hold {self.name}: no file is named like 7_jackson_32.wav. Get the "
+                f"recordings from {self.home} ({self.licence}) and pass their folder as --data."
             )
         most = max(int(match["index"]) for match, _ in found)
         rows = [
