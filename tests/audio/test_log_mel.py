@@ -125,9 +125,11 @@ def test_gradients_are_finite_even_at_silence() -> None:
 def test_half_precision_of_the_model_or_around_it_changes_nothing() -> None:
     front, sound = LogMel(8000), 0.1 * torch.randn(2, 2000)
     expected = front(sound)
+    magnitude, back = front.magnitude(expected), front.waveform(expected, iterations=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(front(sound), expected)
-        assert torch.equal(front.magnitude(expected), front.magnitude(expected.clone()))
+        assert torch.equal(front.magnitude(expected), magnitude)
+        assert torch.equal(front.waveform(expected, iterations=2), back)
     assert torch.equal(LogMel(8000).bfloat16()(sound), expected)
     assert list(front.state_dict()) == []
 
@@ -165,7 +167,7 @@ def test_the_whole_computation_is_one_compiled_graph() -> None:
         ({"high": float("nan")}, "high"),
         ({"low": 4000}, "low"),
         ({"low": -1}, "low"),
-        ({"mels": 128}, r"of the 128 bands .* Take fewer mels, or a longer fft"),
+        ({"mels": 200}, r"of the 200 bands .* Take fewer mels, or a longer fft"),
     ],
 )
 def test_options_that_are_not_allowed(options: dict[str, object], match: str) -> None:
@@ -196,5 +198,5 @@ def test_real_recordings_tell_their_digit(data_folder: Path) -> None:
                     rows.append(torch.nn.functional.adaptive_avg_pool1d(frames.T, 8).flatten().numpy())
                     digits.append(digit)
         sets[part] = (np.array(rows), digits)
-    model = sklearn.LogisticRegression(C=0.01, max_iter=200).fit(*sets["train"])
+    model = sklearn.LogisticRegression(C=0.01, max_iter=1000).fit(*sets["train"])
     assert model.score(*sets["test"]) > 0.85

@@ -72,17 +72,14 @@ class LogMel(nn.Module):
         require(is_whole(mels), "LogMel", "mels", mels, "a whole number of at least 1")
         fft = 2 ** round(math.log2(_FRAME_SECONDS * sample_rate)) if fft is None else fft
         require(is_whole(fft, 4), "LogMel", "fft", fft, "a whole number of at least 4")
-        hop = fft // 4 if hop is None else hop
+        hop, most = fft // 4 if hop is None else hop, fft // 2
         # Beyond half a frame there are samples that next to nothing of any frame tells about.
-        require(
-            is_whole(hop) and hop <= fft // 2, "LogMel", "hop", hop, f"a whole number from 1 to fft // 2 = {fft // 2}"
-        )
-        high = sample_rate / 2 if high is None else high
-        top = f"a frequency from 0 to half the sample rate, {sample_rate / 2:g} Hz"
-        require(is_number(high) and 0 < high <= sample_rate / 2, "LogMel", "high", high, top)
-        require(
-            is_number(low) and 0 <= low < high, "LogMel", "low", low, f"a frequency from 0 to below high = {high:g} Hz"
-        )
+        require(is_whole(hop) and hop <= most, "LogMel", "hop", hop, f"a whole number from 1 to fft // 2 = {most}")
+        top = sample_rate / 2
+        high = top if high is None else high
+        allowed = f"a frequency from 0 to half the sample rate, {top:g} Hz"
+        require(is_number(high) and 0 < high <= top, "LogMel", "high", high, allowed)
+        require(is_number(low) and 0 <= low < high, "LogMel", "low", low, f"a frequency from 0 to below {high:g} Hz")
         self.sample_rate, self.mels, self.fft, self.hop, self.low, self.high = sample_rate, mels, fft, hop, low, high
         self.register_buffer("window", torch.hann_window(fft), persistent=False)
         filters = mel_filters(sample_rate, fft, mels, low, high)
@@ -147,7 +144,8 @@ class LogMel(nn.Module):
         """
         if log_mel.ndim < 2 or log_mel.shape[-1] != self.mels:
             raise DataError(f"LogMel: log-mel must be [..., frames, {self.mels}], but it is {list(log_mel.shape)}.")
-        return least_squares(self.filters, log_mel.float().exp())
+        with torch.autocast(log_mel.device.type, enabled=False):
+            return least_squares(self.filters, log_mel.float().exp())
 
     @torch.no_grad()
     def waveform(self, log_mel: Tensor, *, iterations: int = 60) -> Tensor:
@@ -178,4 +176,5 @@ class LogMel(nn.Module):
 
     def extra_repr(self) -> str:
         """Sample rate and sizes, and the band of frequencies."""
-        return f"{self.sample_rate}, mels={self.mels}, fft={self.fft}, hop={self.hop}, low={self.low:g}, high={self.high:g}"
+        sizes = f"{self.sample_rate}, mels={self.mels}, fft={self.fft}, hop={self.hop}"
+        return f"{sizes}, low={self.low:g}, high={self.high:g}"
