@@ -1,7 +1,11 @@
-"""Rows to batches: sources, what columns hold, inputs, labels, images, splits, loaders, unusable rows."""
+"""Rows to batches: sources, what columns hold, inputs, labels, images, recordings, splits, loaders, unusable rows."""
 
 from lepton.data._arrays import as_numbers, as_words
+from lepton.data._audio_encoder import AudioEncoder
+from lepton.data._audio_loader import AudioLoader
+from lepton.data._audio_rows import AudioRows
 from lepton.data._augment import Augment
+from lepton.data._augment_audio import AugmentAudio
 from lepton.data._finite import drop_rows_not_finite
 from lepton.data._image_loader import ImageLoader
 from lepton.data._image_rows import ImageRows
@@ -12,21 +16,31 @@ from lepton.data._labels import hide_labels
 from lepton.data._parts import PARTS, Split, SplitRule
 from lepton.data._sequence_data import LengthLoader, SequenceData
 from lepton.data._sequences import UNSEEN, SequenceEncoder, SequenceInputs
-from lepton.data._source import read_table, source_exists
+from lepton.data._sounds import read_audio
+from lepton.data._source import AUDIO_SUFFIXES, read_table, source_exists
 from lepton.data._split import split_rows
 from lepton.data._summary import ColumnSummary, summarise_column
+<<<<<<< HEAD
 from lepton.data._targets import SEQUENCE_KINDS, SPEECH_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list
+=======
+from lepton.data._targets import SEQUENCE_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list, too_many_classes
+>>>>>>> audiodata
 from lepton.data._tensors import TensorData, TensorLoader
 from lepton.data._text_columns import text_sizes
 from lepton.data._tokenizer import Tokenizer
 
 __all__ = [
+    "AUDIO_SUFFIXES",
     "PARTS",
     "SEQUENCE_KINDS",
     "SPEECH_KINDS",
     "TEXT_BUCKETS",
     "UNSEEN",
+    "AudioEncoder",
+    "AudioLoader",
+    "AudioRows",
     "Augment",
+    "AugmentAudio",
     "Column",
     "ColumnSummary",
     "ImageLoader",
@@ -55,9 +69,11 @@ __all__ = [
     "hide_labels",
     "infer_task",
     "is_list",
+    "read_audio",
     "read_table",
     "source_exists",
     "split_rows",
     "summarise_column",
     "text_sizes",
+    "too_many_classes",
 ]

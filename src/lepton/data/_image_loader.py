@@ -13,7 +13,7 @@ from lepton.data._augment import Augment
 from lepton.data._image_rows import ImageRows
 from lepton.errors import is_whole, require
 
-__all__ = ["ImageLoader"]
+__all__ = ["ImageLoader", "seeded_generator"]
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
@@ -70,7 +70,7 @@ class ImageLoader:
     def __iter__(self) -> Iterator[Batch]:
         order = torch.arange(len(self.rows))
         if self.shuffle:
-            order = torch.randperm(len(order), generator=_generator(self.seed, self.epoch, 0))
+            order = torch.randperm(len(order), generator=seeded_generator(self.seed, self.epoch, 0))
         batches = torch.split(order, self.batch_size)[: len(self)]
         dataset = _Batches(self.rows, batches, self.augment, self.seed, self.epoch)
         self.epoch += 1
@@ -103,7 +103,7 @@ class _Batches(Dataset[Batch]):
         collated: Any = default_collate([self.rows[row] for row in self.batches[number].tolist()])
         inputs, targets = collated
         if self.augment is not None:
-            self._augment(inputs, targets, _generator(self.seed, self.epoch, number + 1))
+            self._augment(inputs, targets, seeded_generator(self.seed, self.epoch, number + 1))
         return inputs, targets
 
     def _augment(self, inputs: dict[str, Tensor], targets: dict[str, Tensor], generator: torch.Generator) -> None:
@@ -125,7 +125,8 @@ class _Batches(Dataset[Batch]):
             targets[name] = further
 
 
-def _generator(*numbers: int) -> torch.Generator:
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """Return a generator that whole numbers, such as a seed, an epoch and a batch, fix together."""
     seed = 0
     for number in numbers:
         seed = (seed * 1_000_003 + number + 1) % (1 << 62)

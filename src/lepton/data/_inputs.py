@@ -260,9 +260,16 @@ class InputEncoder:
             max_length: tokens of a text at most, START and END included; longer ones lose their end.
 
         Raises:
-            DataError: no column is left, or one is not in the table.
+            DataError: no column is left, one is not in the table, or one holds recordings (see `AudioEncoder`).
             MissingExtraError: a column is of the kind `tokens`, and the package tokenizers is not installed.
         """
+        columns = list(columns)
+        recordings = [column.name for column in columns if column.kind == "audio"]
+        if recordings:
+            raise DataError(
+                f"column {recordings[0]!r} holds recordings, which are not read beside other columns: give it the kind "
+                "'ignore', or ignore the others."
+            )
         usable = [column for column in columns if column.kind in _KINDS]
         if not usable:
             raise DataError("there is no column to predict from: all are targets or ignored.")

@@ -1,4 +1,4 @@
-"""What the columns of a table hold: numbers, categories, dates, text, pictures, labels, or nothing to learn."""
+"""What the columns of a table hold: numbers, categories, dates, text, pictures, sound, labels, or nothing to learn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lepton.data._arrays import as_numbers, as_words, decoded
 from lepton.data._dates import as_dates, date_formats
-from lepton.data._source import IMAGE_SUFFIXES
+from lepton.data._source import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 from lepton.errors import ConfigurationError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEW", "Column", "Kind", "describe_columns", "find_column"]
 
-Kind = Literal["number", "category", "boolean", "date", "text", "tokens", "words", "image", "labels", "ignore"]
+Kind = Literal["number", "category", "boolean", "date", "text", "tokens", "words", "image", "audio", "labels", "ignore"]
 
 MOSTLY = 0.95
 """Share of the values that must be of a kind for the others to count as missing."""
@@ -183,6 +183,8 @@ def _infer_words(present: pa.ChunkedArray, distinct: int, date_format: str) -> t
         return _dates(sample, f"dates of the format {date_format}", date_format)
     if sum(word.endswith(IMAGE_SUFFIXES) for word in words) >= MOSTLY * len(words):
         return "image", "paths of pictures"
+    if sum(word.endswith(AUDIO_SUFFIXES) for word in words) >= MOSTLY * len(words):
+        return "audio", "paths of recordings"
     share = 1 - _nan_share(as_numbers(sample))
     if share >= MOSTLY:
         return "number", "numbers" if share == 1 else f"{share:.1%} are numbers; the rest counts as missing"

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lepton.data._tensors import TensorData, TensorLoader
 from lepton.errors import DataError, nearest
 
-__all__ = ["LengthLoader", "SequenceData"]
+__all__ = ["LengthLoader", "SequenceData", "pooled_order"]
 
 POOL = 64
 """Batches' worth of rows, at most, that are drawn together and sorted by length: enough that little padding is left."""
@@ -143,15 +144,26 @@ class LengthLoader(TensorLoader):
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.from_numpy(self._lengths.argsort(kind="stable")) if self.by_length else super()._order()
-        size, generator = self.batch_size, self._generator()
-        drawn = torch.randperm(len(self.data), generator=generator).numpy()
-        full = len(drawn) // size
-        if self.drop_last:  # before they are sorted, or the longest would be left out
-            drawn = drawn[: full * size]
-        pools = np.arange(len(drawn)) // (size * max(1, min(POOL, full // POOLS)))
-        rows = torch.from_numpy(drawn[np.lexsort((self._lengths[drawn], pools))])
-        batches = torch.randperm(full, generator=generator)
-        return torch.cat([rows[: full * size].view(full, size)[batches].flatten(), rows[full * size :]])
+        return pooled_order(self._lengths, self.batch_size, drop_last=self.drop_last, generator=self._generator())
+
+
+def pooled_order(lengths: npt.NDArray[np.int64], size: int, *, drop_last: bool, generator: torch.Generator) -> Tensor:
+    """Return an order of rows that, cut into batches, puts those of like length together, as `LengthLoader` says.
+
+    Args:
+        lengths: of each row [N].
+        size: rows per batch.
+        drop_last: leave out the rows of a batch that is not full.
+        generator: fixes the draws.
+    """
+    drawn = torch.randperm(len(lengths), generator=generator).numpy()
+    full = len(drawn) // size
+    if drop_last:  # before they are sorted, or the longest would be left out
+        drawn = drawn[: full * size]
+    pools = np.arange(len(drawn)) // (size * max(1, min(POOL, full // POOLS)))
+    rows = torch.from_numpy(drawn[np.lexsort((lengths[drawn], pools))])
+    batches = torch.randperm(full, generator=generator)
+    return torch.cat([rows[: full * size].view(full, size)[batches].flatten(), rows[full * size :]])
 
 
 def _longest(lengths: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from lepton.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["IMAGE_SUFFIXES", "MISSING_WORDS", "read_table", "source_exists"]
+__all__ = ["AUDIO_SUFFIXES", "IMAGE_SUFFIXES", "MISSING_WORDS", "read_table", "source_exists"]
 
 log = logging.getLogger("lepton")
 
@@ -29,6 +29,8 @@ MISSING_WORDS = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "Non
 """What stands for a missing value in a text file."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 
 _HEAD_BYTES = 1 << 16
 _HEAD_ROWS = 50
@@ -45,13 +47,14 @@ def read_table(source: Any) -> pa.Table:
         source: a path to a CSV or TSV file (also `.gz`; the delimiter is found out), Parquet, Arrow or Feather, or
             JSON (lines or an array of objects, also `.gz`), or CoNLL-U (`.conllu`, also `.gz`); what the names of texts
             in several languages begin with, such as `multi30k/train` for `train.en.gz` and `train.de.gz`; a folder of
-            images; a pandas DataFrame; a pyarrow Table, or what offers itself as one; a mapping from column names to
-            lists; or a list of mappings, one for each row.
+            images or of recordings; a pandas DataFrame; a pyarrow Table, or what offers itself as one; a mapping from
+            column names to lists; or a list of mappings, one for each row.
 
             A folder may hold a `metadata.csv`, `.jsonl` or `.parquet` whose paths are relative to it; or sub-folders
             that hold files with the same stems, such as `image/` and `label/`, which become one column each; or one
             sub-folder of images for each class, which gives the columns `image` and `label`; or just images, which
-            gives the column `image`.
+            gives the column `image`. Recordings give the column `audio` in place of `image`; their sub-folders are
+            always classes, also where the files in them have the same stems.
 
     In a CSV file, a few malformed rows (at most 1 %) are left out with a warning; the words of `MISSING_WORDS` are
     missing values; and where the delimiter is no comma, `1,5` is one and a half. A column of mixed types is text.
@@ -291,32 +294,61 @@ _READERS: dict[str, Callable[[Path], Any]] = {
 
 # -- folders ------------------------------------------------------------------------------------------------------
 def _read_folder(folder: Path) -> pa.Table:
-    import pyarrow as pa
-
     for name in ("metadata.csv", "metadata.jsonl", "metadata.parquet"):
         if (folder / name).is_file():
             return _absolute(_read_path(folder / name), folder)
     children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
-    found = {child.name: files for child in children if (files := _pictures(child))}
-    if not found:
-        if pictures := _pictures(folder):
-            return pa.table({"image": [str(path) for path in pictures]})
-        names = [child.name for child in children][:5]
+    named = {child.name: child for child in children}
+    found = _media(folder, named) or _media(folder, {"": folder})
+    if found is not None:
+        column, files = found
+        pairs = _paired(folder, files) if column == "image" else None
+        return _classes(column, files) if pairs is None else pairs
+    names = list(named)[:5]
+    raise DataError(
+        f"the folder {str(folder)!r} holds no metadata.csv, .jsonl or .parquet, no pictures or recordings, no "
+        f"sub-folder with such.{f' Is one of its sub-folders meant, {names}?' if names else ''}{prefix_hint(folder)}"
+    )
+
+
+def _media(folder: Path, places: Mapping[str, Path]) -> tuple[str, dict[str, list[Path]]] | None:
+    """Return what kind of file some folders hold, `image` or `audio`, and the files of each that holds any."""
+    found = {}
+    for column, suffixes in (("image", IMAGE_SUFFIXES), ("audio", AUDIO_SUFFIXES)):
+        files = {name: held for name, place in places.items() if (held := _files(place, suffixes))}
+        if files:
+            found[column] = files
+    if len(found) > 1:
         raise DataError(
-            f"the folder {str(folder)!r} holds no metadata.csv, .jsonl or .parquet, no pictures, no sub-folder with "
-            f"pictures.{f' Is one of its sub-folders meant, {names}?' if names else ''}{prefix_hint(folder)}"
+            f"the folder {str(folder)!r} holds pictures and recordings: a metadata.csv in it must say, in a column for "
+            "each, which belong together; or one of both must go elsewhere."
         )
+    return next(iter(found.items()), None)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
+
+
+def _classes(column: str, found: Mapping[str, Sequence[Path]]) -> pa.Table:
+    """Return the files, and the sub-folder of each as its label, if they lie in some."""
+    import pyarrow as pa
+
+    paths = {column: [str(path) for files in found.values() for path in files]}
+    labels = {} if "" in found else {"label": [name for name, files in found.items() for _ in files]}
+    return pa.table(paths | labels)
+
+
+def _paired(folder: Path, found: Mapping[str, Sequence[Path]]) -> pa.Table | None:
+    """Return a column for each sub-folder if their pictures have the same stems."""
+    import pyarrow as pa
+
     stems = {name: {path.stem: str(path) for path in files} for name, files in found.items()}
     first = next(iter(stems.values()))
     if len(found) > 1 and all(files.keys() == first.keys() for files in stems.values()):
         return pa.table({name: [files[stem] for stem in first] for name, files in stems.items()})
     _refuse_half_pairs(folder, stems)
-    rows = [(str(path), name) for name, files in found.items() for path in files]
-    return pa.table({"image": [path for path, _ in rows], "label": [name for _, name in rows]})
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    return None
 
 
 def _refuse_half_pairs(folder: Path, stems: Mapping[str, Mapping[str, str]]) -> None:
@@ -340,7 +372,7 @@ def _absolute(table: pa.Table, folder: Path) -> pa.Table:
             continue
         values = table.column(place).to_pylist()
         named = next((value for value in values if value), "")
-        if named.lower().endswith(IMAGE_SUFFIXES):
+        if named.lower().endswith(IMAGE_SUFFIXES + AUDIO_SUFFIXES):
             full = [None if value is None else str(folder / value) for value in values]
             table = table.set_column(place, field.name, pa.array(full))
     return table

@@ -53,7 +53,7 @@ def summarise_column(table: pa.Table, column: Column) -> ColumnSummary:
         '20 to 60, median 30'
     """
     values = find_column(table.slice(0, MOST), column.name)
-    if column.missing == 1 or column.kind in ("text", "tokens", "image", "labels"):
+    if column.missing == 1 or column.kind in ("text", "tokens", "image", "audio", "labels"):
         return ColumnSummary(column.example, ())
     if column.kind == "number":
         numbers = as_numbers(values)

@@ -18,7 +18,16 @@ from lepton.errors import DataError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SEQUENCE_KINDS", "SPEECH_KINDS", "LabelRule", "TaskKind", "class_names", "infer_task", "is_list"]
+__all__ = [
+    "SEQUENCE_KINDS",
+    "SPEECH_KINDS",
+    "LabelRule",
+    "TaskKind",
+    "class_names",
+    "infer_task",
+    "is_list",
+    "too_many_classes",
+]
 
 TaskKind = Literal[
     "classification",
@@ -53,6 +62,7 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
 
     Words, booleans, and whole numbers of at most 20 different values that repeat are classes: each value three times
     on average, or there are two of them. Other numbers are regressions; lists are several labels; pictures are masks.
+    Recordings are never a target.
 
     Args:
         table: the rows.
@@ -68,6 +78,11 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
         raise DataError(f"target {name!r} holds {table.column(name).type}, which cannot be learned.")
     if column.kind != "labels" and column.distinct < 2:
         raise DataError(f"target {name!r} has one value only, {column.example!r}: there is nothing to learn.")
+    if column.kind == "audio":
+        raise DataError(
+            f"target {name!r} holds paths of recordings, which are listened to, not predicted: name the column that "
+            "says what is heard in them, such as a transcript or a speaker."
+        )
     if column.kind == "labels":
         return "multi_label"
     if column.kind == "image":
@@ -81,13 +96,30 @@ def infer_task(table: pa.Table, column: Column) -> TaskKind:
         raise DataError(
             f"target {name!r} is a date: predict a number instead, such as the days since a reference date."
         )
-    if column.distinct > MAX_CLASSES or column.distinct > 0.5 * (1 - column.missing) * len(table.column(name)) > 10:
+    if too_many_classes(table, column):
         raise DataError(
             f"target {name!r} has {column.distinct} different values in {len(table.column(name))} rows, too many for "
             'classes. If they are meant, say so: targets={"' + name + '": "classification"}; a text to be found is a '
             '"translation", and one to be modelled a "language_modeling".'
         )
     return "classification"
+
+
+def too_many_classes(table: pa.Table, column: Column) -> bool:
+    """Return whether words differ too often to be classes: more than 1000, or half as many as rows; texts do.
+
+    Args:
+        table: the rows.
+        column: what `describe_columns` says of the column.
+
+    Example:
+        >>> from lepton.data import describe_columns, read_table
+        >>> table = read_table({"said": [f"take {row}" for row in range(30)], "speaker": ["Ann", "Bob"] * 15})
+        >>> [too_many_classes(table, column) for column in describe_columns(table)]
+        [True, False]
+    """
+    present = (1 - column.missing) * len(table.column(column.name))
+    return column.distinct > MAX_CLASSES or column.distinct > 0.5 * present > 10
 
 
 def _are_classes(numbers: npt.NDArray[np.float64], distinct: int) -> bool:
