@@ -6,6 +6,7 @@ Figures need the extra `demo` (matplotlib); nothing else here does.
 
 from __future__ import annotations
 
+from lepton.insight._edits import Edit, edits
 from lepton.insight._estimate import Estimate
 from lepton.insight._results import MetricInfo, RunResult, TaskScore, conflict_keys
 from lepton.insight.comparison import (
@@ -77,6 +78,7 @@ from lepton.insight.page import (
     Plot,
     Points,
     Section,
+    SpeechExample,
     Table,
     TableCell,
     TableRow,
@@ -118,6 +120,7 @@ __all__ = [
     "DataFacts",
     "DeltaM",
     "DeltaMEstimate",
+    "Edit",
     "Estimate",
     "Flag",
     "Fold",
@@ -143,6 +146,7 @@ __all__ = [
     "ScoreCell",
     "Section",
     "Series",
+    "SpeechExample",
     "Table",
     "TableCell",
     "TableRow",
@@ -173,6 +177,7 @@ __all__ = [
     "constant_output",
     "count_memory",
     "delta_m",
+    "edits",
     "explained_share",
     "history_series",
     "interval_of",

@@ -20,6 +20,7 @@ from lepton.insight.page._blocks import (
 )
 from lepton.insight.page._format import as_bytes, as_count, as_duration, as_large, as_number, as_percent
 from lepton.insight.page._report import Section, write_report
+from lepton.insight.page._sound import SpeechExample, wav_of
 from lepton.insight.page._style import (
     BAND,
     BETTER,
@@ -61,6 +62,7 @@ __all__ = [
     "Plot",
     "Points",
     "Section",
+    "SpeechExample",
     "Table",
     "TableCell",
     "TableRow",
@@ -78,5 +80,6 @@ __all__ = [
     "plural",
     "png_of",
     "svg_of",
+    "wav_of",
     "write_report",
 ]

@@ -82,6 +82,8 @@ def _frame(title: str, body: str) -> str:
     # What users wrote is escaped, so that this can only be a plot's own element.
     script = _asset("_report.js") if '<figure class="plot" data-plot=' in body else ""
     policy = _POLICY
+    if '<figure class="sound' in body:
+        policy += "; media-src data:"
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
         policy += f"; script-src 'sha256-{digest}'"
