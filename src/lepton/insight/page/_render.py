@@ -229,12 +229,16 @@ def _speech(example: SpeechExample) -> str:
     sound = base64.b64encode(wav_of(example.waveform, example.sample_rate)).decode("ascii")
     facts = {"length": f"{example.seconds:.2f} s", **example.facts}
     told = "".join(f"<span>{escape(name)}: <b>{_typeset(value)}</b></span>" for name, value in facts.items())
-    kind = "sound wide" if example.wide else "sound"
+    kind, box = "sound", '<div class="drawing">'
+    if example.wide:  # focusable, so that the arrow keys scroll it where the screen is narrow
+        name = escape(f"Drawing of {example.title}")
+        kind, box = "sound wide", f'<div class="drawing scroll" tabindex="0" role="group" aria-label="{name}">'
     return (
-        f'<figure class="{kind}">\n<h4>{_typeset(example.title)}</h4>\n{_transcript(example.said, example.truth)}\n'
+        f'<figure class="{kind}">\n<h4>{_typeset(example.title)}</h4>\n'
+        f'<div class="transcripts">{_transcript(example.said, example.truth)}</div>\n'
         f'<audio controls preload="metadata" aria-label="Sound: {escape(example.title)}" '
         f'src="data:audio/wav;base64,{sound}"></audio>\n'
-        f'<div class="drawing">{sound_svg(example)}</div>\n<figcaption>{told}</figcaption>\n</figure>'
+        f'{box}{sound_svg(example)}</div>\n<figcaption>{told}</figcaption>\n</figure>'
     )
 
 

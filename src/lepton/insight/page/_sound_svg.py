@@ -6,6 +6,8 @@ import base64
 from collections.abc import Iterator
 from html import escape
 
+import numpy as np
+
 from lepton.insight.page._colour_map import colour_map, spectrogram_png
 from lepton.insight.page._sound import FLOOR, SpeechExample, envelope, frequency_ticks, levels_of, shown_character
 from lepton.insight.page._svg import nice_ticks
@@ -21,6 +23,12 @@ WAVE, GAP, BANDS, STRIP, AXIS = 56, 8, 150, 26, 22
 
 NARROWEST = 7.0
 """A character is written where it has so much room."""
+
+APART = 18.0
+"""Lines between the characters reach up to the wave where they stand so far apart on average."""
+
+UNIT_ROOM = 20
+"""Height at the top of the spectrogram's axis that belongs to its unit."""
 
 TOLD = 40
 """Characters whose times are read out to those who cannot see the drawing."""
@@ -80,14 +88,17 @@ def _wave(example: SpeechExample, place: _Place) -> Iterator[str]:
 def _spectrogram(example: SpeechExample, place: _Place) -> Iterator[str]:
     if example.log_mel is None:
         return
-    png = base64.b64encode(spectrogram_png(1 - levels_of(example.log_mel) / FLOOR)).decode("ascii")
-    start, stop = (place.across(seconds) - LEFT for seconds in example.frame_span)
-    # An element of its own cuts off what lies before the recording and behind it: half a frame at either end.
-    wide = place.across(example.seconds) - LEFT
+    # Each moment has the colours of the nearest frame: the last one reaches to the end, and half of the first is cut off.
+    levels = np.pad(levels_of(example.log_mel), ((0, 1), (0, 0)), mode="edge")
+    png = base64.b64encode(spectrogram_png(1 - levels / FLOOR)).decode("ascii")
+    first, last = example.frame_span
+    step = (last - first) / len(example.log_mel)
+    start, stop = (place.across(seconds) - LEFT for seconds in (first, last + step))
+    behind = max(0.0, stop - (place.across(example.seconds) - LEFT))
     yield (
-        f'<svg x="{LEFT}" y="{place.bands}" width="{wide:.2f}" height="{BANDS}">'
-        f'<image x="{start:.2f}" y="0" width="{stop - start:.2f}" height="{BANDS}" preserveAspectRatio="none" '
-        f'href="data:image/png;base64,{png}"/></svg>'
+        f'<image x="{LEFT + start:.2f}" y="{place.bands}" width="{stop - start:.2f}" height="{BANDS}" '
+        f'preserveAspectRatio="none" style="clip-path: inset(0 {behind:.2f}px 0 {max(0.0, -start):.2f}px)" '
+        f'href="data:image/png;base64,{png}"/>'
     )
     yield from _bands(example, place)
     yield from _key(place)
@@ -98,12 +109,13 @@ def _bands(example: SpeechExample, place: _Place) -> Iterator[str]:
     assert example.log_mel is not None
     count = example.log_mel.shape[1]
     unit, ticks = ("Hz", frequency_ticks(example.frequencies)) if example.frequencies else ("band", _numbers(count))
+    yield f'<text x="{LEFT - 6}" y="{place.bands + 9}" text-anchor="end">{unit}</text>'
     for band, word in ticks:
         y = place.bands + BANDS * (1 - (band + 0.5) / count)
+        if y < place.bands + UNIT_ROOM:
+            continue
         yield f'<line class="tick" x1="{LEFT - 3}" x2="{LEFT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{word}</text>'
-    turned = f"translate(9 {place.bands + BANDS / 2}) rotate(-90)"
-    yield f'<text transform="{turned}" text-anchor="middle">{unit}</text>'
 
 
 def _numbers(count: int) -> list[tuple[float, str]]:
@@ -127,11 +139,12 @@ def _key(place: _Place) -> Iterator[str]:
 
 # -- characters ---------------------------------------------------------------------------------------------------
 def _characters(example: SpeechExample, place: _Place) -> Iterator[str]:
+    apart = (place.right - LEFT) / max(1, len(example.characters)) >= APART
     for number, (name, start, stop) in enumerate(example.characters):
         left, right = place.across(max(start, 0.0)), place.across(min(stop, example.end))
         shade = "even" if number % 2 == 0 else "odd"
         yield f'<rect class="{shade}" x="{left:.1f}" y="{place.strip}" width="{right - left:.1f}" height="{STRIP}"/>'
-        if start > 0:
+        if start > 0 and apart:
             yield f'<line class="cut" x1="{left:.1f}" x2="{left:.1f}" y1="{TOP}" y2="{place.bottom}"/>'
         if right - left >= NARROWEST:
             word = escape(shown_character(name))
