@@ -85,8 +85,10 @@ from lepton.insight.page import (
     Trace,
     as_bytes,
     as_duration,
+    plot_speech,
     png_of,
     svg_of,
+    wav_of,
     write_report,
 )
 from lepton.insight.run_report import (
@@ -188,6 +190,7 @@ __all__ = [
     "plot_conflict",
     "plot_curves",
     "plot_scenes",
+    "plot_speech",
     "plot_weights",
     "png_of",
     "ranks",
@@ -201,5 +204,6 @@ __all__ = [
     "text_scores",
     "time_in_turns",
     "view_distance",
+    "wav_of",
     "write_report",
 ]

@@ -20,10 +20,11 @@ def edits(said: Sequence[str], truth: Sequence[str]) -> list[Edit]:
     A step is (name, from, to): ("equal", c, c), ("replace", true, said), ("delete", true, "") for what was not said and
     ("insert", "", said) for what was said in addition. The number of steps that are not "equal" is the distance of
 
-        d(i, j) = min(d(i - 1, j) + 1, d(i, j - 1) + 1, d(i - 1, j - 1) + [truth_i != said_j]),  d(i, 0) = i, d(0, j) = j
+        d(i, j) = min(d(i - 1, j) + 1, d(i, j - 1) + 1, d(i - 1, j - 1) + [t_i != s_j]),    d(i, 0) = i,  d(0, j) = j
 
-    Among equally short ways it is one with as few gaps as the end of the texts allows. Source: Levenshtein, "Binary
-    codes capable of correcting deletions, insertions and reversals", 1966; the table is that of Wagner and Fischer, "The
+    with t_i the i-th character of the truth and s_j the j-th of what was said. Of equally short ways it takes one that,
+    from the end of the texts, pairs characters as long as it can. Source: Levenshtein, "Binary codes capable of
+    correcting deletions, insertions and reversals", 1966; the table is that of Wagner and Fischer, "The
     String-to-String Correction Problem", 1974.
 
     Args:

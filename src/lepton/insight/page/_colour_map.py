@@ -13,7 +13,7 @@ __all__ = ["COLOURS", "colour_map", "spectrogram_png"]
 COLOURS = 64
 """Steps of a spectrogram's colours: one for each decibel that is shown. More would only make the file larger."""
 
-# From the page's blue in the dark to a pale yellow, through green: lightness, chroma and hue (in degrees) along the way.
+# From a dark blue through green to a pale yellow: lightness, chroma and hue (in degrees) along the way.
 _LIGHTNESS = (0.21, 0.96)
 _CHROMA = (0.055, 0.095, 0.1, 0.105, 0.13, 0.125)
 _HUE = (272.0, 252.0, 224.0, 186.0, 146.0, 109.0)
@@ -46,7 +46,9 @@ def colour_map(steps: int = COLOURS) -> NDArray[np.uint8]:
 
 def _srgb(oklab: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return the screen's colours of points in Oklab [N, 3]."""
-    cones = np.array([[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]])
+    cones = np.array(
+        [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
+    )
     light = np.array(
         [
             [4.0767416621, -3.3077115913, 0.2309699292],

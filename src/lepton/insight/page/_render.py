@@ -238,7 +238,7 @@ def _speech(example: SpeechExample) -> str:
         f'<div class="transcripts">{_transcript(example.said, example.truth)}</div>\n'
         f'<audio controls preload="metadata" aria-label="Sound: {escape(example.title)}" '
         f'src="data:audio/wav;base64,{sound}"></audio>\n'
-        f'{box}{sound_svg(example)}</div>\n<figcaption>{told}</figcaption>\n</figure>'
+        f"{box}{sound_svg(example)}</div>\n<figcaption>{told}</figcaption>\n</figure>"
     )
 
 

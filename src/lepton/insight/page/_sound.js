@@ -11,6 +11,9 @@
     head.setAttribute("class", "head");
     head.setAttribute("y1", 0);
     head.setAttribute("y2", svg.viewBox.baseVal.height);
+    const hint = document.createElementNS("http://www.w3.org/2000/svg", "title");
+    hint.textContent = "A click plays from here.";
+    svg.prepend(hint);
     const place = () => {
       const x = left + (Math.min(audio.currentTime, end) / end) * (right - left);
       for (const name of ["x1", "x2"]) head.setAttribute(name, x.toFixed(1));

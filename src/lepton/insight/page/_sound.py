@@ -13,8 +13,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lepton.errors import DataError, require
+from lepton.insight.page._svg import nice_ticks
 
-__all__ = ["FLOOR", "SpeechExample", "envelope", "frequency_ticks", "levels_of", "shown_character", "wav_of"]
+__all__ = [
+    "FLOOR",
+    "SpeechExample",
+    "band_ticks",
+    "envelope",
+    "frequency_ticks",
+    "levels_of",
+    "shown_character",
+    "wav_of",
+]
 
 FLOOR = -60.0
 """Decibels below the loudest place of a recording at which its spectrogram is darkest."""
@@ -147,6 +157,18 @@ def levels_of(log_mel: NDArray[Any]) -> NDArray[np.float64]:
     """Return decibels below the loudest place, `FLOOR` to 0, from natural logarithms of magnitudes [M, mels]."""
     decibels = 20 / math.log(10) * (np.asarray(log_mel, dtype=np.float64) - float(np.max(log_mel)))
     return np.maximum(decibels, FLOOR)
+
+
+def band_ticks(example: SpeechExample) -> tuple[str, list[tuple[float, str]]]:
+    """Return the unit of a spectrogram's axis, and labels with their places, counted from the centre of band 0.
+
+    They are frequencies, or the bands' numbers from 1 where the frequencies are not known.
+    """
+    assert example.log_mel is not None
+    if len(example.frequencies):
+        return "Hz", frequency_ticks(example.frequencies)
+    count = example.log_mel.shape[1]
+    return "band", [(tick - 1, f"{tick:.0f}") for tick in nice_ticks(1.0, float(count), 4, whole=True)]
 
 
 def frequency_ticks(frequencies: Sequence[float], most: int = 6) -> list[tuple[float, str]]:

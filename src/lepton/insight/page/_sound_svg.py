@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 
 from lepton.insight.page._colour_map import colour_map, spectrogram_png
-from lepton.insight.page._sound import FLOOR, SpeechExample, envelope, frequency_ticks, levels_of, shown_character
+from lepton.insight.page._sound import FLOOR, SpeechExample, band_ticks, envelope, levels_of, shown_character
 from lepton.insight.page._svg import nice_ticks
 
 __all__ = ["sound_svg"]
@@ -38,7 +38,9 @@ def sound_svg(example: SpeechExample) -> str:
     """Return the drawing of a recording; its spectrogram is a PNG inside, its colours are the page's variables."""
     place = _Place(example)
     data = f'data-left="{LEFT}" data-right="{place.right}" data-end="{example.end:.6g}"'
-    parts = "".join([*_wave(example, place), *_spectrogram(example, place), *_characters(example, place), *_axis(place)])
+    parts = "".join(
+        [*_wave(example, place), *_spectrogram(example, place), *_characters(example, place), *_axis(place)]
+    )
     return (
         f'<svg viewBox="0 0 {place.width} {place.height}" role="img" aria-label="{escape(_words(example))}" {data}>'
         f"{parts}</svg>"
@@ -88,7 +90,7 @@ def _wave(example: SpeechExample, place: _Place) -> Iterator[str]:
 def _spectrogram(example: SpeechExample, place: _Place) -> Iterator[str]:
     if example.log_mel is None:
         return
-    # Each moment has the colours of the nearest frame: the last one reaches to the end, and half of the first is cut off.
+    # The last frame reaches up to the end of the recording; what lies before its beginning is cut off.
     levels = np.pad(levels_of(example.log_mel), ((0, 1), (0, 0)), mode="edge")
     png = base64.b64encode(spectrogram_png(1 - levels / FLOOR)).decode("ascii")
     first, last = example.frame_span
@@ -105,10 +107,10 @@ def _spectrogram(example: SpeechExample, place: _Place) -> Iterator[str]:
 
 
 def _bands(example: SpeechExample, place: _Place) -> Iterator[str]:
-    """Yield the frequencies at the bands whose centres they are, or the bands' numbers where those are not known."""
+    """Yield the labels of the spectrogram's axis, its unit at the top."""
     assert example.log_mel is not None
     count = example.log_mel.shape[1]
-    unit, ticks = ("Hz", frequency_ticks(example.frequencies)) if example.frequencies else ("band", _numbers(count))
+    unit, ticks = band_ticks(example)
     yield f'<text x="{LEFT - 6}" y="{place.bands + 9}" text-anchor="end">{unit}</text>'
     for band, word in ticks:
         y = place.bands + BANDS * (1 - (band + 0.5) / count)
@@ -116,10 +118,6 @@ def _bands(example: SpeechExample, place: _Place) -> Iterator[str]:
             continue
         yield f'<line class="tick" x1="{LEFT - 3}" x2="{LEFT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{word}</text>'
-
-
-def _numbers(count: int) -> list[tuple[float, str]]:
-    return [(tick - 1, f"{tick:.0f}") for tick in nice_ticks(1.0, float(count), 4, whole=True) if tick >= 1]
 
 
 def _key(place: _Place) -> Iterator[str]:
