@@ -6,6 +6,7 @@ Figures need the extra `demo` (matplotlib); nothing else here does.
 
 from __future__ import annotations
 
+from lepton.insight._edits import Edit, edits
 from lepton.insight._estimate import Estimate
 from lepton.insight._results import MetricInfo, RunResult, TaskScore, conflict_keys
 from lepton.insight.comparison import (
@@ -77,14 +78,17 @@ from lepton.insight.page import (
     Plot,
     Points,
     Section,
+    SpeechExample,
     Table,
     TableCell,
     TableRow,
     Trace,
     as_bytes,
     as_duration,
+    plot_speech,
     png_of,
     svg_of,
+    wav_of,
     write_report,
 )
 from lepton.insight.run_report import (
@@ -118,6 +122,7 @@ __all__ = [
     "DataFacts",
     "DeltaM",
     "DeltaMEstimate",
+    "Edit",
     "Estimate",
     "Flag",
     "Fold",
@@ -143,6 +148,7 @@ __all__ = [
     "ScoreCell",
     "Section",
     "Series",
+    "SpeechExample",
     "Table",
     "TableCell",
     "TableRow",
@@ -173,6 +179,7 @@ __all__ = [
     "constant_output",
     "count_memory",
     "delta_m",
+    "edits",
     "explained_share",
     "history_series",
     "interval_of",
@@ -183,6 +190,7 @@ __all__ = [
     "plot_conflict",
     "plot_curves",
     "plot_scenes",
+    "plot_speech",
     "plot_weights",
     "png_of",
     "ranks",
@@ -196,5 +204,6 @@ __all__ = [
     "text_scores",
     "time_in_turns",
     "view_distance",
+    "wav_of",
     "write_report",
 ]

@@ -20,6 +20,8 @@ from lepton.insight.page._blocks import (
 )
 from lepton.insight.page._format import as_bytes, as_count, as_duration, as_large, as_number, as_percent
 from lepton.insight.page._report import Section, write_report
+from lepton.insight.page._sound import SpeechExample, wav_of
+from lepton.insight.page._speech_figure import plot_speech
 from lepton.insight.page._style import (
     BAND,
     BETTER,
@@ -61,6 +63,7 @@ __all__ = [
     "Plot",
     "Points",
     "Section",
+    "SpeechExample",
     "Table",
     "TableCell",
     "TableRow",
@@ -75,8 +78,10 @@ __all__ = [
     "listed",
     "new_figure",
     "panel_grid",
+    "plot_speech",
     "plural",
     "png_of",
     "svg_of",
+    "wav_of",
     "write_report",
 ]

@@ -11,6 +11,7 @@ from lepton.errors import ConfigurationError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from lepton.insight.page._sound import SpeechExample
     from lepton.insight.page._tables import Table
 
 __all__ = [
@@ -227,7 +228,7 @@ class Flag:
     text: str
 
 
-Block = Union[  # a string names the class that is not imported here
-    str, Points, "Table", Chart, Picture, Plot, Matrix, Gallery, Fold, Grid, Heading, Code, Flag
+Block = Union[  # strings name the classes that are not imported here
+    str, Points, "Table", Chart, Picture, Plot, Matrix, Gallery, Fold, Grid, Heading, Code, Flag, "SpeechExample"
 ]
 """What a section is made of; a string is a paragraph of plain text."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from lepton.errors import DataError
+from lepton.insight._edits import edits
 from lepton.insight.page._blocks import (
     Block,
     Card,
@@ -27,6 +28,8 @@ from lepton.insight.page._blocks import (
     Points,
     Trace,
 )
+from lepton.insight.page._sound import SpeechExample, wav_of
+from lepton.insight.page._sound_svg import sound_svg
 from lepton.insight.page._style import svg_of
 from lepton.insight.page._svg import histogram_svg, plot_svg
 from lepton.insight.page._tables import Table, TableCell, TableRow
@@ -75,6 +78,8 @@ class Renderer:
                 return f'<pre tabindex="0" aria-label="{escape(block.label)}">{escape(block.text)}</pre>'
             case Flag():
                 return f'<p class="flag">{_typeset(block.text)}</p>'
+            case SpeechExample():
+                return _speech(block)
 
     def blocks(self, blocks: Sequence[Block]) -> str:
         """Return the HTML of several blocks."""
@@ -217,3 +222,42 @@ def _card(card: Card) -> str:
     )
     lines = "".join(f'<p class="{tone}">{_typeset(text)}</p>' for text, tone in card.lines)
     return f'<div class="pictures" style="--n: {max(1, len(card.pictures))}">{pictures}</div>{lines}'
+
+
+# -- sound --------------------------------------------------------------------------------------------------------
+def _speech(example: SpeechExample) -> str:
+    sound = base64.b64encode(wav_of(example.waveform, example.sample_rate)).decode("ascii")
+    facts = {"length": f"{example.seconds:.2f} s", **example.facts}
+    told = "".join(f"<span>{escape(name)}: <b>{_typeset(value)}</b></span>" for name, value in facts.items())
+    kind, box = "sound", '<div class="drawing">'
+    if example.wide:  # focusable, so that the arrow keys scroll it where the screen is narrow
+        name = escape(f"Drawing of {example.title}")
+        kind, box = "sound wide", f'<div class="drawing scroll" tabindex="0" role="group" aria-label="{name}">'
+    return (
+        f'<figure class="{kind}">\n<h4>{_typeset(example.title)}</h4>\n'
+        f'<div class="transcripts">{_transcript(example.said, example.truth)}</div>\n'
+        f'<audio controls preload="metadata" aria-label="Sound: {escape(example.title)}" '
+        f'src="data:audio/wav;base64,{sound}"></audio>\n'
+        f"{box}{sound_svg(example)}</div>\n<figcaption>{told}</figcaption>\n</figure>"
+    )
+
+
+def _transcript(said: str, truth: str) -> str:
+    """Return the text; where it is not the true one, both, with the characters that differ marked."""
+    if not truth:
+        return _line("text", escape(said) or "(none)")
+    if said == truth:
+        return _line("found", f'{escape(said)} <span class="right">✓ right</span>')
+    steps = edits(said, truth)
+    found = "".join(escape(new) if step == "equal" else _marked(new) for step, _, new in steps)
+    true = "".join(escape(old) if step == "equal" else _marked(old) for step, old, _ in steps)
+    return _line("found", found or "(nothing)", "wrong") + _line("true", true)
+
+
+def _line(label: str, html: str, kind: str = "") -> str:
+    classes = f"transcript {kind}".rstrip()
+    return f'<p class="{classes}"><span class="label">{label}</span> {html}</p>'
+
+
+def _marked(character: str) -> str:
+    return f"<mark>{escape(character)}</mark>" if character else ""

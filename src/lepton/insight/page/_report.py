@@ -35,8 +35,8 @@ class Section:
 def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Section]) -> Path:
     """Write one self-contained HTML page: styles, figures and pictures inside, nothing fetched.
 
-    All text is escaped. Where there is a `Plot` the page holds a script of its own, and the page's policy allows that
-    one only. The file appears at once and whole: a reader of an older one never sees half of a page.
+    All text is escaped. Where there is a `Plot` or a `SpeechExample` the page holds a script of its own, and the page's
+    policy allows that one only. The file appears at once and whole: a reader of an older one never sees half of a page.
 
     Args:
         path: of the file; its folder is made if it does not exist.
@@ -79,12 +79,13 @@ def _page(title: str, sections: Sequence[Section]) -> str:
 
 
 def _frame(title: str, body: str) -> str:
-    # What users wrote is escaped, so that this can only be a plot's own element.
-    script = _asset("_report.js") if '<figure class="plot" data-plot=' in body else ""
-    policy = _POLICY
-    if script:
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-        policy += f"; script-src 'sha256-{digest}'"
+    # What users wrote is escaped, so that these can only be the elements of plots and sounds.
+    sound = '<figure class="sound' in body
+    names = [*(["_report.js"] if '<figure class="plot" data-plot=' in body else []), *(["_sound.js"] if sound else [])]
+    scripts = [_asset(name) for name in names]
+    policy = _POLICY + ("; media-src data:" if sound else "")
+    if scripts:
+        policy += f"; script-src {' '.join(map(_digest, scripts))}"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -103,10 +104,14 @@ def _frame(title: str, body: str) -> str:
 {body}
 <footer>Written by Lepton. This page is one file; it loads nothing from elsewhere.</footer>
 </main>
-{f"<script>{script}</script>" if script else ""}
+{"".join(f"<script>{script}</script>" for script in scripts)}
 </body>
 </html>
 """
+
+
+def _digest(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
 
 
 def _asset(name: str) -> str:

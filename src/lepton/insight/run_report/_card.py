@@ -48,6 +48,11 @@ def _front(facts: RunFacts) -> Iterator[str]:
 
 
 def _pipeline(task: TaskFacts, facts: RunFacts) -> str:
+    speech = {"speech_recognition": "automatic-speech-recognition", "speech_synthesis": "text-to-speech"}
+    if task.kind in speech:
+        return speech[task.kind]
+    if "audio" in facts.inputs.values():
+        return "audio-classification"
     pictures = any(kind == "image" for kind in facts.inputs.values())
     if task.kind == "segmentation":
         return "image-segmentation"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lepton.insight._results import MetricInfo
 from lepton.insight.measure import Interval
+from lepton.insight.page import SpeechExample
 
 __all__ = [
     "ColumnFacts",
@@ -47,9 +48,11 @@ class TextPredictions:
     """What one task that predicts texts, or something for each word, predicted for the N sampled texts.
 
     Args:
-        texts: what was read [N]; words with one space between them.
+        texts: what was read [N]; words with one space between them. For speech recognition the names of the recordings,
+            for speech synthesis the texts that were spoken.
         truth: the reference [N], or the list of the words' tags; None where there is none.
-        predicted: the translation [N], the list of tags, or for a language model the perplexity.
+        predicted: the translation [N], the text that was found, the list of tags, for a language model the perplexity,
+            for speech synthesis the mel-cepstral distortion in dB (NaN where it is not known).
         scores: how near each translation is to its reference, by chrF; empty for other kinds.
     """
 
@@ -232,6 +235,8 @@ class RunFacts:
         config: the resolved configuration, as YAML.
         delta_m: per task, over the tasks alone, in percent with its interval; None if it was not measured.
         at_chance: tasks that alone are at chance, which are left out of `delta_m` where there are others.
+        recordings: held-out recordings with what was found in them; a page shows at most twelve.
+        speech: pairs of a person's recording and the model's synthesis of the same text.
     """
 
     name: str
@@ -252,6 +257,8 @@ class RunFacts:
     config: str
     delta_m: Interval | None = None
     at_chance: tuple[str, ...] = ()
+    recordings: tuple[SpeechExample, ...] = ()
+    speech: tuple[tuple[SpeechExample, SpeechExample], ...] = ()
 
     @property
     def part(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lepton.insight.page import Block, Card, Gallery, Section, Table, TableCell, TableRow, Tone
 from lepton.insight.run_report._data import cost_section, data_section, environment_section
 from lepton.insight.run_report._facts import Predictions, RunFacts, SampleFacts, TaskFacts
+from lepton.insight.run_report._speech import recording_sections
 from lepton.insight.run_report._tasks import inputs_of, prediction_words, shown_inputs, task_sections
 from lepton.insight.run_report._training import training_sections
 from lepton.insight.run_report._words import results_table, summary_blocks
@@ -28,6 +29,7 @@ def run_sections(facts: RunFacts) -> list[Section]:
         Section("Results", (results_table(facts),)),
         cost_section(facts),
         *training_sections(facts),
+        *recording_sections(facts),
         *_samples_section(facts),
         *task_sections(facts),
         data_section(facts),

@@ -29,6 +29,7 @@ from lepton.insight.page import (
 from lepton.insight.run_report._classes import SHOWN_CLASSES, class_table, confusion_block, share_cell
 from lepton.insight.run_report._facts import Predictions, RunFacts, SampleFacts, TaskFacts, TextPredictions
 from lepton.insight.run_report._scores import calibration, class_scores, confusion_matrix, mask_overlap
+from lepton.insight.run_report._speech import SPEECH_KINDS, speech_blocks
 from lepton.insight.run_report._texts import text_blocks
 
 __all__ = ["inputs_of", "prediction_words", "shown_inputs", "task_sections"]
@@ -53,12 +54,11 @@ def task_sections(facts: RunFacts) -> list[Section]:
         return [Section("Predictions", (f"Not shown: {facts.no_sample}",))]
     found = []
     for task in facts.tasks[:SHOWN_TASKS]:
-        if task.predictions is not None:
-            if isinstance(task.predictions, TextPredictions):
-                blocks = tuple(text_blocks(task, task.predictions, sample))
-            else:
-                blocks = tuple(_blocks(task, task.predictions, sample))
-            found.append(Section(task.name, blocks))
+        if isinstance(task.predictions, TextPredictions):
+            told = speech_blocks if task.kind in SPEECH_KINDS else text_blocks
+            found.append(Section(task.name, tuple(told(task, task.predictions, sample))))
+        elif task.predictions is not None:
+            found.append(Section(task.name, tuple(_blocks(task, task.predictions, sample))))
     return found
 
 

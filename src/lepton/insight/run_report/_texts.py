@@ -27,7 +27,7 @@ from lepton.insight.run_report._facts import SampleFacts, TaskFacts, TextPredict
 from lepton.insight.run_report._scores import confusion_matrix
 from lepton.tasks import TokenClassification
 
-__all__ = ["text_blocks"]
+__all__ = ["histogram", "short_text", "text_blocks"]
 
 SHOWN_TEXTS = 10
 LONGEST = 300
@@ -61,7 +61,7 @@ def _translations(found: TextPredictions) -> Iterator[Block]:
             "How near the translations are to their references",
             "chrF of a text",
             "texts",
-            (_histogram(scores[known], (0.0, 100.0)),),
+            (histogram(scores[known], (0.0, 100.0)),),
             "chrF compares n-grams of characters: 100 is the reference itself. A good translation in other words has "
             "less.",
             x_range=(0.0, 100.0),
@@ -75,9 +75,9 @@ def _translation_cards(title: str, found: TextPredictions, places: Any) -> Itera
     for place in places:
         near = f", chrF {as_number(found.scores[place], 3)}" if found.truth[place] is not None and found.scores else ""
         lines = (
-            (_short(found.texts[place]), "muted"),
-            (_short(found.predicted[place]) or "(nothing)", "plain"),
-            (f"Reference{near}: {_short(found.truth[place] or 'none')}", "muted"),
+            (short_text(found.texts[place]), "muted"),
+            (short_text(found.predicted[place]) or "(nothing)", "plain"),
+            (f"Reference{near}: {short_text(found.truth[place] or 'none')}", "muted"),
         )
         cards.append(Card((), lines))
     yield Heading(title)
@@ -95,22 +95,23 @@ def _surprises(found: TextPredictions) -> Iterator[Block]:
         "Perplexity of the texts",
         "perplexity, logarithm to base 10",
         "texts",
-        (_histogram(np.log10(values[known])),),
+        (histogram(np.log10(values[known])),),
         "One over the mean probability, geometric, that the model gave the tokens of a text: among so many equally "
         "likely ones it chose at each place.",
     )
     order = np.argsort(np.where(known, values, np.inf), kind="stable")
     for title, places in (("Most expected texts", order), ("Most surprising texts", order[: known.sum()][::-1])):
         rows = tuple(
-            TableRow(TableCell(as_number(values[place], 3)), (TableCell(_short(found.texts[place])),))
+            TableRow(TableCell(as_number(values[place], 3)), (TableCell(short_text(found.texts[place])),))
             for place in places[: SHOWN_TEXTS // 2]
         )
         yield Table(title, ("text",), rows, ("In front: its perplexity.",), words_last=True)
 
 
-def _histogram(values: NDArray[np.float64], span: tuple[float, float] | None = None) -> Trace:
+def histogram(values: NDArray[np.float64], span: tuple[float, float] | None = None, name: str = "texts") -> Trace:
+    """Return how many of the values [N] lie in each of twenty equal parts of the span."""
     counts, edges = np.histogram(values, bins=20, range=span)
-    return Trace("texts", ((edges[1:] + edges[:-1]) / 2).tolist(), counts.tolist(), "bars")
+    return Trace(name, ((edges[1:] + edges[:-1]) / 2).tolist(), counts.tolist(), "bars")
 
 
 # -- tags ---------------------------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def _wrong_tags(found: TextPredictions) -> Iterator[Block]:
         ]
         rows.append(
             TableRow(
-                TableCell(_short(found.texts[row])), (TableCell(str(len(wrong[row]))), TableCell("; ".join(shown)))
+                TableCell(short_text(found.texts[row])), (TableCell(str(len(wrong[row]))), TableCell("; ".join(shown)))
             )
         )
     if not rows:
@@ -172,5 +173,6 @@ def _wrong_tags(found: TextPredictions) -> Iterator[Block]:
     yield Table("Sentences", ("wrong", "predicted for true"), tuple(rows), words_last=True)
 
 
-def _short(text: str) -> str:
+def short_text(text: str) -> str:
+    """Return a text, cut where it is too long for a table."""
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -284,6 +284,11 @@ _METRICS = {
     "f1_macro": "F1 (macro)",
     "average_precision": "average precision",
     "pixel_accuracy": "pixel accuracy",
+    "cer": "character error rate",
+    "wer": "word error rate",
+    "exact": "texts found exactly",
+    "distortion": "mel-cepstral distortion (dB)",
+    "duration_error": "error of the logarithm of durations",
 }
 
 
