@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 
 import lepton
 from lepton.errors import CheckpointError, ConfigurationError, DataError
-from lepton.run import Run, check, make_config, prepare, run_baselines
+from lepton.insight import text_scores
+from lepton.run import Run, check, make_config, prepare, run_baselines, score_notes
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("sacrebleu")
@@ -81,6 +83,35 @@ def test_it_learns_to_translate(run: Run) -> None:
     assert test["english"].metrics["perplexity"] ** 4 == pytest.approx(8, rel=0.2)
 
 
+def test_scores_come_with_their_signatures_wherever_they_are_shown(run: Run) -> None:
+    scores = text_scores(["a"], ["a"])
+    expected = {"bleu": scores.bleu_signature, "chrf": scores.chrf_signature}
+    stored = json.loads((run.folder / "results.json").read_text())
+    for part in ("val", "test"):
+        assert stored[part]["german"]["signatures"] == run.results[part]["german"].signatures == expected
+        assert stored[part]["english"]["signatures"] == {}
+    assert run.evaluate()["german"].signatures == expected
+    notes = [f"german {name}: sacrebleu {signature}" for name, signature in expected.items()]
+    assert score_notes(run.results) == notes
+    card = (run.folder / "README.md").read_text(encoding="utf-8")
+    for shown in (run._repr_html_(), run.report().read_text(encoding="utf-8"), card.replace("`", "")):
+        assert all(note in shown for note in notes)
+
+
+def test_results_without_signatures_are_read(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    path = tmp_path / "run" / "results.json"
+    stored = json.loads(path.read_text())
+    for part in stored.values():
+        for result in part.values():
+            del result["signatures"]
+    path.write_text(json.dumps(stored))
+    old = lepton.load(tmp_path / "run")
+    assert old.results["test"]["german"].metrics == run.results["test"]["german"].metrics
+    assert old.results["test"]["german"].signatures == {} and not score_notes(old.results)
+    old.report()
+
+
 def test_a_language_model_says_how_likely_a_text_is(run: Run) -> None:
     found = run.predict(["the dog sleeps", "sleeps the dog"])["english_perplexity"]
     assert found[0] < 2.5 < 10 < found[1]
@@ -120,7 +151,7 @@ def test_rows_without_a_reference_do_not_count(run: Run) -> None:
     rows = {"en": ["a dog runs"] * 4, "de": ["ein Hund rennt.", None, "ein Hund rennt.", None]}
     assert run.evaluate(rows)["german"].metrics["chrf"] == pytest.approx(100)
     nothing = run.evaluate({"en": ["a dog runs"], "de": pa.array([None], pa.string())})
-    assert math.isnan(nothing["german"].metrics["bleu"])
+    assert math.isnan(nothing["german"].metrics["bleu"]) and not nothing["german"].signatures
 
 
 def test_no_texts_are_refused(run: Run) -> None:
@@ -138,6 +169,7 @@ def test_alone_for_as_long(run: Run) -> None:
     found = run_baselines(run, source=sentences(), budget="time", boosting=False, quiet=True)
     assert set(found.alone) == {"english", "german"}
     assert found.alone["german"].mean("test")["bleu"] > 90
+    assert found.notes[:2] == score_notes(run.results)
     with pytest.raises(ConfigurationError, match="'steps' or 'time'"):
         run_baselines(run, source=sentences(), budget="money", quiet=True)  # type: ignore[arg-type]
 

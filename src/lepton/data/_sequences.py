@@ -229,6 +229,11 @@ class SequenceEncoder:
         found = len(np.unique(rows[(spelled.flat == 1).any(1)]))
         return {self.source: found} if found else {}
 
+    def source_lengths(self, table: pa.Table) -> list[int]:
+        """Return how many words, or tokens of a text, each row has, those that are cut off too; 0 where missing."""
+        lengths: list[int] = self._read(table, self.source).lengths.tolist()
+        return lengths
+
     def truncated(self, table: pa.Table) -> dict[str, int]:
         """Return how many texts were too long and lost their end: column -> rows, if there are any."""
         room = {self.source: self.max_length - 2}

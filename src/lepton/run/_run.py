@@ -249,18 +249,21 @@ class Run:
         return f"Run({str(self.folder)!r}, tasks={self.tasks}, balance={self.config.balance.method!r})"
 
     def _repr_html_(self) -> str:
-        from lepton.run._summary import results_rows
+        from lepton.run._summary import results_rows, score_notes
 
-        header, *rows = results_rows(self, self.results)
+        results = self.results
+        header, *rows = results_rows(self, results)
         head = "".join(f"<th>{cell}</th>" for cell in header)
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<b>{self.folder}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(f"<div>{note}</div>" for note in score_notes(results))
+        return f"<b>{self.folder}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
 def _result(found: dict[str, Any]) -> TaskResult:
     nan = float("nan")
     metrics = {name: nan if value is None else value for name, value in found["metrics"].items()}
-    return TaskResult(nan if found["loss"] is None else found["loss"], metrics, found["n_labels"])
+    loss = nan if found["loss"] is None else found["loss"]
+    return TaskResult(loss, metrics, found["n_labels"], found.get("signatures", {}))  # none before there were any
 
 
 def load(folder: Path | str, *, checkpoint: str = "best", trust: bool = False) -> Run:

@@ -30,7 +30,7 @@ from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
-from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
+from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
 from lepton.run.report import write_card, write_data
 from lepton.train import Callback, Trainer, save_checkpoint
 
@@ -150,6 +150,8 @@ def _train(
     write_card(run)
     if console is not None:
         _print_table(console, metrics_table(run, run.results))
+        for note in score_notes(run.results):
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     return run
 
 

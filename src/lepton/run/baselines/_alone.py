@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lepton.config import Config, check_config, content_of
 from lepton.data import SequenceEncoder
-from lepton.evaluate import evaluate, to_device
+from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
 from lepton.run._generation import with_search_scores
@@ -24,7 +24,7 @@ from lepton.run._run import Run
 from lepton.run._train import make_loaders, make_trainer
 from lepton.train import Callback, TrainState, TrainStep
 
-__all__ = ["kept_outputs", "part_scores", "relative_step_time", "run_rows", "train_alone"]
+__all__ = ["kept_outputs", "part_results", "relative_step_time", "run_rows", "train_alone"]
 
 EVERY_TASK = "val/relative_loss"
 
@@ -146,14 +146,14 @@ class TargetsOf:
             yield inputs, {name: targets[name] for name in self.tasks}
 
 
-def part_scores(model: LeptonModel, prepared: Prepared, part: str, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return task -> metrics of the model's tasks on a part; nothing for a part that is not there."""
+def part_results(model: LeptonModel, prepared: Prepared, part: str, tasks: Sequence[str]) -> dict[str, TaskResult]:
+    """Return task -> result of the model's tasks on a part; nothing for a part that is not there."""
     if part not in prepared.data:
         return {}
     found = evaluate(model, TargetsOf(make_loader(prepared.data[part], prepared.config), tasks))
     if isinstance(prepared.encoder, SequenceEncoder):
         found = with_search_scores(model, prepared.encoder, prepared.rules, prepared.tables[part], found)
-    return {name: found[name].metrics for name in tasks}
+    return {name: found[name] for name in tasks}
 
 
 @torch.no_grad()
