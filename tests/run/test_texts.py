@@ -14,8 +14,10 @@ import pytest
 import torch
 
 import lepton
+from lepton.data import SequenceEncoder
 from lepton.errors import CheckpointError, ConfigurationError, DataError
 from lepton.insight import text_scores
+from lepton.nn import greedy_search
 from lepton.run import Run, check, make_config, prepare, run_baselines, score_notes
 
 pytest.importorskip("tokenizers")
@@ -138,6 +140,46 @@ def test_what_can_be_predicted_from(run: Run) -> None:
 
 def test_the_curve_of_bleu_is_in_the_history(run: Run) -> None:
     assert [row["val/german/bleu"] for row in run.history][-1] > 90
+
+
+@pytest.mark.parametrize(("monitor", "average"), [("val/german/bleu", "none"), ("val/german/chrf", "ema")])
+def test_a_search_score_can_be_monitored(tmp_path: Path, monitor: str, average: str) -> None:
+    """The weights that are kept are those that translated the validation rows best, searched again by hand."""
+    run = lepton.fit(
+        sentences(),
+        TASKS,
+        ignore=["animal"],
+        trunk=TRUNK,
+        training={
+            "max_epochs": 5, "batch_size": 16, "learning_rate": 1e-2, "monitor": monitor, "average": average,
+            "average_decay": 0.9,
+        },
+        folder=tmp_path / "run",
+        quiet=True,
+    )  # fmt: skip
+    curve = [row[monitor] for row in run.history]
+    kept = json.loads((run.folder / "checkpoints" / "best" / "state.json").read_text())
+    assert kept[monitor] == max(curve) > min(curve) and curve[int(kept["epoch"]) - 1] == max(curve)
+    val = sentences_of(run, "val")
+    model = lepton.load(run.folder).model
+    assert isinstance(run.encoder, SequenceEncoder)
+    tokens = run.encoder.encode(val).inputs["tokens"].long()
+    said = [run.encoder.decode(ids) for ids in greedy_search(model, "german", tokens)]
+    assert getattr(text_scores(said, val["de"].to_pylist()), monitor.rpartition("/")[2]) == pytest.approx(max(curve))
+    alone = run_baselines(run, source=sentences(), boosting=False, quiet=True).alone
+    assert set(alone) == {"english", "german"}
+
+
+def sentences_of(run: Run, part: str) -> pa.Table:
+    return pa.table(sentences()).take(run.split.parts[part].numpy())
+
+
+def test_a_search_score_that_is_misspelt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="Did you mean 'val/german/bleu'"):
+        lepton.fit(
+            sentences(), TASKS, ignore=["animal"], trunk=TRUNK, training={"monitor": "val/german/blue"},
+            folder=tmp_path / "run", quiet=True,
+        )  # fmt: skip
 
 
 def test_evaluation_needs_the_reference(run: Run) -> None:

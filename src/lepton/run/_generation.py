@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SearchScores", "predict_sequences", "text_table", "with_search_scores"]
 
 SEARCHED_ROWS = 500
-"""Validation texts that are translated after every epoch, greedily, to draw a curve."""
+"""Validation texts that are translated after every epoch, greedily, to draw a curve and to select by."""
 
 
 @torch.no_grad()
@@ -185,7 +185,9 @@ def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
 
 
 class SearchScores(Callback):
-    """Adds `val/<task>/bleu` to the row of every epoch: of greedy translations of the first validation texts.
+    """Adds `val/<task>/bleu` and `.../chrf` to every evaluation: of greedy translations of the first validation texts.
+
+    Before selection, so that they can be monitored, and of the weights that are selected, averaged ones too.
 
     Args:
         model: the model that is trained.
@@ -201,9 +203,14 @@ class SearchScores(Callback):
         self.encoder = encoder
         self.tasks = [r for r in rules if r.kind == "translation" and r.task in model.task_names]
         self.table = table.slice(0, SEARCHED_ROWS)
+        self.columns = {
+            f"val/{rule.task}/{metric}": better
+            for rule in self.tasks
+            for metric, better in model.task(rule.task).search_metrics.items()
+        }
 
-    def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
-        """Translate, and write the score into the row."""
+    def on_evaluate_end(self, state: TrainState, results: dict[str, TaskResult]) -> None:
+        """Translate, and complete the results."""
         for rule in self.tasks:
             scores = _text_scores(self.model, self.encoder, rule, self.table, greedy_search)
-            row[f"val/{rule.task}/bleu"] = math.nan if scores is None else scores.bleu
+            results[rule.task] = _completed(results[rule.task], scores)

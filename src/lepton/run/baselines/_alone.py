@@ -17,7 +17,7 @@ from lepton.data import SequenceEncoder
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
-from lepton.run._generation import with_search_scores
+from lepton.run._generation import SearchScores, with_search_scores
 from lepton.run._prepare import Prepared, encode_rows, read_source, split_tables
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
@@ -87,9 +87,17 @@ def train_alone(
     with torch.random.fork_rng():
         model = initial_model(alone, trust=trust, only=task)
         train, val = make_loaders(alone)
-        trainer = make_trainer(alone.config, model, None, callbacks=callbacks)
+        trainer = make_trainer(alone.config, model, None, callbacks=[*_monitored_scores(alone, model), *callbacks])
         state = trainer.fit(TargetsOf(train, [task]), None if val is None else TargetsOf(val, [task]))
     return model, state
+
+
+def _monitored_scores(prepared: Prepared, model: LeptonModel) -> Iterator[Callback]:
+    """Yield what translates after every epoch, where the training is judged by that and not only drawn."""
+    if isinstance(prepared.encoder, SequenceEncoder) and "val" in prepared.tables:
+        scores = SearchScores(model, prepared.encoder, prepared.rules, prepared.tables["val"])
+        if prepared.config.training.monitor in scores.columns:
+            yield scores
 
 
 TIMED_STEPS = 12
