@@ -17,7 +17,7 @@ from lepton.errors import CheckpointError, ConfigurationError, DataError, neares
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
-from lepton.run._folder import read_architecture, read_json, read_rules, read_run_config, read_split
+from lepton.run._folder import check_vocabulary, read_architecture, read_json, read_rules, read_run_config, read_split
 from lepton.run._frames import frame_of
 from lepton.run._generation import predict_sequences, text_table, with_search_scores
 from lepton.run._plot import RunPlots
@@ -283,8 +283,7 @@ def load(folder: Path | str, *, checkpoint: str = "best", trust: bool = False) -
         raise CheckpointError(f"there is no run {str(place)!r}.{nearest(place.name, beside)}")
     config = read_run_config(place)
     encoder, rules = read_rules(place)
-    if isinstance(encoder, SequenceEncoder):
-        encoder.check_fingerprint(str(read_json(place / "run.json").get("vocabulary")), f"the run {str(place)!r}")
+    check_vocabulary(place, encoder)
     model = build_model(config, encoder, rules, trust=trust, architecture=read_architecture(place))
     load_weights(place / "checkpoints" / checkpoint, model)
     return Run(place, config, encoder, rules, read_split(place), model)
