@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import lepton
-from lepton.data import SequenceEncoder
+from lepton.data import UNSEEN, SequenceEncoder
 from lepton.errors import CheckpointError, ConfigurationError, DataError
 from lepton.insight import text_scores
 from lepton.nn import greedy_search
@@ -338,6 +338,45 @@ def test_lists_as_long_as_the_words_are_tags(tmp_path: Path) -> None:
     fewer["tags"] = [row[1:] for row in fewer["tags"]]
     (rule,) = prepared(["tags"], {**fewer, "n": list(range(200))}, inputs={"n": "number"}, trunk="tabular").rules
     assert rule.kind == "multi_label"
+
+
+IN_PARTS = {"method": "column", "column": "part"}
+
+
+def parted() -> dict[str, list[Any]]:
+    return {**tagged(100), "part": ["train"] * 70 + ["val"] * 20 + ["test"] * 10}
+
+
+def late_tags(**section: Any) -> Any:
+    """The last row, of the test, holds a tag that no other row has."""
+    rows = parted()
+    rows["tags"][-1] = ["LATE"] * 3
+    return prepared({"tags": {"type": "token_classification", **section}}, rows, split=IN_PARTS)
+
+
+def test_the_classes_are_the_tags_of_the_training_rows() -> None:
+    found = late_tags()
+    (rule,) = found.rules
+    assert rule.classes == ("D", "N", "V") and list(found.config.tasks["tags"].classes) == ["D", "N", "V"]
+    targets = found.data["test"].targets["tags"]
+    assert int((targets == UNSEEN).sum()) == 3 and int((targets[-1] == UNSEEN).sum()) == 3
+    assert "'tags': 3 test labels hold a tag that training has not." in found.notes
+    assert late_tags(classes=3).rules == found.rules
+    with pytest.raises(DataError, match="has 3 classes, but the configuration says 4"):
+        late_tags(classes=4)
+
+
+def test_tags_that_are_told_are_the_classes() -> None:
+    found = late_tags(classes=["D", "LATE", "N", "V"])
+    assert found.rules[0].classes == ("D", "LATE", "N", "V")
+    assert not (found.data["test"].targets["tags"] == UNSEEN).any()
+
+
+def test_training_rows_without_tags_are_refused() -> None:
+    rows = parted()
+    rows["tags"][:70] = [[None] * 3 for _ in range(70)]
+    with pytest.raises(DataError, match="'tags' has no value in the training rows"):
+        prepared({"tags": "token_classification"}, rows, split=IN_PARTS)
 
 
 def test_long_texts_are_cut_and_counted() -> None:

@@ -21,7 +21,7 @@ from lepton.data import (
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
-from lepton.run._label_rules import check_labels, check_names, label_rule
+from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
 from lepton.run._rows import Rows, image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
@@ -102,6 +102,7 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     check_names(rules)
     split = _split(config, table, rules, kinds)
     tables = split_tables(config, table, split)
+    rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
     encoder: InputEncoder | SequenceEncoder
     if sequence is None:
         inputs = with_text_kinds(config, inputs, tables["train"], notes)
