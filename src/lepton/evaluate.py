@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,11 +24,14 @@ class TaskResult:
         loss: mean loss over the labels; NaN without labels.
         metrics: name -> value, in original units; NaN without labels.
         n_labels: number of labels seen (the sum of class weights where a task has them).
+        signatures: name of a metric -> how it was computed, for those that cannot be compared without: the signatures
+            of sacrebleu.
     """
 
     loss: float
     metrics: dict[str, float]
     n_labels: float
+    signatures: dict[str, str] = field(default_factory=dict)
 
 
 @torch.no_grad()

@@ -51,7 +51,26 @@ def test_a_file_or_texts(folder: Path) -> None:
 
 def test_a_parallel_file_is_evaluated(folder: Path) -> None:
     code, out, _ = invoke("evaluate", str(folder / "run"), str(folder / "train"), "--json")
-    assert code == 0 and {"perplexity", "bleu", "chrf"} <= set(json.loads(out)["german"]["metrics"])
+    found = json.loads(out)["german"]
+    assert code == 0 and {"perplexity", "bleu", "chrf"} <= set(found["metrics"])
+    code, out, _ = invoke("evaluate", str(folder / "run"), str(folder / "train"), "--plain")
+    assert code == 0
+    for metric in ("bleu", "chrf"):
+        assert f"german {metric}: sacrebleu {found['signatures'][metric]}\n" in out
+
+
+def test_training_shows_the_signatures(folder: Path) -> None:
+    lines = [
+        "data: {source: train}",
+        "tasks: {german: {type: translation, column: de}}",
+        "trunk: {type: transformer, width: 32, depth: 1, heads: 2}",
+        "training: {max_epochs: 1, batch_size: 16}",
+    ]
+    (folder / "run.yaml").write_text("\n".join(lines))
+    code, out, err = invoke("train", str(folder / "run.yaml"), "--folder", str(folder / "shown"), "--plain")
+    assert code == 0 and "german bleu: sacrebleu nrefs:1|" in err and "german chrf: sacrebleu nrefs:1|" in err
+    code, out, _ = invoke("train", str(folder / "run.yaml"), "--folder", str(folder / "json"), "--json")
+    assert json.loads(out)["results"]["test"]["german"]["signatures"]["bleu"].startswith("nrefs:1|")
 
 
 def test_a_recipe_without_its_data_says_where_it_lives(tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ def test_a_variant_of_seconds(name: str, folder: str, data_folder: Path, tmp_pat
     )
     if name == "translation":
         assert found.run.predict(["A dog runs ."])["german"].notna().all()
+        signatures = content["seeds"][0]["together"]["signatures"]
+        assert signatures == {"german": found.run.results["test"]["german"].signatures}
+        assert signatures["german"]["bleu"].startswith("nrefs:1|")
+        assert found.alone is not None and any("german bleu: sacrebleu nrefs:1|" in note for note in found.alone.notes)
 
 
 def test_a_missing_file_is_named_with_its_home(tmp_path: Path) -> None:

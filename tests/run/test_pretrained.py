@@ -11,6 +11,7 @@ import torch
 
 import lepton
 from lepton.errors import ConfigurationError
+from lepton.run import check, make_config, override_config, train_run
 
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'lepton-mtl[hf]'")
@@ -75,3 +76,19 @@ def test_what_it_cannot_read_is_said(folder: Path, tmp_path: Path) -> None:
         lepton.fit(
             rows, {"tags": "token_classification"}, trunk={"hf": str(folder)}, folder=tmp_path / "run", quiet=True
         )
+
+
+def test_texts_that_are_too_long_for_the_model_are_refused_before_the_training(folder: Path, tmp_path: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"max_position_embeddings": 5}))
+    told = {"trunk": {"hf": str(folder)}, "training": TRAINING}
+    words = r"5 tokens at most, but data\.max_length is 6: set data\.max_length=5"
+    config = make_config(source=None, targets=["animal"], data={"max_length": 6}, rest=told)
+    with pytest.raises(ConfigurationError, match=words):
+        train_run(config, tmp_path / "run", source=ROWS, quiet=True)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigurationError, match=words):
+        check(config, ROWS)
+    run = train_run(override_config(config, ["data.max_length=5"]), tmp_path / "run", source=ROWS, quiet=True)
+    assert any("texts are cut at data.max_length" in note for note in run.notes)
+    assert len(lepton.load(run.folder).predict([" ".join(ROWS["text"])])) == 1

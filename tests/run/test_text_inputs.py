@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 
 import lepton
 from lepton.config import check_config, read_config
-from lepton.errors import ConfigurationError, DataError, MissingExtraError
-from lepton.run import Run, _text_inputs, check, prepare
+from lepton.errors import CheckpointError, ConfigurationError, DataError, MissingExtraError
+from lepton.run import Run, _text_inputs, check, prepare, resume_run
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK
 from lepton.run.report._cost import example_batch
 
@@ -223,6 +224,36 @@ def test_the_form_in_a_file(tmp_path: Path) -> None:
     assert check_config({"data": {}, "tasks": ["liked"], "trunk": "mixed"}).trunk.text is None
     with pytest.raises(ConfigurationError, match="Did you mean 'width'"):
         check_config({"data": {}, "tasks": ["liked"], "trunk": {"type": "mixed", "text": {"widht": 8}}})
+
+
+# -- the vocabulary -----------------------------------------------------------------------------------------------
+def test_a_vocabulary_that_was_changed_is_refused(run: Run, tmp_path: Path) -> None:
+    """Two tokens have changed places: the weights fit, but mean other texts."""
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    rules = json.loads((folder / "rules.json").read_text())
+    (tokens,) = (item for item in rules["inputs"] if "rules" in item)
+    vocabulary = tokens["rules"]["rules"]["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (folder / "rules.json").write_text(json.dumps(rules))
+    with pytest.raises(CheckpointError, match=f"the vocabulary {run.encoder.fingerprint}, but this one is "):
+        lepton.load(folder)
+
+
+def test_a_training_does_not_go_on_with_another_vocabulary(run: Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    assert about["vocabulary"] == run.encoder.fingerprint
+    (folder / "run.json").write_text(json.dumps(about | {"vocabulary": "0123456789abcdef"}))
+    with pytest.raises(CheckpointError, match="was trained with the vocabulary 0123456789abcdef"):
+        resume_run(folder, source=rows(), quiet=True)
+
+
+def test_a_run_of_before_its_vocabulary_was_written_down_loads(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    del about["vocabulary"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    pd.testing.assert_frame_equal(lepton.load(tmp_path / "run").predict(rows()), run.predict(rows()))
 
 
 # -- earlier runs -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import pytest
 import torch
 
 import lepton
+from lepton.data import UNSEEN, SequenceEncoder
 from lepton.errors import CheckpointError, ConfigurationError, DataError
-from lepton.run import Run, check, make_config, prepare, run_baselines
+from lepton.insight import text_scores
+from lepton.nn import greedy_search
+from lepton.run import Run, check, make_config, prepare, run_baselines, score_notes
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("sacrebleu")
@@ -81,6 +85,35 @@ def test_it_learns_to_translate(run: Run) -> None:
     assert test["english"].metrics["perplexity"] ** 4 == pytest.approx(8, rel=0.2)
 
 
+def test_scores_come_with_their_signatures_wherever_they_are_shown(run: Run) -> None:
+    scores = text_scores(["a"], ["a"])
+    expected = {"bleu": scores.bleu_signature, "chrf": scores.chrf_signature}
+    stored = json.loads((run.folder / "results.json").read_text())
+    for part in ("val", "test"):
+        assert stored[part]["german"]["signatures"] == run.results[part]["german"].signatures == expected
+        assert stored[part]["english"]["signatures"] == {}
+    assert run.evaluate()["german"].signatures == expected
+    notes = [f"german {name}: sacrebleu {signature}" for name, signature in expected.items()]
+    assert score_notes(run.results) == notes
+    card = (run.folder / "README.md").read_text(encoding="utf-8")
+    for shown in (run._repr_html_(), run.report().read_text(encoding="utf-8"), card.replace("`", "")):
+        assert all(note in shown for note in notes)
+
+
+def test_results_without_signatures_are_read(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    path = tmp_path / "run" / "results.json"
+    stored = json.loads(path.read_text())
+    for part in stored.values():
+        for result in part.values():
+            del result["signatures"]
+    path.write_text(json.dumps(stored))
+    old = lepton.load(tmp_path / "run")
+    assert old.results["test"]["german"].metrics == run.results["test"]["german"].metrics
+    assert old.results["test"]["german"].signatures == {} and not score_notes(old.results)
+    old.report()
+
+
 def test_a_language_model_says_how_likely_a_text_is(run: Run) -> None:
     found = run.predict(["the dog sleeps", "sleeps the dog"])["english_perplexity"]
     assert found[0] < 2.5 < 10 < found[1]
@@ -109,6 +142,46 @@ def test_the_curve_of_bleu_is_in_the_history(run: Run) -> None:
     assert [row["val/german/bleu"] for row in run.history][-1] > 90
 
 
+@pytest.mark.parametrize(("monitor", "average"), [("val/german/bleu", "none"), ("val/german/chrf", "ema")])
+def test_a_search_score_can_be_monitored(tmp_path: Path, monitor: str, average: str) -> None:
+    """The weights that are kept are those that translated the validation rows best, searched again by hand."""
+    run = lepton.fit(
+        sentences(),
+        TASKS,
+        ignore=["animal"],
+        trunk=TRUNK,
+        training={
+            "max_epochs": 5, "batch_size": 16, "learning_rate": 1e-2, "monitor": monitor, "average": average,
+            "average_decay": 0.9,
+        },
+        folder=tmp_path / "run",
+        quiet=True,
+    )  # fmt: skip
+    curve = [row[monitor] for row in run.history]
+    kept = json.loads((run.folder / "checkpoints" / "best" / "state.json").read_text())
+    assert kept[monitor] == max(curve) > min(curve) and curve[int(kept["epoch"]) - 1] == max(curve)
+    val = sentences_of(run, "val")
+    model = lepton.load(run.folder).model
+    assert isinstance(run.encoder, SequenceEncoder)
+    tokens = run.encoder.encode(val).inputs["tokens"].long()
+    said = [run.encoder.decode(ids) for ids in greedy_search(model, "german", tokens)]
+    assert getattr(text_scores(said, val["de"].to_pylist()), monitor.rpartition("/")[2]) == pytest.approx(max(curve))
+    alone = run_baselines(run, source=sentences(), boosting=False, quiet=True).alone
+    assert set(alone) == {"english", "german"}
+
+
+def sentences_of(run: Run, part: str) -> pa.Table:
+    return pa.table(sentences()).take(run.split.parts[part].numpy())
+
+
+def test_a_search_score_that_is_misspelt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="Did you mean 'val/german/bleu'"):
+        lepton.fit(
+            sentences(), TASKS, ignore=["animal"], trunk=TRUNK, training={"monitor": "val/german/blue"},
+            folder=tmp_path / "run", quiet=True,
+        )  # fmt: skip
+
+
 def test_evaluation_needs_the_reference(run: Run) -> None:
     found = run.evaluate({"en": ["a dog runs"] * 3, "de": ["ein Hund rennt."] * 3})
     assert found["german"].metrics["bleu"] == pytest.approx(100)
@@ -120,7 +193,7 @@ def test_rows_without_a_reference_do_not_count(run: Run) -> None:
     rows = {"en": ["a dog runs"] * 4, "de": ["ein Hund rennt.", None, "ein Hund rennt.", None]}
     assert run.evaluate(rows)["german"].metrics["chrf"] == pytest.approx(100)
     nothing = run.evaluate({"en": ["a dog runs"], "de": pa.array([None], pa.string())})
-    assert math.isnan(nothing["german"].metrics["bleu"])
+    assert math.isnan(nothing["german"].metrics["bleu"]) and not nothing["german"].signatures
 
 
 def test_no_texts_are_refused(run: Run) -> None:
@@ -138,6 +211,7 @@ def test_alone_for_as_long(run: Run) -> None:
     found = run_baselines(run, source=sentences(), budget="time", boosting=False, quiet=True)
     assert set(found.alone) == {"english", "german"}
     assert found.alone["german"].mean("test")["bleu"] > 90
+    assert found.notes[:2] == score_notes(run.results)
     with pytest.raises(ConfigurationError, match="'steps' or 'time'"):
         run_baselines(run, source=sentences(), budget="money", quiet=True)  # type: ignore[arg-type]
 
@@ -264,6 +338,45 @@ def test_lists_as_long_as_the_words_are_tags(tmp_path: Path) -> None:
     fewer["tags"] = [row[1:] for row in fewer["tags"]]
     (rule,) = prepared(["tags"], {**fewer, "n": list(range(200))}, inputs={"n": "number"}, trunk="tabular").rules
     assert rule.kind == "multi_label"
+
+
+IN_PARTS = {"method": "column", "column": "part"}
+
+
+def parted() -> dict[str, list[Any]]:
+    return {**tagged(100), "part": ["train"] * 70 + ["val"] * 20 + ["test"] * 10}
+
+
+def late_tags(**section: Any) -> Any:
+    """The last row, of the test, holds a tag that no other row has."""
+    rows = parted()
+    rows["tags"][-1] = ["LATE"] * 3
+    return prepared({"tags": {"type": "token_classification", **section}}, rows, split=IN_PARTS)
+
+
+def test_the_classes_are_the_tags_of_the_training_rows() -> None:
+    found = late_tags()
+    (rule,) = found.rules
+    assert rule.classes == ("D", "N", "V") and list(found.config.tasks["tags"].classes) == ["D", "N", "V"]
+    targets = found.data["test"].targets["tags"]
+    assert int((targets == UNSEEN).sum()) == 3 and int((targets[-1] == UNSEEN).sum()) == 3
+    assert "'tags': 3 test labels hold a tag that training has not." in found.notes
+    assert late_tags(classes=3).rules == found.rules
+    with pytest.raises(DataError, match="has 3 classes, but the configuration says 4"):
+        late_tags(classes=4)
+
+
+def test_tags_that_are_told_are_the_classes() -> None:
+    found = late_tags(classes=["D", "LATE", "N", "V"])
+    assert found.rules[0].classes == ("D", "LATE", "N", "V")
+    assert not (found.data["test"].targets["tags"] == UNSEEN).any()
+
+
+def test_training_rows_without_tags_are_refused() -> None:
+    rows = parted()
+    rows["tags"][:70] = [[None] * 3 for _ in range(70)]
+    with pytest.raises(DataError, match="'tags' has no value in the training rows"):
+        prepared({"tags": "token_classification"}, rows, split=IN_PARTS)
 
 
 def test_long_texts_are_cut_and_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lepton.errors import ConfigurationError, MissingExtraError, install_line
+from lepton.evaluate import TaskResult
 from lepton.train import Callback, ConsoleProgress, MLflow, TensorBoard, TrainState, WeightsAndBiases
 from lepton.train._progress import clock
 from tests.train.conftest import StopAfter, loader, trainer
@@ -41,6 +43,38 @@ def test_all_events_come_in_order(tmp_path) -> None:
     trainer(max_epochs=2, callbacks=[record], folder=tmp_path, monitor="val/slant/loss").fit(loader(32), loader(16))
     epoch = ["epoch_begin", "step_end", "step_end", "evaluate_end", "checkpoint best", "epoch_end", "checkpoint last"]
     assert record.seen == ["train_begin", *epoch, *epoch, "train_end"]
+
+
+class Luck(Callback):
+    """Gives every evaluation a score that no task measures."""
+
+    def __init__(self, scores: list[float], columns: dict[str, bool]) -> None:
+        self.scores = scores
+        self.columns = columns
+
+    def on_evaluate_end(self, state: TrainState, results: dict[str, TaskResult]) -> None:
+        slant = results["slant"]
+        score = self.scores[state.epoch - 1]
+        results["slant"] = dataclasses.replace(slant, metrics={**slant.metrics, "luck": score})
+
+
+@pytest.mark.parametrize(("better", "best", "last"), [(True, 2, 4), (False, 1, 3)])
+def test_a_score_that_a_listener_gives_can_be_monitored(tmp_path, better: bool, best: int, last: int) -> None:
+    """It selects and stops, the higher the better or the other way round: the best epoch, and two more."""
+    luck = Luck([3.0, 5.0, 4.0, 4.5, 6.0], {"val/slant/luck": better})
+    run = trainer(max_epochs=5, callbacks=[luck], folder=tmp_path, monitor="val/slant/luck", patience=2)
+    state = run.fit(loader(32), loader(16))
+    assert (state.best_value, state.epoch) == (luck.scores[best - 1], last)
+    assert [row["val/slant/luck"] for row in rows_of(tmp_path)] == luck.scores[:last]
+    kept = json.loads((tmp_path / "checkpoints" / "best" / "state.json").read_text())
+    assert (kept["epoch"], kept["val/slant/luck"]) == (best, state.best_value)
+
+
+def test_a_score_that_no_listener_gives_cannot_be_monitored() -> None:
+    with pytest.raises(ConfigurationError, match="'val/slant/luck', which is no column of the metrics"):
+        trainer(callbacks=[Luck([1.0], {})], monitor="val/slant/luck").fit(loader(32), loader(16))
+    with pytest.raises(ConfigurationError, match=r"name \['val/slant/fate'\], but the results hold no such metric"):
+        trainer(callbacks=[Luck([1.0], {"val/slant/fate": True})]).fit(loader(32), loader(16))
 
 
 def test_an_interruption_is_told_after_the_checkpoint(tmp_path) -> None:

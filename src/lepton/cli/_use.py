@@ -30,7 +30,7 @@ def evaluate(
     Example: lepton evaluate runs/houses new_houses.csv --json
     """
     from lepton.data import read_table
-    from lepton.run import load, metrics_table, seen_words
+    from lepton.run import load, metrics_table, score_notes, seen_words
 
     if part not in (None, "train", "val", "test"):
         raise ConfigurationError(f"--part is {part!r}, but must be train, val or test.")
@@ -40,8 +40,8 @@ def evaluate(
     seen = "" if table is None else seen_words(loaded, table)  # people read it in the log of `evaluate`
     notes = [*([seen] if seen else []), *loaded.notes]
     output = Output(json_, quiet, plain)
-    output.show(metrics_table(loaded, {str(source or part or "held out"): found}))
-    output.show(*loaded.notes)
+    results = {str(source or part or "held out"): found}
+    output.show(metrics_table(loaded, results), *score_notes(results), *loaded.notes)
     output.result(({"notes": notes} if notes else {}) | {task: asdict(result) for task, result in found.items()})
 
 

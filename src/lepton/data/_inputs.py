@@ -17,6 +17,7 @@ from lepton.data._arrays import as_numbers, as_words, places, reading
 from lepton.data._dates import as_dates
 from lepton.data._kinds import Column, find_column
 from lepton.data._token_columns import TokenColumn, TokenRules
+from lepton.data._tokenizer import check_vocabulary
 from lepton.errors import DataError
 
 if TYPE_CHECKING:
@@ -322,6 +323,23 @@ class InputEncoder:
     def vocabulary(self) -> int:
         """How many numbers tokens have, special ones included; 0 where none are read."""
         return 0 if self.token_rules is None else self.token_rules.tokenizer.size
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the vocabulary, as that of a `SequenceEncoder`; empty where no tokens are read."""
+        return "" if self.token_rules is None else self.token_rules.tokenizer.fingerprint
+
+    def check_fingerprint(self, expected: str, owner: str) -> None:
+        """Refuse to go on with a vocabulary other than that of weights.
+
+        Args:
+            expected: the fingerprint that the weights were trained with; empty for none.
+            owner: what holds them, for the message.
+
+        Raises:
+            CheckpointError: this vocabulary is another one.
+        """
+        check_vocabulary(self.fingerprint, expected, owner)
 
     @property
     def images(self) -> list[str]:

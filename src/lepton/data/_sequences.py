@@ -16,7 +16,7 @@ from lepton.data._lexicon import Lexicon
 from lepton.data._ragged import Ints, Ragged, compact
 from lepton.data._targets import is_list
 from lepton.data._text_columns import find_text, flat_words, list_lengths, split_words, texts_of, words_of
-from lepton.data._tokenizer import Tokenizer
+from lepton.data._tokenizer import Tokenizer, check_vocabulary
 from lepton.errors import CheckpointError, ConfigurationError, DataError, is_whole, require
 from lepton.tasks import TokenClassification
 
@@ -181,11 +181,7 @@ class SequenceEncoder:
         Raises:
             CheckpointError: this vocabulary is another one.
         """
-        if self.fingerprint != expected:
-            raise CheckpointError(
-                f"{owner} was trained with the vocabulary {expected}, but this one is {self.fingerprint}: its numbers "
-                "mean other tokens. Use the rules of the run that the weights come from."
-            )
+        check_vocabulary(self.fingerprint, expected, owner)
 
     # -- inputs -----------------------------------------------------------------------------------------------
     def encode(self, table: pa.Table) -> SequenceInputs:
@@ -228,6 +224,11 @@ class SequenceEncoder:
         rows = np.repeat(np.arange(table.num_rows), spelled.lengths)
         found = len(np.unique(rows[(spelled.flat == 1).any(1)]))
         return {self.source: found} if found else {}
+
+    def source_lengths(self, table: pa.Table) -> list[int]:
+        """Return how many words, or tokens of a text, each row has, those that are cut off too; 0 where missing."""
+        lengths: list[int] = self._read(table, self.source).lengths.tolist()
+        return lengths
 
     def truncated(self, table: pa.Table) -> dict[str, int]:
         """Return how many texts were too long and lost their end: column -> rows, if there are any."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from lepton.errors import CheckpointError, DataError, import_extra, is_whole, require
 
-__all__ = ["END", "PAD", "SPECIAL", "START", "TARGET", "UNKNOWN", "Tokenizer", "fingerprint_of"]
+__all__ = ["END", "PAD", "SPECIAL", "START", "TARGET", "UNKNOWN", "Tokenizer", "check_vocabulary", "fingerprint_of"]
 
 SPECIAL = ("<pad>", "<unknown>", "<start>", "<end>", "<target>")
 """The tokens that stand for no text, in the order of their numbers."""
@@ -172,6 +172,24 @@ class Tokenizer:
 def fingerprint_of(text: str) -> str:
     """Return a short hash of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_vocabulary(found: str, expected: str, owner: str) -> None:
+    """Refuse to go on with a vocabulary other than that of weights.
+
+    Args:
+        found: its fingerprint.
+        expected: the fingerprint that the weights were trained with.
+        owner: what holds them, for the message.
+
+    Raises:
+        CheckpointError: this vocabulary is another one.
+    """
+    if found != expected:
+        raise CheckpointError(
+            f"{owner} was trained with the vocabulary {expected}, but this one is {found or 'none'}: its numbers mean "
+            "other tokens. Use the rules of the run that the weights come from."
+        )
 
 
 def _is_text(value: object) -> bool:

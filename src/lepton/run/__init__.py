@@ -13,7 +13,7 @@ from lepton.run._init import commented_config
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._run import Run, load
-from lepton.run._summary import metrics_table, seen_words
+from lepton.run._summary import metrics_table, score_notes, seen_words
 from lepton.run._train import make_loaders, make_trainer, resume_run, train_run
 from lepton.run._voices import Speech
 from lepton.run.baselines import Baselines, BaselineScore, Gains, SeedScore, SharedRun, run_baselines
@@ -57,6 +57,7 @@ __all__ = [
     "probe",
     "resume_run",
     "run_baselines",
+    "score_notes",
     "seen_words",
     "train_run",
     "without_nan",

@@ -10,9 +10,15 @@ import torch
 from torch import nn
 
 from lepton.config import Config, Custom, load_class, make_balancer, make_task, trunks
+<<<<<<< HEAD
 from lepton.data import TEXT_BUCKETS, AudioEncoder, InputEncoder, LabelRule, SequenceEncoder
 from lepton.nn import LeptonModel
 from lepton.run._encoders import Encoder
+=======
+from lepton.data import TEXT_BUCKETS, InputEncoder, LabelRule, SequenceEncoder
+from lepton.errors import ConfigurationError
+from lepton.nn import HuggingFaceTrunk, LeptonModel
+>>>>>>> langrest
 from lepton.run._prepare import Prepared
 from lepton.run._sequences import readers_of
 from lepton.run._speech import fit_spectra, speech_heads
@@ -39,6 +45,9 @@ def build_model(
         trust: whether classes may be imported.
         only: one task, for a model that learns it alone.
         architecture: what a pre-trained trunk's folder says of it; without it, the folder is read, weights included.
+
+    Raises:
+        ConfigurationError: the configuration does not fit the trunk.
     """
     torch.manual_seed(config.seed)
     chosen = [rule for rule in rules if only is None or rule.task == only]
@@ -136,7 +145,20 @@ def _sequence_trunk(
     if architecture is not None:
         told["config"] = architecture
         options |= {"folder": None, "initialise": False}
-    return kind(**{name: value for name, value in told.items() if name in taken}, **options)  # type: ignore[no-any-return]
+    trunk = kind(**{name: value for name, value in told.items() if name in taken}, **options)
+    if architecture is None:  # a run that was trained met no longer text
+        _check_length(trunk, encoder)
+    return trunk  # type: ignore[no-any-return]
+
+
+def _check_length(trunk: nn.Module, encoder: SequenceEncoder) -> None:
+    """Refuse texts that a pre-trained model would refuse in the middle of a training."""
+    limit = trunk.limit if isinstance(trunk, HuggingFaceTrunk) else None
+    if limit is not None and encoder.max_length > limit:
+        raise ConfigurationError(
+            f"the trunk's model takes texts of {limit} tokens at most, but data.max_length is {encoder.max_length}: "
+            f"set data.max_length={limit}, so that longer texts are cut, or choose another model."
+        )
 
 
 def _table_trunk(kind: Any, options: Mapping[str, Any], encoder: InputEncoder) -> Any:

@@ -22,6 +22,7 @@ from lepton.train import write_atomically
 
 __all__ = [
     "FORMAT",
+    "check_vocabulary",
     "new_folder",
     "read_architecture",
     "read_json",
@@ -99,6 +100,18 @@ def write_run(folder: Path, config: Config, version: str, vocabulary: str = "") 
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
     write_json(folder / "run.json", about | ({"vocabulary": vocabulary} if vocabulary else {}))
+
+
+def check_vocabulary(folder: Path, encoder: InputEncoder | SequenceEncoder) -> None:
+    """Refuse an encoder whose vocabulary is not the one that the run's weights were trained with.
+
+    Raises:
+        CheckpointError: it is another one, or none is known of a run that reads one text as a sequence.
+    """
+    known = read_json(folder / "run.json").get("vocabulary")
+    if known is None and isinstance(encoder, InputEncoder):
+        return  # no tokens, or of before their vocabulary was written down
+    encoder.check_fingerprint(str(known), f"the run {str(folder)!r}")
 
 
 def read_run_config(folder: Path) -> Config:

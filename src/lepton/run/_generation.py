@@ -15,7 +15,7 @@ from torch import Tensor
 from lepton.data import LabelRule, SequenceEncoder
 from lepton.errors import DataError
 from lepton.evaluate import TaskResult, to_device
-from lepton.insight import text_scores
+from lepton.insight import TextScores, text_scores
 from lepton.nn import LeptonModel, beam_search, greedy_search
 from lepton.run._rows import EVALUATION_SEQUENCES
 from lepton.tasks import Translation
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SearchScores", "predict_sequences", "text_table", "with_search_scores"]
 
 SEARCHED_ROWS = 500
-"""Validation texts that are translated after every epoch, greedily, to draw a curve."""
+"""Validation texts that are translated after every epoch, greedily, to draw a curve and to select by."""
 
 
 @torch.no_grad()
@@ -70,10 +70,8 @@ def predict_sequences(
         elif rule.kind == "translation":
             columns[rule.task] = found[rule.task]
         elif rule.kind == "token_classification":
-            words = [
-                text.split() if isinstance(text, str) else text for text in table.column(encoder.source).to_pylist()
-            ]
-            columns[rule.task] = _tags(rule, found[rule.task], words, encoder.max_length - 2)
+            lengths = encoder.source_lengths(table)
+            columns[rule.task] = _tags(rule, found[rule.task], lengths, encoder.max_length - 2)
         else:
             parts = found[rule.task]
             columns |= rule.decode({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
@@ -92,14 +90,11 @@ def _translated(model: LeptonModel, task: str, tokens: Tensor, encoder: Sequence
     return [encoder.decode(ids) for ids in beam_search(model, task, tokens, beam=kind.beam)]
 
 
-def _tags(
-    rule: LabelRule, said: Sequence[Mapping[str, Tensor]], texts: Sequence[Sequence[str] | None], most: int
-) -> list[Any]:
+def _tags(rule: LabelRule, said: Sequence[Mapping[str, Tensor]], lengths: Sequence[int], most: int) -> list[Any]:
     """Return the tags of each row's words; None for words beyond the `most` that are read."""
     rows = [row for part in said for row in part["label"].tolist()]
     found = []
-    for labels, words in zip(rows, texts, strict=True):
-        number = len(words or ())
+    for labels, number in zip(rows, lengths, strict=True):
         read = min(number, most)
         tags: list[str | None] = [rule.classes[label] for label in labels[1 : read + 1]]
         found.append(tags + [None] * (number - read))
@@ -114,7 +109,7 @@ def with_search_scores(
     table: pa.Table,
     results: Mapping[str, TaskResult],
 ) -> dict[str, TaskResult]:
-    """Return the results with what only a search can measure: BLEU and chrF of translations.
+    """Return the results with what only a search can measure: BLEU and chrF of translations, with their signatures.
 
     Args:
         model: the model; it is put into eval mode.
@@ -136,7 +131,7 @@ def with_search_scores(
         kind = model.task(rule.task)
         assert isinstance(kind, Translation)
         scores = _text_scores(model, encoder, rule, table, functools.partial(beam_search, beam=kind.beam))
-        found[rule.task] = dataclasses.replace(found[rule.task], metrics={**found[rule.task].metrics, **scores})
+        found[rule.task] = _completed(found[rule.task], scores)
     model.train(training)
     return found
 
@@ -146,11 +141,11 @@ Search = Callable[[LeptonModel, str, Tensor], list[list[int]]]
 
 def _text_scores(
     model: LeptonModel, encoder: SequenceEncoder, rule: LabelRule, table: pa.Table, search: Search
-) -> dict[str, float]:
-    """Return BLEU and chrF over the rows that have a reference; NaN if none has."""
+) -> TextScores | None:
+    """Return BLEU and chrF over the rows that have a reference; None if none has."""
     table = table.filter(table.column(rule.columns[0]).is_valid())
     if not table.num_rows:
-        return {"bleu": math.nan, "chrf": math.nan}
+        return None
     inputs, lengths = encoder.encode(table)
     order = lengths["tokens"].argsort(stable=True)  # like lengths together, so that few steps are spent on padding
     said: list[str] = []
@@ -158,8 +153,17 @@ def _text_scores(
         tokens = inputs["tokens"][rows, : int(lengths["tokens"][rows].max())].long().to(model.device)
         said += [encoder.decode(ids) for ids in search(model, rule.task, tokens)]
     in_order = [text for _, text in sorted(zip(order.tolist(), said, strict=True))]
-    scores = text_scores(in_order, table.column(rule.columns[0]).to_pylist())
-    return {"bleu": scores.bleu, "chrf": scores.chrf}
+    return text_scores(in_order, table.column(rule.columns[0]).to_pylist())
+
+
+def _completed(result: TaskResult, scores: TextScores | None) -> TaskResult:
+    if scores is None:
+        return dataclasses.replace(result, metrics={**result.metrics, "bleu": math.nan, "chrf": math.nan})
+    return dataclasses.replace(
+        result,
+        metrics={**result.metrics, "bleu": scores.bleu, "chrf": scores.chrf},
+        signatures={"bleu": scores.bleu_signature, "chrf": scores.chrf_signature},
+    )
 
 
 def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
@@ -181,7 +185,9 @@ def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
 
 
 class SearchScores(Callback):
-    """Adds `val/<task>/bleu` to the row of every epoch: of greedy translations of the first validation texts.
+    """Adds `val/<task>/bleu` and `.../chrf` to every evaluation: of greedy translations of the first validation texts.
+
+    Before selection, so that they can be monitored, and of the weights that are selected, averaged ones too.
 
     Args:
         model: the model that is trained.
@@ -197,9 +203,14 @@ class SearchScores(Callback):
         self.encoder = encoder
         self.tasks = [r for r in rules if r.kind == "translation" and r.task in model.task_names]
         self.table = table.slice(0, SEARCHED_ROWS)
+        self.columns = {
+            f"val/{rule.task}/{metric}": better
+            for rule in self.tasks
+            for metric, better in model.task(rule.task).search_metrics.items()
+        }
 
-    def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
-        """Translate, and write the score into the row."""
+    def on_evaluate_end(self, state: TrainState, results: dict[str, TaskResult]) -> None:
+        """Translate, and complete the results."""
         for rule in self.tasks:
             scores = _text_scores(self.model, self.encoder, rule, self.table, greedy_search)
-            row[f"val/{rule.task}/bleu"] = scores["bleu"]
+            results[rule.task] = _completed(results[rule.task], scores)

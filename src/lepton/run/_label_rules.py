@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from lepton.data import (
     find_column,
     infer_task,
     is_list,
+    too_many_classes,
 )
 from lepton.errors import ConfigurationError, DataError
 from lepton.run._rows import Rows, has_label
@@ -23,7 +25,7 @@ from lepton.run._rows import Rows, has_label
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["check_labels", "check_names", "label_rule"]
+__all__ = ["check_labels", "check_names", "label_rule", "with_training_tags"]
 
 
 def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, Column]) -> LabelRule:
@@ -34,6 +36,9 @@ def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, C
         section: its entry in the configuration.
         table: the source.
         columns: what its columns were taken for.
+
+    Returns:
+        The rule, of tags without its classes: see `with_training_tags`.
 
     Raises:
         DataError: nothing can be learned from the column.
@@ -56,16 +61,44 @@ def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, C
         kind = "multi_label" if len(names) > 1 else _inferred(table, first, columns)
     _check_kind(name, kind, names, columns)
     masks = first.kind == "image"
-    classes = _mask_classes(name, section, table, names[0]) if masks else _classes(kind, section, table, names)
+    classes: tuple[str, ...] = ()
+    if masks:
+        classes = _mask_classes(name, section, table, names[0])
+    elif kind != "token_classification":
+        classes = _classes(kind, section, table, names)
     missing = int(getattr(section, "missing", 255)) if kind == "segmentation" else _mask_missing(section)
     return LabelRule(name, kind, names, classes, missing, masks and kind == "multi_label", section.min_share)
 
 
+<<<<<<< HEAD
 def _inferred(table: pa.Table, column: Column, columns: Mapping[str, Column]) -> str:
     """Return the kind of task: lists as long as a column of words are its tags, texts of recordings transcripts."""
+=======
+def with_training_tags(rule: LabelRule, section: Any, train: pa.Table) -> LabelRule:
+    """Return the rule with the tags of the training rows as its classes, unless it was told some; others as they are.
+
+    A tag that only other rows have could be learned from none, and would take a row of the head and of every table.
+
+    Args:
+        rule: of one task.
+        section: its entry in the configuration.
+        train: the training rows.
+
+    Raises:
+        DataError: there are fewer than two tags, or not as many as the configuration says.
+    """
+    if rule.kind != "token_classification":
+        return rule
+    return dataclasses.replace(rule, classes=_classes(rule.kind, section, train, rule.columns))
+
+
+def _inferred(table: pa.Table, column: Column) -> str:
+    """Return the kind of task: lists as long as those of a column of words are tags."""
+>>>>>>> langrest
     import pyarrow.compute as pc
 
-    if column.kind == "text" and any(other.kind == "audio" for other in columns.values()):
+    heard = any(other.kind == "audio" for other in columns.values())
+    if heard and column.kind in ("text", "category", "ignore") and too_many_classes(table, column):
         return "speech_recognition"
     tags = table.column(column.name)
     if column.kind == "labels":
@@ -147,7 +180,8 @@ def _classes(kind: str, section: Any, table: pa.Table, names: Sequence[str]) -> 
         return tuple(names)
     found = class_names(table, names[0])
     if len(found) < 2:
-        raise DataError(f"target {names[0]!r} has one value only, {found!r}: there is nothing to learn.")
+        seen = f"one value only, {found!r}" if found else "no value in the training rows"
+        raise DataError(f"target {names[0]!r} has {seen}: there is nothing to learn.")
     if isinstance(told, int) and len(found) != told:
         raise DataError(
             f"target {names[0]!r} has {len(found)} classes, but the configuration says {told}: give their names."

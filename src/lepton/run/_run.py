@@ -17,8 +17,12 @@ from lepton.errors import CheckpointError, ConfigurationError, DataError, neares
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
+<<<<<<< HEAD
 from lepton.run._encoders import Encoder
 from lepton.run._folder import read_architecture, read_json, read_rules, read_run_config, read_split
+=======
+from lepton.run._folder import check_vocabulary, read_architecture, read_json, read_rules, read_run_config, read_split
+>>>>>>> langrest
 from lepton.run._frames import frame_of
 from lepton.run._generation import predict_sequences, text_table, with_search_scores
 from lepton.run._plot import RunPlots
@@ -282,12 +286,14 @@ class Run:
         return f"Run({str(self.folder)!r}, tasks={self.tasks}, balance={self.config.balance.method!r})"
 
     def _repr_html_(self) -> str:
-        from lepton.run._summary import results_rows
+        from lepton.run._summary import results_rows, score_notes
 
-        header, *rows = results_rows(self, self.results)
+        results = self.results
+        header, *rows = results_rows(self, results)
         head = "".join(f"<th>{cell}</th>" for cell in header)
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<b>{self.folder}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(f"<div>{note}</div>" for note in score_notes(results))
+        return f"<b>{self.folder}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
 def _sound_files(source: Any) -> list[str]:
@@ -300,7 +306,8 @@ def _sound_files(source: Any) -> list[str]:
 def _result(found: dict[str, Any]) -> TaskResult:
     nan = float("nan")
     metrics = {name: nan if value is None else value for name, value in found["metrics"].items()}
-    return TaskResult(nan if found["loss"] is None else found["loss"], metrics, found["n_labels"])
+    loss = nan if found["loss"] is None else found["loss"]
+    return TaskResult(loss, metrics, found["n_labels"], found.get("signatures", {}))  # none before there were any
 
 
 def load(folder: Path | str, *, checkpoint: str = "best", trust: bool = False) -> Run:
@@ -320,8 +327,7 @@ def load(folder: Path | str, *, checkpoint: str = "best", trust: bool = False) -
         raise CheckpointError(f"there is no run {str(place)!r}.{nearest(place.name, beside)}")
     config = read_run_config(place)
     encoder, rules = read_rules(place)
-    if isinstance(encoder, SequenceEncoder):
-        encoder.check_fingerprint(str(read_json(place / "run.json").get("vocabulary")), f"the run {str(place)!r}")
+    check_vocabulary(place, encoder)
     model = build_model(config, encoder, rules, trust=trust, architecture=read_architecture(place))
     load_weights(place / "checkpoints" / checkpoint, model)
     return Run(place, config, encoder, rules, read_split(place), model)

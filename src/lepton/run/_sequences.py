@@ -185,14 +185,15 @@ def encode_sequences(
 
 
 def example_sequences(encoder: SequenceEncoder, rows: int) -> dict[str, Tensor]:
-    """Return inputs of rows of `EXAMPLE_TOKENS` tokens, for what depends on shapes only."""
+    """Return inputs of rows of `EXAMPLE_TOKENS` tokens, or fewer if texts are shorter, for what needs shapes only."""
+    length = min(EXAMPLE_TOKENS, encoder.max_length)
     filled = next(number for number in range(encoder.vocabulary) if number != encoder.pad)
-    tokens = torch.full((rows, EXAMPLE_TOKENS), filled)
+    tokens = torch.full((rows, length), filled)
     found = {"tokens": tokens}
     if encoder.target is not None:
         found["target"] = tokens.clone()
     if encoder.characters:
-        found["characters"] = torch.ones(rows, EXAMPLE_TOKENS, EXAMPLE_LETTERS, dtype=torch.int64)
+        found["characters"] = torch.ones(rows, length, EXAMPLE_LETTERS, dtype=torch.int64)
     return found
 
 

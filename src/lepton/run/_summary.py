@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.config import compositions
 from lepton.evaluate import TaskResult
+from lepton.insight import signature_notes
 from lepton.run._rows import held_out_part
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "metrics_table",
     "plan_table",
     "results_rows",
+    "score_notes",
     "seen_words",
 ]
 
@@ -139,6 +141,19 @@ def metrics_table(run: Run, results: Mapping[str, Mapping[str, TaskResult]]) -> 
         table.add_row(row[0] if row[0] != last else "", *row[1:])
         last = row[0]
     return table
+
+
+def score_notes(results: Mapping[str, Mapping[str, TaskResult]]) -> list[str]:
+    """Return what must be shown below `metrics_table`: the signatures of the scores that have one, a line each.
+
+    Args:
+        results: heading of a column -> task -> result.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for tasks in results.values():
+        for task, result in tasks.items():
+            found.setdefault(task, {}).update(result.signatures)
+    return signature_notes(found)
 
 
 def count_parameters(model: LeptonModel) -> dict[str, int]:

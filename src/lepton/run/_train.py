@@ -15,8 +15,8 @@ from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
 from lepton.run._folder import (
+    check_vocabulary,
     new_folder,
-    read_json,
     read_run_config,
     read_split,
     write_architecture,
@@ -30,8 +30,12 @@ from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
+<<<<<<< HEAD
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
 from lepton.run._voices import write_voices
+=======
+from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
+>>>>>>> langrest
 from lepton.run.report import write_card, write_data
 from lepton.train import Callback, Trainer, save_checkpoint
 
@@ -68,8 +72,7 @@ def train_run(
     prepared = prepare(config, source)
     model = initial_model(prepared, trust=trust)
     place = new_folder(folder)
-    vocabulary = prepared.encoder.fingerprint if isinstance(prepared.encoder, SequenceEncoder) else ""
-    write_run(place, prepared.config, lepton.__version__, vocabulary)
+    write_run(place, prepared.config, lepton.__version__, prepared.encoder.fingerprint)
     write_rules(place, prepared.encoder, prepared.rules)
     write_architecture(place, model.trunk)
     write_split(place, prepared.split)
@@ -103,11 +106,9 @@ def resume_run(
     if not (folder / "checkpoints" / "last").is_dir():
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
     prepared = prepare(config, source)
-    if isinstance(prepared.encoder, SequenceEncoder):  # fitted anew, by a library that may be another version now
-        known = str(read_json(folder / "run.json").get("vocabulary"))
-        prepared.encoder.check_fingerprint(known, f"the run {str(folder)!r}")
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
         kept.check(prepared.table, str(config.data.source or "the source"))
+    check_vocabulary(folder, prepared.encoder)  # fitted anew, by a library that may be another version now
     return _train(
         prepared,
         initial_model(prepared, trust=trust),
@@ -152,6 +153,8 @@ def _train(
     write_card(run)
     if console is not None:
         _print_table(console, metrics_table(run, run.results))
+        for note in score_notes(run.results):
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     return run
 
 

@@ -29,7 +29,13 @@ class Callback:
         ...     def on_step_end(self, state, result):
         ...         if state.step == 1000:
         ...             state.stopped = "the budget of 1000 steps is spent"
+
+    Attributes:
+        columns: columns that it gives every evaluation, `val/<task>/<metric>` -> whether more is better; they can be
+            monitored. It writes the metrics into the results of `on_evaluate_end`.
     """
+
+    columns: Mapping[str, bool] = {}
 
     def on_train_begin(self, state: TrainState) -> None:
         """Before the first step, or the first one after a checkpoint was resumed."""
@@ -40,8 +46,11 @@ class Callback:
     def on_step_end(self, state: TrainState, result: StepResult) -> None:
         """After every optimiser step. Reading `result` waits for the device."""
 
-    def on_evaluate_end(self, state: TrainState, results: Mapping[str, TaskResult]) -> None:
-        """After every evaluation during the training, with each task's result; the model is as it was evaluated."""
+    def on_evaluate_end(self, state: TrainState, results: dict[str, TaskResult]) -> None:
+        """After every evaluation during the training, with each task's result; the model is as it was evaluated.
+
+        Selection comes after it: a result may be replaced by one with more metrics, those that `columns` names.
+        """
 
     def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
         """After every epoch and its evaluation, with its row of metrics."""

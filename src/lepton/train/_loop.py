@@ -214,7 +214,8 @@ class Trainer:
             layers=self.layers,
         )
         self.average = WeightAverage(model, average, decay=average_decay, start=average_start)
-        self.selection = Selection(model, monitor, mode, patience=patience, baselines=baselines)
+        given = {column: better for listener in callbacks for column, better in listener.columns.items()}
+        self.selection = Selection(model, monitor, mode, patience=patience, baselines=baselines, given=given)
         self._make_schedule = partial(
             Schedule,
             schedule,

@@ -29,6 +29,7 @@ class Selection:
         mode: `"min"` or `"max"`; None to take what the column says of itself.
         patience: evaluations without a better value before stopping; None to go on.
         baselines: `"task/metric"` -> score of that task trained alone, on the validation data.
+        given: columns that listeners give, with whether more is better.
 
     Raises:
         ConfigurationError: a baseline of no metric, or `val/delta_m` without baselines.
@@ -42,9 +43,11 @@ class Selection:
         *,
         patience: int | None = None,
         baselines: Mapping[str, float] | None = None,
+        given: Mapping[str, bool] | None = None,
     ) -> None:
         self.model = model
         self.monitor = monitor
+        self.given = dict(given or {})
         self.patience = patience
         self.baselines = dict(baselines or {})
         self._better = self._directions()
@@ -66,7 +69,7 @@ class Selection:
         for name in self.model.task_names:
             better = self.model.task(name).higher_is_better
             found |= {f"val/{name}/{metric}": more for metric, more in {"loss": False, **better}.items()}
-        return found
+        return found | self.given
 
     def _check_baselines(self) -> None:
         for key, score in self.baselines.items():
@@ -103,6 +106,9 @@ class Selection:
         Args:
             results: of an evaluation.
             initial: task -> what its loss is divided by in `val/relative_loss`.
+
+        Raises:
+            ConfigurationError: a column that a listener promised is not there.
         """
         row: dict[str, float] = {}
         for name, result in results.items():
@@ -111,6 +117,11 @@ class Selection:
         main = [name for name in results if not self.model.task(name).auxiliary] or list(results)
         ratios = [results[name].loss / initial[name] for name in main if results[name].n_labels > 0]
         row["val/relative_loss"] = sum(ratios) / len(ratios) if ratios else math.nan
+        lacking = sorted(self.given.keys() - row.keys())
+        if lacking:
+            raise ConfigurationError(
+                f"a listener's columns name {lacking}, but the results hold no such metric after its on_evaluate_end."
+            )
         if self.baselines:
             row["val/delta_m"] = self._delta_m(row)
         return row

@@ -24,7 +24,7 @@ from lepton.insight.measure._resampling import (
     resampled_rows,
     score_outputs,
 )
-from lepton.insight.measure._text_scores import TextScores, chrf_of_texts, text_scores
+from lepton.insight.measure._text_scores import TextScores, chrf_of_texts, signature_notes, text_scores
 
 __all__ = [
     "Advice",
@@ -55,6 +55,7 @@ __all__ = [
     "read_range",
     "resampled_rows",
     "score_outputs",
+    "signature_notes",
     "sorted_advice",
     "text_scores",
     "time_in_turns",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lepton.errors import DataError, import_extra
 
-__all__ = ["TextScores", "chrf_of_texts", "text_scores"]
+__all__ = ["TextScores", "chrf_of_texts", "signature_notes", "text_scores"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,23 @@ def chrf_of_texts(hypotheses: Sequence[str], references: Sequence[str]) -> list[
     _check_texts(hypotheses, references)
     chrf = import_extra("sacrebleu.metrics", "text", "chrf_of_texts").CHRF()
     return [float(chrf.sentence_score(said, [true]).score) for said, true in zip(hypotheses, references, strict=True)]
+
+
+def signature_notes(signatures: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a line for each score that has a signature, to be shown where the score is.
+
+    Args:
+        signatures: task -> metric -> signature.
+
+    Example:
+        >>> signature_notes({"english": {}, "german": {"bleu": "nrefs:1|case:mixed"}})
+        ['german bleu: sacrebleu nrefs:1|case:mixed']
+    """
+    return [
+        f"{task} {metric}: sacrebleu {signature}"
+        for task, found in signatures.items()
+        for metric, signature in found.items()
+    ]
 
 
 def _check_texts(hypotheses: Sequence[str], references: Sequence[str]) -> None:

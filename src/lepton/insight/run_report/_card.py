@@ -103,6 +103,11 @@ def _results(facts: RunFacts) -> Iterator[str]:
             rows.append((task.name, f"{metric_words(metric.name)} {'↑' if metric.higher_is_better else '↓'}", *cells))
     yield from _table(("task", "metric", *(name for name, _ in columns)), rows)
     yield ""
+    signed = [(task, *found) for task in facts.tasks[:SHOWN_TASKS] for found in task.signatures.items()]
+    for task, name, signature in signed:
+        yield f"- {_plain(task.name)} {metric_words(name)}: sacrebleu `{signature}`"
+    if signed:
+        yield ""
 
 
 def _training(facts: RunFacts) -> Iterator[str]:

@@ -82,6 +82,7 @@ class TaskFacts:
         priority: its factor after balancing.
         predictions: of the sampled rows, or None if these are gone.
         missing: for masks, the number of pixels without a class.
+        signatures: metric -> how it was computed, of those that cannot be compared without.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TaskFacts:
     priority: float = 1.0
     predictions: Predictions | TextPredictions | None = None
     missing: int = 255
+    signatures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

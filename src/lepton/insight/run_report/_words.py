@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from lepton.insight.measure import Interval
+from lepton.insight.measure import Interval, signature_notes
 from lepton.insight.page import (
     Block,
     Flag,
@@ -239,6 +239,7 @@ def results_table(facts: RunFacts) -> Table:
     notes = []
     if any(part in task.results for task in facts.tasks):
         notes.append(f"{PART_WORDS[part].capitalize()} scores decide; validation rows also selected the weights.")
+    notes += signature_notes({task.name: task.signatures for task in facts.tasks[:SHOWN_TASKS]})
     if len(facts.tasks) > SHOWN_TASKS:
         notes.append(f"The first {SHOWN_TASKS} of {len(facts.tasks)} tasks; results.json holds them all.")
     if any(task.alone or task.boosting for task in facts.tasks):

@@ -50,6 +50,7 @@ class HuggingFaceTrunk(nn.Module):
         out_features: D.
         config: the complete configuration of the model, as JSON holds it.
         causal: whether a state sees only what is to its left.
+        limit: how many tokens a text may have; None if the model sets no limit.
 
     Raises:
         ConfigurationError: a folder or an option that is not allowed.

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from lepton.config import Config, check_config, content_of
 from lepton.data import AudioEncoder, SequenceEncoder
-from lepton.evaluate import evaluate, to_device
+from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
-from lepton.run._generation import with_search_scores
+from lepton.run._generation import SearchScores, with_search_scores
 from lepton.run._prepare import Prepared, encode_rows, read_source, split_tables
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
 from lepton.run._train import make_loaders, make_trainer
 from lepton.train import Callback, TrainState, TrainStep
 
-__all__ = ["kept_outputs", "part_scores", "relative_step_time", "run_rows", "train_alone"]
+__all__ = ["kept_outputs", "part_results", "relative_step_time", "run_rows", "train_alone"]
 
 EVERY_TASK = "val/relative_loss"
 
@@ -87,9 +87,17 @@ def train_alone(
     with torch.random.fork_rng():
         model = initial_model(alone, trust=trust, only=task)
         train, val = make_loaders(alone)
-        trainer = make_trainer(alone.config, model, None, callbacks=callbacks)
+        trainer = make_trainer(alone.config, model, None, callbacks=[*_monitored_scores(alone, model), *callbacks])
         state = trainer.fit(TargetsOf(train, [task]), None if val is None else TargetsOf(val, [task]))
     return model, state
+
+
+def _monitored_scores(prepared: Prepared, model: LeptonModel) -> Iterator[Callback]:
+    """Yield what translates after every epoch, where the training is judged by that and not only drawn."""
+    if isinstance(prepared.encoder, SequenceEncoder) and "val" in prepared.tables:
+        scores = SearchScores(model, prepared.encoder, prepared.rules, prepared.tables["val"])
+        if prepared.config.training.monitor in scores.columns:
+            yield scores
 
 
 TIMED_STEPS = 12
@@ -146,14 +154,14 @@ class TargetsOf:
             yield inputs, {name: targets[name] for name in self.tasks}
 
 
-def part_scores(model: LeptonModel, prepared: Prepared, part: str, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return task -> metrics of the model's tasks on a part; nothing for a part that is not there."""
+def part_results(model: LeptonModel, prepared: Prepared, part: str, tasks: Sequence[str]) -> dict[str, TaskResult]:
+    """Return task -> result of the model's tasks on a part; nothing for a part that is not there."""
     if part not in prepared.data:
         return {}
     found = evaluate(model, TargetsOf(make_loader(prepared.data[part], prepared.config), tasks))
     if isinstance(prepared.encoder, SequenceEncoder):
         found = with_search_scores(model, prepared.encoder, prepared.rules, prepared.tables[part], found)
-    return {name: found[name].metrics for name in tasks}
+    return {name: found[name] for name in tasks}
 
 
 @torch.no_grad()

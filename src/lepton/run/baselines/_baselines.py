@@ -14,16 +14,17 @@ from torch import Tensor
 
 from lepton.data import InputEncoder
 from lepton.errors import DataError, import_extra, is_whole, require
+from lepton.evaluate import TaskResult
 from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore, score_outputs
 from lepton.run._folder import read_json, write_json
 from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared
 from lepton.run._rows import held_out_part
 from lepton.run._run import Run
-from lepton.run._summary import count_parameters
+from lepton.run._summary import count_parameters, score_notes
 from lepton.run.baselines._alone import (
     kept_outputs,
-    part_scores,
+    part_results,
     relative_step_time,
     run_rows,
     train_alone,
@@ -241,7 +242,9 @@ def run_baselines(
     part = held_out_part(prepared.data)
     if part is None:
         raise DataError("this run has neither test nor validation rows: there is nothing to compare baselines on.")
-    found = Baselines(metric_infos(run, prepared, part, tasks), part, _shared_run(run, prepared, part, tasks))
+    results = {name: part_results(run.model, prepared, name, tasks) for name in ("val", "test")}
+    metrics = metric_infos(run, prepared, part, tasks)
+    found = Baselines(metrics, part, _shared_run(run, results), notes=score_notes(results))
     outputs = kept_outputs(run.model, prepared, part, KEPT_NUMBERS)
     kept = {("shared", task): [output] for task, output in outputs.items()}
     numbers = range(run.config.seed, run.config.seed + seeds)
@@ -257,9 +260,9 @@ def run_baselines(
     return found
 
 
-def _shared_run(run: Run, prepared: Prepared, part: str, tasks: Sequence[str]) -> SharedRun:
+def _shared_run(run: Run, results: Mapping[str, Mapping[str, TaskResult]]) -> SharedRun:
     size, last = count_parameters(run.model), run.history[-1] if run.history else {}
-    scores = {name: part_scores(run.model, prepared, name, tasks) for name in ("val", "test", part)}
+    scores = {part: {task: found.metrics for task, found in tasks.items()} for part, tasks in results.items()}
     parameters = {"shared": size["shared"], "private": size["heads"]}
     return SharedRun(run.config.seed, last.get("seconds", 0.0), int(last.get("step", 0)), parameters, scores)
 
@@ -294,7 +297,8 @@ def _train_all(
         for task in found.metrics:
             callbacks = watch(f"{task} alone, seed {seed}")
             model, state = train_alone(prepared, task, seed, longer=longer[task], trust=trust, callbacks=callbacks)
-            val, test = (part_scores(model, prepared, part, [task]).get(task, {}) for part in ("val", "test"))
+            results = [part_results(model, prepared, part, [task]) for part in ("val", "test")]
+            val, test = (found[task].metrics if found else {} for found in results)
             score = SeedScore(seed, val, test, state.seconds, state.step)
             _enter(found.alone, task, sum(count_parameters(model).values()), score)
             kept.setdefault(("alone", task), []).extend(

@@ -159,6 +159,7 @@ def _task(
         priority=task.priority,
         predictions=predictions,
         missing=rule.missing,
+        signatures={name: words for found in results.values() for name, words in found.signatures.items()},
     )
 
 
