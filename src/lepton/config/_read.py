@@ -193,13 +193,13 @@ def make_task(
     Args:
         name: the task's name.
         section: its entry; the kind is known.
-        classes: names of the classes or labels, found in the data.
+        classes: names of the classes, labels or characters, found in the data.
         vocabulary: size of the vocabulary, for tasks that predict tokens.
         trust: whether a head may be imported.
     """
     kind = task_kinds()[section.type]
     options = _options(kind, section)
-    for parameter in ("classes", "labels"):
+    for parameter in ("classes", "labels", "characters"):
         if parameter in inspect.signature(kind).parameters:
             options[parameter] = list(classes)
     if "vocabulary" in inspect.signature(kind).parameters:
