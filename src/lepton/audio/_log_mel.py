@@ -13,6 +13,7 @@ from lepton.audio._griffin_lim import griffin_lim
 from lepton.audio._mel import mel_filters
 from lepton.audio._nonnegative import least_squares
 from lepton.audio._stft import spectrum
+from lepton.audio._waveform import check_waveform
 from lepton.errors import DataError, is_number, is_whole, require
 
 __all__ = ["LogMel"]
@@ -105,11 +106,7 @@ class LogMel(nn.Module):
         Raises:
             DataError: no floating-point tensor, or one without dimensions.
         """
-        if waveform.ndim == 0 or not waveform.is_floating_point():
-            raise DataError(
-                f"LogMel: a waveform must be floating point [..., samples], but it is {waveform.dtype} "
-                f"{list(waveform.shape)}. Divide 16-bit samples by 32768."
-            )
+        check_waveform(waveform, "LogMel")
         magnitude = spectrum(waveform.float(), self.window, self.hop).abs()
         if torch.is_autocast_enabled(waveform.device.type):
             with torch.autocast(waveform.device.type, enabled=False):
