@@ -268,12 +268,12 @@ def _best_path(log_p: Tensor, frames: Tensor, labels: Tensor, lengths: Tensor) -
 
 def _trace_back(scores: Tensor, cost: Tensor, frames: Tensor, state: Tensor) -> Tensor:
     """Return the states [B, L] that lead to the last one, `state` [B, 1]."""
-    steps = torch.stack([scores[..., 2:], scores[..., 1:-1], scores[..., :-2] + cost]).argmax(0)
-    within = torch.arange(len(scores), device=frames.device)[:, None] < frames
-    # Scores that are not numbers may point anywhere; there is no state before the first.
-    steps = steps.where(within[..., None], 0).minimum(torch.arange(cost.shape[1], device=frames.device))
+    stay, step, jump = scores[..., 2:], scores[..., 1:-1], scores[..., :-2] + cost
+    # By comparisons, because `argmax` over three takes twenty times longer; nothing is greater than what is no number.
+    steps = (step > stay).byte().masked_fill_(jump > stay.maximum(step), 2)
+    steps.masked_fill_(torch.arange(len(scores), device=frames.device)[:, None, None] >= frames[:, None], 0)
     states = []
-    for step in steps.flip(0):
+    for back in reversed(steps.unbind()):
         states.append(state)
-        state = state - step.gather(1, state)
+        state = state - back.gather(1, state)
     return torch.cat([state[:, :0], *states[::-1]], 1)
