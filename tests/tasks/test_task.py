@@ -21,6 +21,7 @@ from lepton.tasks import (
     MultiLabel,
     Regression,
     Segmentation,
+    SpeechRecognition,
     Task,
     TokenClassification,
     Translation,
@@ -35,6 +36,7 @@ FACTORIES = {
     "segmentation": lambda name="t", **rest: Segmentation(name, 3, **rest),
     "multilabel": lambda name="t", **rest: MultiLabel(name, 3, **rest),
     "regression": lambda name="t", **rest: Regression(name, 3, **rest),
+    "speech": lambda name="t", **rest: SpeechRecognition(name, ["a", "b"], **rest),
     "user": lambda name="t", head=None, **rest: Task(name, head=head or nn.Linear(4, 3), loss=F.mse_loss, **rest),
 }
 each = pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
@@ -61,13 +63,18 @@ def test_importing_tasks_does_not_import_torchmetrics():
 def test_exported_names():
     assert sorted(lepton.tasks.__all__) == [
         "Classification",
+        "FrameHead",
         "LanguageModeling",
         "MultiLabel",
         "Regression",
         "Segmentation",
+        "SpeechRecognition",
         "Task",
         "TokenClassification",
         "Translation",
+        "ctc_alignment",
+        "ctc_beam",
+        "ctc_greedy",
     ]
 
 
@@ -188,7 +195,9 @@ def test_names_of_classes_and_labels():
 
 
 # -- heads ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression", "language", "translation", "tags"])
+@pytest.mark.parametrize(
+    "kind", ["classification", "multilabel", "regression", "language", "translation", "tags", "speech"]
+)
 def test_heads_are_linear(kind):
     head = FACTORIES[kind]().make_head(7)
     assert isinstance(head, nn.Linear) and (head.in_features, head.out_features) == (7, 3)
@@ -230,7 +239,7 @@ def test_regression_keeps_large_values_apart_in_bfloat16():
     assert output.tolist() == [200_000.0, 200_250.0]
 
 
-@pytest.mark.parametrize("kind", ["classification", "segmentation", "multilabel", "language", "tags", "user"])
+@pytest.mark.parametrize("kind", ["classification", "segmentation", "multilabel", "language", "tags", "speech", "user"])
 def test_other_outputs_are_the_raw_ones(kind):
     raw = torch.randn(2, 3, 4, 4)
     assert FACTORIES[kind]().finish(raw) is raw

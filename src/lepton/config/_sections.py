@@ -87,8 +87,9 @@ def _summary(kind: type) -> str:
 @functools.cache
 def task_kinds() -> dict[str, type[Task]]:
     """Return the kinds of task, by their names in YAML."""
-    found = {snake_case(name): getattr(lepton.tasks, name) for name in lepton.tasks.__all__}
-    return {name: kind for name, kind in found.items() if kind is not Task}
+    found = [getattr(lepton.tasks, name) for name in lepton.tasks.__all__]
+    kinds = [kind for kind in found if inspect.isclass(kind) and issubclass(kind, Task) and kind is not Task]
+    return {snake_case(kind.__name__): kind for kind in kinds}
 
 
 class Custom(Section):

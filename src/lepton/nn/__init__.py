@@ -6,7 +6,9 @@ from lepton.nn._fork import Fork, fork
 from lepton.nn._model import LeptonModel
 from lepton.nn._reading import ReadingHead
 from lepton.nn._search import beam_search, greedy_search
+from lepton.nn._speech_head import SpeechHead
 from lepton.nn.trunks import (
+    AcousticTrunk,
     Cache,
     ConvTrunk,
     HuggingFaceTrunk,
@@ -17,6 +19,7 @@ from lepton.nn.trunks import (
 )
 
 __all__ = [
+    "AcousticTrunk",
     "Cache",
     "Chain",
     "ConvTrunk",
@@ -26,6 +29,7 @@ __all__ = [
     "MixedTrunk",
     "MultiTaskLoss",
     "ReadingHead",
+    "SpeechHead",
     "TabularTrunk",
     "TransformerTrunk",
     "UNet",

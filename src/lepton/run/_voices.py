@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lepton.data import AudioEncoder, LabelRule
 from lepton.errors import CheckpointError, ConfigurationError, import_extra, is_number, nearest, require
+from lepton.insight import SpeechExample, plot_speech
 from lepton.nn import LeptonModel, SpeechHead
 from lepton.run._prepare import Prepared
 from lepton.run._rows import make_loader
@@ -22,6 +23,7 @@ from lepton.train import write_atomically
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from matplotlib.figure import Figure
 
 __all__ = ["Speech", "read_voices", "speak", "write_voices"]
 
@@ -40,6 +42,8 @@ class Speech:
         sample_rate: samples a second.
         log_mel: the spectrum that the sound was made from, [M, mels].
         characters: each character with its begin and its end, in seconds.
+        hop: samples from one frame of the spectrum to the next.
+        frequencies: the centre of each band, in Hz.
     """
 
     text: str
@@ -48,6 +52,28 @@ class Speech:
     sample_rate: int
     log_mel: npt.NDArray[np.float32]
     characters: tuple[tuple[str, float, float], ...]
+    hop: int
+    frequencies: tuple[float, ...]
+
+    def plot(self) -> Figure:
+        """Return a figure of the sound, its spectrum, and where each character is spoken.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return plot_speech(
+            SpeechExample(
+                f"{self.text!r}, {self.voice}",
+                self.waveform,
+                self.sample_rate,
+                self.log_mel,
+                self.text,
+                "",
+                self.characters,
+                hop=self.hop,
+                frequencies=self.frequencies,
+            )
+        )
 
     def save(self, path: Path | str) -> Path:
         """Write the sound as a wav file of 16 bits, and return its path.
@@ -157,7 +183,9 @@ def speak(
         front.waveform(log_mel).clamp(-1, 1).cpu().numpy(),
         front.sample_rate,
         log_mel.cpu().numpy(),
-        tuple(zip(said, ends[:-1], ends[1:], strict=False)),
+        tuple(zip(said, ends[:-1], ends[1:], strict=True)),
+        front.hop,
+        tuple(front.centres.tolist()),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -170,6 +171,17 @@ class LabelMean(NaNWithoutLabels):
         return self.total / self.labels  # 0 / 0 is NaN: what no label shall give
 
 
+class ErrorRate(LabelMean):
+    """Edits that turn the texts into those found, over the number of their parts, of the whole data set."""
+
+    higher_is_better = False
+
+    def update(self, pairs: Sequence[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> None:
+        """Add pairs of a text found and the text said, as sequences of characters or of words."""
+        self.labels = self.labels + sum(len(said) for _, said in pairs)
+        self.total = self.total + sum(edit_distance(found, said) for found, said in pairs)
+
+
 class Perplexity(LabelMean):
     """exp of the mean cross-entropy of all labels."""
 
@@ -178,6 +190,27 @@ class Perplexity(LabelMean):
     def compute(self) -> Tensor:
         """Return the perplexity; infinite where a label was held to be impossible."""
         return super().compute().exp()
+
+
+def edit_distance(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
+    """Return the least number of insertions, deletions and substitutions that turn one sequence into the other.
+
+    Column by column of the table of distances, which neighbours leave by at most 1: the bits of whole numbers hold
+    where a column goes up and where down (Myers 1999, as in Hyyro 2003).
+    """
+    places: dict[Hashable, int] = {}
+    for place, part in enumerate(one):
+        places[part] = places.get(part, 0) | 1 << place
+    every = (1 << len(one)) - 1
+    last, distance, up, down = 1 << len(one) >> 1, len(one), every, 0
+    for part in other:
+        equal = places.get(part, 0)
+        level = ((((equal & up) + up) ^ up) | equal | down) & every
+        right_up, right_down = down | (every & ~(level | up)), up & level
+        distance += bool(right_up & last) - bool(right_down & last)
+        right_up, right_down = (right_up << 1 | 1) & every, right_down << 1 & every
+        up, down = right_down | (every & ~(level | right_up)), right_up & level
+    return distance if one else len(other)
 
 
 class MacroF1(NaNWithoutLabels):

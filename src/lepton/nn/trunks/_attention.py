@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Block", "Rotation"]
+__all__ = ["Block", "Rotation", "initialise"]
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -120,3 +120,17 @@ class Block(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+def initialise(blocks: nn.ModuleList) -> None:
+    """Draw the blocks' weights so that a branch keeps the scale, its output layer smaller by sqrt(2 blocks).
+
+    With that the states' scale does not grow with the depth: Radford et al., "Language Models are Unsupervised
+    Multitask Learners", 2019.
+    """
+    for block in blocks:
+        for name, module in block.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+                if name.endswith("output"):
+                    module.weight.data /= math.sqrt(2 * len(blocks))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from lepton.errors import ConfigurationError, DataError, is_number, is_whole, nearest, require
 from lepton.linalg import readable
 from lepton.nn._ids import PAD, TARGET
-from lepton.nn.trunks._attention import Block, Rotation
+from lepton.nn.trunks._attention import Block, Rotation, initialise
 from lepton.nn.trunks._cache import Cache
 from lepton.nn.trunks._tokens import TokenEmbedding, join, part_of
 
@@ -95,16 +94,8 @@ class TransformerTrunk(nn.Module):
         self.embedding = TokenEmbedding(vocabulary, characters, width, word_dropout)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self._initialise()
-
-    def _initialise(self) -> None:
         nn.init.normal_(self.embedding.table.weight, std=0.1)
-        for block in self.blocks:
-            for name, module in block.named_modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
-                    if name.endswith("output"):
-                        module.weight.data /= math.sqrt(2 * len(self.blocks))
+        initialise(self.blocks)
 
     def forward(
         self, tokens: Tensor, target: Tensor | None = None, characters: Tensor | None = None
