@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton.audio._griffin_lim import griffin_lim
-from lepton.audio._mel import mel_filters
+from lepton.audio._mel import hertz, mel_filters, mels_of
 from lepton.audio._nonnegative import least_squares
 from lepton.audio._stft import spectrum
 from lepton.audio._waveform import check_waveform
@@ -85,6 +85,12 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(fft), persistent=False)
         filters = mel_filters(sample_rate, fft, mels, low, high)
         self.register_buffer("filters", filters.float(), persistent=False)
+
+    @property
+    def centres(self) -> Tensor:
+        """The frequency in hertz at which each band hears best, [mels]."""
+        ends = mels_of(torch.tensor([self.low, self.high], dtype=torch.float64))
+        return hertz(ends[0] + (ends[1] - ends[0]) * torch.arange(1, self.mels + 1) / (self.mels + 1)).float()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep_dtype(tensor: Tensor) -> Tensor:

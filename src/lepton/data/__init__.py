@@ -20,11 +20,16 @@ from lepton.data._sounds import read_audio
 from lepton.data._source import AUDIO_SUFFIXES, read_table, source_exists
 from lepton.data._split import split_rows
 from lepton.data._summary import ColumnSummary, summarise_column
-<<<<<<< HEAD
-from lepton.data._targets import SEQUENCE_KINDS, SPEECH_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list
-=======
-from lepton.data._targets import SEQUENCE_KINDS, LabelRule, TaskKind, class_names, infer_task, is_list, too_many_classes
->>>>>>> audiodata
+from lepton.data._targets import (
+    SEQUENCE_KINDS,
+    SPEECH_KINDS,
+    LabelRule,
+    TaskKind,
+    class_names,
+    infer_task,
+    is_list,
+    too_many_classes,
+)
 from lepton.data._tensors import TensorData, TensorLoader
 from lepton.data._text_columns import text_sizes
 from lepton.data._tokenizer import Tokenizer

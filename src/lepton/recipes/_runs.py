@@ -40,7 +40,14 @@ class RecipeRun:
             part: {task: {"loss": found.loss, **found.metrics} for task, found in results.items()}
             for part, results in self.run.results.items()
         }
-        together = {"folder": self.run.folder.name, "seconds": self.seconds, "scores": scores}
+        signatures = {
+            task: found.signatures
+            for results in self.run.results.values()
+            for task, found in results.items()
+            if found.signatures
+        }
+        place = self.run.folder.name
+        together = {"folder": place, "seconds": self.seconds, "scores": scores, "signatures": signatures}
         alone = {} if self.alone is None else {task: score.to_dict() for task, score in self.alone.alone.items()}
         return {"seed": self.seed, "together": together, "alone": alone, **self.further}
 

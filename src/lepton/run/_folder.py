@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lepton.config import Config, config_yaml, read_config
-from lepton.data import LabelRule, Split
+from lepton.data import AudioEncoder, InputEncoder, LabelRule, Split
 from lepton.errors import CheckpointError, ConfigurationError
 from lepton.run._encoders import ENCODERS, Encoder
 from lepton.train import write_atomically
@@ -102,15 +102,15 @@ def write_run(folder: Path, config: Config, version: str, vocabulary: str = "") 
     write_json(folder / "run.json", about | ({"vocabulary": vocabulary} if vocabulary else {}))
 
 
-def check_vocabulary(folder: Path, encoder: InputEncoder | SequenceEncoder) -> None:
+def check_vocabulary(folder: Path, encoder: Encoder) -> None:
     """Refuse an encoder whose vocabulary is not the one that the run's weights were trained with.
 
     Raises:
         CheckpointError: it is another one, or none is known of a run that reads one text as a sequence.
     """
     known = read_json(folder / "run.json").get("vocabulary")
-    if known is None and isinstance(encoder, InputEncoder):
-        return  # no tokens, or of before their vocabulary was written down
+    if isinstance(encoder, AudioEncoder) or (known is None and isinstance(encoder, InputEncoder)):
+        return  # no vocabulary, no tokens, or of before their vocabulary was written down
     encoder.check_fingerprint(str(known), f"the run {str(folder)!r}")
 
 

@@ -70,10 +70,6 @@ def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, C
     return LabelRule(name, kind, names, classes, missing, masks and kind == "multi_label", section.min_share)
 
 
-<<<<<<< HEAD
-def _inferred(table: pa.Table, column: Column, columns: Mapping[str, Column]) -> str:
-    """Return the kind of task: lists as long as a column of words are its tags, texts of recordings transcripts."""
-=======
 def with_training_tags(rule: LabelRule, section: Any, train: pa.Table) -> LabelRule:
     """Return the rule with the tags of the training rows as its classes, unless it was told some; others as they are.
 
@@ -92,9 +88,8 @@ def with_training_tags(rule: LabelRule, section: Any, train: pa.Table) -> LabelR
     return dataclasses.replace(rule, classes=_classes(rule.kind, section, train, rule.columns))
 
 
-def _inferred(table: pa.Table, column: Column) -> str:
-    """Return the kind of task: lists as long as those of a column of words are tags."""
->>>>>>> langrest
+def _inferred(table: pa.Table, column: Column, columns: Mapping[str, Column]) -> str:
+    """Return the kind of task: lists as long as a column of words are its tags, texts of recordings transcripts."""
     import pyarrow.compute as pc
 
     heard = any(other.kind == "audio" for other in columns.values())

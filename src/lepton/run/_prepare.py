@@ -23,12 +23,8 @@ from lepton.data import (
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
-<<<<<<< HEAD
 from lepton.run._encoders import Encoder
-from lepton.run._label_rules import check_labels, check_names, label_rule
-=======
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
->>>>>>> langrest
 from lepton.run._rows import Rows, image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
 from lepton.run._speech import audio_rules, encode_recordings, fit_recordings
@@ -111,14 +107,9 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     check_names(rules)
     split = _split(config, table, rules, kinds)
     tables = split_tables(config, table, split)
-<<<<<<< HEAD
+    rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
     encoder: Encoder
     if single is None:
-=======
-    rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
-    encoder: InputEncoder | SequenceEncoder
-    if sequence is None:
->>>>>>> langrest
         inputs = with_text_kinds(config, inputs, tables["train"], notes)
         columns = [{each.name: each for each in inputs}.get(column.name, column) for column in columns]
         lengths = {"vocabulary": config.data.vocabulary, "max_length": config.data.max_length}

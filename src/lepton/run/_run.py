@@ -17,12 +17,8 @@ from lepton.errors import CheckpointError, ConfigurationError, DataError, neares
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
-<<<<<<< HEAD
 from lepton.run._encoders import Encoder
-from lepton.run._folder import read_architecture, read_json, read_rules, read_run_config, read_split
-=======
 from lepton.run._folder import check_vocabulary, read_architecture, read_json, read_rules, read_run_config, read_split
->>>>>>> langrest
 from lepton.run._frames import frame_of
 from lepton.run._generation import predict_sequences, text_table, with_search_scores
 from lepton.run._plot import RunPlots

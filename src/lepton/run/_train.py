@@ -30,12 +30,8 @@ from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import Loader, make_loader
 from lepton.run._run import Run
-<<<<<<< HEAD
-from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table
-from lepton.run._voices import write_voices
-=======
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
->>>>>>> langrest
+from lepton.run._voices import write_voices
 from lepton.run.report import write_card, write_data
 from lepton.train import Callback, Trainer, save_checkpoint
 

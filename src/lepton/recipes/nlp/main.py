@@ -17,68 +17,6 @@ __all__ = ["RECIPES", "RecipeRun", "recipe_config", "run_recipe"]
 RECIPES: dict[str, Callable[[RecipeConfig], Config]] = {"translation": translation, "tagging": tagging}
 
 
-<<<<<<< HEAD
-=======
-@dataclass
-class RecipeRun:
-    """One seed of a recipe.
-
-    Attributes:
-        seed: its seed.
-        run: all tasks on one network.
-        seconds: time of the processor for the training and its evaluations.
-        alone: each task trained alone for as long; None where that was not wanted.
-    """
-
-    seed: int
-    run: Run
-    seconds: float
-    alone: Baselines | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `results.json` holds of it."""
-        scores = {
-            part: {task: {"loss": found.loss, **found.metrics} for task, found in results.items()}
-            for part, results in self.run.results.items()
-        }
-        signatures = {
-            task: found.signatures
-            for results in self.run.results.values()
-            for task, found in results.items()
-            if found.signatures
-        }
-        place = self.run.folder.name
-        together = {"folder": place, "seconds": self.seconds, "scores": scores, "signatures": signatures}
-        alone = {} if self.alone is None else {task: score.to_dict() for task, score in self.alone.alone.items()}
-        return {"seed": self.seed, "together": together, "alone": alone}
-
-
-class ProcessTime(Callback):
-    """Adds `train/process_seconds` to every epoch's row: the processor's time in training steps so far.
-
-    Unlike the clock's it is the same on a machine that has other work; of several threads it is the sum.
-    """
-
-    def __init__(self) -> None:
-        self.spent = 0.0
-        self._since = 0.0
-
-    def on_epoch_begin(self, state: TrainState) -> None:
-        """Begin to count."""
-        self._since = time.process_time()
-
-    def on_step_end(self, state: TrainState, result: StepResult) -> None:
-        """Count a step."""
-        now = time.process_time()
-        self.spent += now - self._since
-        self._since = now
-
-    def on_epoch_end(self, state: TrainState, row: dict[str, float]) -> None:
-        """Write the time into the row."""
-        row["train/process_seconds"] = self.spent
-
-
->>>>>>> langrest
 def recipe_config(name: str, settings: RecipeConfig) -> Config:
     """Return the configuration of a recipe.
 

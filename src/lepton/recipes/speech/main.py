@@ -129,7 +129,7 @@ def say(text: str, speaker: str, folder: Path) -> Speech:
     runs = [folder] if (folder / "run.json").exists() else sorted(folder.glob("seed-*"))
     if not runs:
         raise ConfigurationError(
-            f"there is no trained speech recipe in {str(folder)!r}: train it first, lepton recipe speech --data FOLDER, "
-            "or name its folder with --folder."
+            f"there is no trained speech recipe in {str(folder)!r}: train it first, lepton recipe speech --data "
+            "FOLDER, or name its folder with --folder."
         )
     return load(runs[0]).say(text, speaker)
