@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
 from collections import Counter
@@ -18,6 +19,7 @@ from lepton.data._ragged import Ragged, compact
 from lepton.data._sequences import MISSING, UNSEEN, SequenceColumn
 from lepton.data._sounds import Header, read_header, resampled_length
 from lepton.data._text_columns import texts_of
+from lepton.data._tokenizer import check_vocabulary, fingerprint_of
 from lepton.errors import CheckpointError, DataError, is_number, is_whole, require
 
 if TYPE_CHECKING:
@@ -133,6 +135,23 @@ class AudioEncoder:
     def tokens(self) -> list[str]:
         """Names of the columns of tokens: none."""
         return []
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the characters: two encoders with the same one give a character the same number."""
+        return fingerprint_of(json.dumps(self.characters)) if self.characters else ""
+
+    def check_fingerprint(self, expected: str, owner: str) -> None:
+        """Refuse to go on with characters other than those of weights.
+
+        Args:
+            expected: the fingerprint that the weights were trained with.
+            owner: what holds them, for the message.
+
+        Raises:
+            CheckpointError: these characters are others.
+        """
+        check_vocabulary(self.fingerprint, expected, owner)
 
     @staticmethod
     def normalise(text: str) -> str:

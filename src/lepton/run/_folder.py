@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lepton.config import Config, config_yaml, read_config
-from lepton.data import AudioEncoder, InputEncoder, LabelRule, Split
+from lepton.data import InputEncoder, LabelRule, Split
 from lepton.errors import CheckpointError, ConfigurationError
 from lepton.run._encoders import ENCODERS, Encoder
 from lepton.train import write_atomically
@@ -109,8 +109,8 @@ def check_vocabulary(folder: Path, encoder: Encoder) -> None:
         CheckpointError: it is another one, or none is known of a run that reads one text as a sequence.
     """
     known = read_json(folder / "run.json").get("vocabulary")
-    if isinstance(encoder, AudioEncoder) or (known is None and isinstance(encoder, InputEncoder)):
-        return  # no vocabulary, no tokens, or of before their vocabulary was written down
+    if known is None and (isinstance(encoder, InputEncoder) or not encoder.fingerprint):
+        return  # no tokens or texts, or of before their vocabulary was written down
     encoder.check_fingerprint(str(known), f"the run {str(folder)!r}")
 
 
