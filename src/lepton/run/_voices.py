@@ -61,18 +61,21 @@ class Speech:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        return plot_speech(
-            SpeechExample(
-                f"{self.text!r}, {self.voice}",
-                self.waveform,
-                self.sample_rate,
-                self.log_mel,
-                self.text,
-                "",
-                self.characters,
-                hop=self.hop,
-                frequencies=self.frequencies,
-            )
+        return plot_speech(self.example(f"{self.text!r}, {self.voice}"))
+
+    def example(self, title: str) -> SpeechExample:
+        """Return what a page plays and shows of it, under a title."""
+        return SpeechExample(
+            title,
+            self.waveform,
+            self.sample_rate,
+            self.log_mel,
+            self.text,
+            "",
+            self.characters,
+            {"voice": self.voice},
+            hop=self.hop,
+            frequencies=self.frequencies,
         )
 
     def save(self, path: Path | str) -> Path:

@@ -7,6 +7,7 @@ import io
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from lepton.config import config_yaml
-from lepton.data import SEQUENCE_KINDS, InputEncoder, SequenceEncoder, decode_image
+from lepton.data import SEQUENCE_KINDS, SPEECH_KINDS, AudioEncoder, InputEncoder, SequenceEncoder, decode_image
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import to_device
 from lepton.insight import (
@@ -23,6 +24,7 @@ from lepton.insight import (
     Predictions,
     RunFacts,
     SampleFacts,
+    SpeechExample,
     TaskFacts,
     TextPredictions,
     chrf_of_texts,
@@ -38,6 +40,7 @@ from lepton.run._sequences import prediction_rows
 from lepton.run._summary import balance_words
 from lepton.run.report._cost import cost_of
 from lepton.run.report._describe import read_data
+from lepton.run.report._sounds import recordings_of, speech_of, speech_predictions
 from lepton.train import write_atomically
 
 if TYPE_CHECKING:
@@ -86,7 +89,7 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
     about = read_json(run.folder / "run.json")
     baselines = read_json(run.folder / "baselines.json")
     history = tuple(run.history)
-    sample, predictions, reason = _sample(run) if rows else (None, {}, "not asked for.")
+    seen = _looked_at(run) if rows else Seen(reason="not asked for.")
     seconds = max((row.get("seconds", 0.0) for row in history), default=0.0)
     alone = {name: found["seconds"] for name, found in baselines.get("alone", {}).items() if "seconds" in found}
     return RunFacts(
@@ -95,14 +98,16 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
         method=balance_words(run.config.balance),
         view=run.config.balance.gradients,
         inputs={column.name: column.kind for column in run.encoder.columns},
-        tasks=tuple(_task(run, rule, baselines, predictions.get(rule.task)) for rule in run.rules),
+        tasks=tuple(_task(run, rule, baselines, seen.predictions.get(rule.task)) for rule in run.rules),
         history=history,
         best_epoch=read_json(run.folder / "checkpoints" / "best" / "state.json").get("epoch"),
         alarms=_alarms(read_json(run.folder / "checkpoints" / "last" / "state.json")),
         cost=cost_of(run.model, run.config, run.encoder, run.folder, seconds, alone),
         data=read_data(run.folder),
-        sample=sample,
-        no_sample=reason,
+        sample=seen.sample,
+        no_sample=seen.reason,
+        recordings=seen.recordings,
+        speech=seen.speech,
         environment=_environment(about, run),
         command=shlex.join(about.get("command", [])),
         config=config_yaml(run.config),
@@ -189,25 +194,37 @@ def _scores(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------
-def _sample(run: Run) -> tuple[SampleFacts | None, dict[str, Predictions | TextPredictions], str]:
-    """Return held-out rows drawn at random and what was predicted for them; or why there are none."""
+@dataclass(frozen=True)
+class Seen:
+    """Held-out rows drawn at random, and what was found for them; or the reason why there are none."""
+
+    sample: SampleFacts | None = None
+    predictions: Mapping[str, Predictions | TextPredictions] = field(default_factory=dict)
+    reason: str = ""
+    recordings: tuple[SpeechExample, ...] = ()
+    speech: tuple[tuple[SpeechExample, SpeechExample], ...] = ()
+
+
+def _looked_at(run: Run) -> Seen:
     try:
         tables = run.tables()
     except (ConfigurationError, DataError) as error:
-        return None, {}, f"the rows are not at hand. {error}"
+        return Seen(reason=f"the rows are not at hand. {error}")
     part = held_out_part(tables)
     if part is None:
-        return None, {}, "no row was held out."
+        return Seen(reason="no row was held out.")
     table = tables[part]
     texts = isinstance(run.encoder, SequenceEncoder)
-    limit = PICTURES if run.encoder.images else TEXTS if texts else SAMPLE
+    heard = isinstance(run.encoder, AudioEncoder)
+    limit = PICTURES if run.encoder.images or heard else TEXTS if texts else SAMPLE
     generator = torch.Generator().manual_seed(run.config.seed)
     rows = torch.randperm(table.num_rows, generator=generator)[:limit].numpy()
     chosen = table.take(rows)
     names = [name for name in run.encoder.names if name not in run.encoder.images][:COLUMNS]
     inputs = {name: chosen.column(name).to_pylist() for name in names}
     sample = SampleFacts(part, rows, table.num_rows, inputs, _pictures(run, chosen))
-    return sample, _predictions(run, chosen, part), ""
+    predictions = _predictions(run, chosen, part)
+    return Seen(sample, predictions, recordings=recordings_of(run, chosen), speech=speech_of(run, chosen))
 
 
 def _pictures(run: Run, table: pa.Table) -> Any:
@@ -263,14 +280,16 @@ def _predictions(run: Run, table: pa.Table, part: str) -> dict[str, Predictions 
     texts: dict[str, Predictions | TextPredictions] = {}
     if isinstance(run.encoder, SequenceEncoder):
         texts |= _text_predictions(run, table)
-    rules = [r for r in run.rules if set(r.columns) <= set(table.column_names) and r.kind not in SEQUENCE_KINDS]
+    texts |= speech_predictions(run, table)
+    special = (*SEQUENCE_KINDS, *SPEECH_KINDS)
+    rules = [r for r in run.rules if set(r.columns) <= set(table.column_names) and r.kind not in special]
     if not rules:
         return texts
     encoded = encode_rows(run.config, run.encoder, rules, table, [], part)
     found: dict[str, list[Predictions]] = {rule.task: [] for rule in rules}
     run.model.eval()
     for inputs, targets in make_loader(encoded, run.config):
-        outputs, _ = run.model(to_device(inputs, run.model.device))
+        outputs = run.model.outputs_of(to_device(inputs, run.model.device), [rule.task for rule in rules])
         for rule in rules:
             task = run.model.task(rule.task)
             said = {key: value.cpu().numpy() for key, value in task.predict(outputs[rule.task]).items()}
