@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lepton.config import compositions
+from lepton.data import SPEECH_KINDS
 from lepton.evaluate import TaskResult
 from lepton.insight import signature_notes
 from lepton.run._rows import held_out_part
@@ -35,14 +36,17 @@ def columns_table(prepared: Prepared) -> Table:
     """Return a table of what each column was taken for."""
     from rich.table import Table
 
-    taken = {name: rule.kind for rule in prepared.rules for name in rule.columns}
+    taken: dict[str, list[str]] = {}
+    for rule in prepared.rules:
+        for name in rule.columns:
+            taken.setdefault(name, []).append(rule.kind)
     kinds = {column.name: column.kind for column in prepared.encoder.columns}  # as it is read, not as it was found
     table = Table(title="columns", title_justify="left")
     for header in ("column", "read as", "why", "missing", "example"):
         table.add_column(header, justify="right" if header == "missing" else "left")
     for column in prepared.columns:
         roles = [kinds.get(column.name, column.kind)] if column.name in prepared.encoder.names else []
-        roles += [f"target: {taken[column.name]}"] if column.name in taken else []
+        roles += [f"target: {', '.join(taken[column.name])}"] if column.name in taken else []
         read = "; ".join(roles) or "not used"
         missing = f"{column.missing:.1%}" if column.missing else ""
         table.add_row(column.name, read, column.why, missing, _short(column.example))
@@ -103,7 +107,8 @@ def plan_table(prepared: Prepared, parameters: Mapping[str, int]) -> Table:
 
 
 def _kind(kind: str, classes: int) -> str:
-    return f"{kind.replace('_', '-')}, {classes} classes" if classes else kind
+    what = "characters" if kind in SPEECH_KINDS else "classes"
+    return f"{kind.replace('_', '-')}, {classes} {what}" if classes else kind
 
 
 def results_rows(run: Run, results: Mapping[str, Mapping[str, TaskResult]]) -> list[list[str]]:

@@ -170,7 +170,7 @@ def speak(
     fits = is_number(pace) and SLOWEST <= pace <= FASTEST
     require(fits, "say", "pace", pace, f"a number from {SLOWEST:g} to {FASTEST:g}")
     chosen = _chosen(voice, voices)
-    ids = encoder.text_ids(pa.table({"text": [text]}), "text")
+    ids = encoder.text_ids(pa.table({"text": [text]}), "text").long()
     head = model.heads[rule.task]
     assert isinstance(head, SpeechHead)
     device = model.device

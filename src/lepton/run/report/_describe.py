@@ -78,7 +78,7 @@ def _label_facts(prepared: Prepared, task: str) -> LabelFacts:
     present = {part: float(labelled_rows(rows, task).float().mean()) for part, rows in prepared.data.items()}
     counts, mean, std = {}, {}, {}
     for part, rows in prepared.data.items():
-        if rule.kind == "segmentation" or present[part] == 0:
+        if rule.kind in ("segmentation", "speech_synthesis") or present[part] == 0:
             continue
         target = rows.targets[task]
         if rule.kind == "classification":

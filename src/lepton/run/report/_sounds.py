@@ -132,7 +132,7 @@ def _aligned(
     inputs = to_device({"waveform": waveform[None], "samples": samples}, run.model.device)
     trunk: Any = run.model.trunk
     logits = run.model.outputs_of(inputs, [task])[task]
-    ids = encoder.text_ids(pa.table({"text": [text]}), "text").to(logits.device)
+    ids = encoder.text_ids(pa.table({"text": [text]}), "text").long().to(logits.device)
     shares = ctc_alignment(logits, trunk.frames(inputs["samples"]), ids)[0]
     step = 2 * trunk.front.hop / trunk.front.sample_rate
     seconds = len(waveform) / encoder.sample_rate
