@@ -46,7 +46,7 @@ def ctc_losses(logits: Tensor, texts: Tensor, lengths: Tensor) -> Tensor:
         lengths: how many of them are the text's, [B].
     """
     wanted = logits.requires_grad and torch.is_grad_enabled()
-    losses, _ = _ctc(logits, texts, lengths, wanted)
+    losses: Tensor = _ctc(logits, texts, lengths, wanted)[0]
     return losses
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, TargetError, is_whole, require
-from lepton.tasks._categorical import label_names, label_shape, may_read
+from lepton.tasks._categorical import label_shape, may_read
 from lepton.tasks._ctc import ctc_beam, ctc_greedy, ctc_losses, frames_needed
 from lepton.tasks.base import Task, at_least_float32
 
@@ -110,13 +111,17 @@ class SpeechRecognition(Task):
         auxiliary: bool = False,
     ) -> None:
         super().__init__(name, head=head, missing=-100, loss_weight=loss_weight, priority=priority, auxiliary=auxiliary)
-        named = not isinstance(characters, int)
-        require(named, self.owner, "characters", characters, "a list of different names, one for each character")
-        self.characters = label_names(self.owner, "characters", characters, at_least=1)
+        self.characters = self._checked(characters)
         require(is_whole(beam), self.owner, "beam", beam, "a whole number of at least 1")
         self.beam = beam
         self.primary_metric = "exact"
         self.higher_is_better = {"exact": True, "cer": False, "wer": False}
+
+    def _checked(self, characters: Sequence[str]) -> tuple[str, ...]:
+        names = tuple(characters) if isinstance(characters, Iterable) and not isinstance(characters, str) else ()
+        good = all(isinstance(name, str) and name for name in names) and 0 < len(set(names)) == len(names)
+        require(good, self.owner, "characters", characters, "a list of different names, one for each character")
+        return names
 
     # -- head -------------------------------------------------------------------------------------------------
     @property
@@ -206,14 +211,14 @@ class SpeechRecognition(Task):
 
     # -- outputs ----------------------------------------------------------------------------------------------
     def text(self, ids: Sequence[int] | Tensor) -> str:
-        """Return the text of numbers of characters; it ends before the first -100, and unseen ones are shown as U+FFFD.
+        """Return the text of numbers of characters, up to the first -100 or 0; unseen ones are shown as U+FFFD.
 
         Args:
             ids: numbers of characters, [U].
         """
-        numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        end = numbers.index(-100) if -100 in numbers else len(numbers)
-        return "".join("\ufffd" if number == self.unseen else self.characters[number - 1] for number in numbers[:end])
+        numbers = ids.tolist() if isinstance(ids, Tensor) else ids
+        written = itertools.takewhile(lambda number: number not in (0, -100), numbers)
+        return "".join("\ufffd" if number == self.unseen else self.characters[number - 1] for number in written)
 
     @torch.no_grad()
     def predict(self, output: Tensor) -> dict[str, Tensor]:
@@ -237,9 +242,9 @@ class SpeechRecognition(Task):
         texts into those found, over the number of characters, or words, of all texts (Levenshtein, 1966). Characters
         that are white space part words.
         """
-        from lepton.tasks._metrics import ErrorRate, LabelMean
+        from lepton.tasks._metrics import ErrorMean, LabelMean
 
-        return {"exact": LabelMean(), "cer": ErrorRate(), "wer": ErrorRate()}
+        return {"exact": LabelMean(), "cer": ErrorMean(), "wer": ErrorMean()}
 
     @torch.no_grad()
     def update_metrics(self, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:
@@ -247,16 +252,17 @@ class SpeechRecognition(Task):
 
         An unseen character counts as one that was not found.
         """
+        from lepton.tasks._metrics import edit_distance
+
         target = self.check_target(output, target)
         lengths = super().mask(target).sum(1).tolist()
-        pairs = [
-            (text, row[:length])
-            for text, row, length in zip(ctc_greedy(output), target.tolist(), lengths, strict=True)
-            if length > 0
-        ]
+        rows = zip(ctc_greedy(output), target.tolist(), lengths, strict=True)
+        pairs = [(found, text[:length]) for found, text, length in rows if length > 0]
         metrics["exact"].update(torch.tensor([found == said for found, said in pairs]))
-        metrics["cer"].update(pairs)
-        metrics["wer"].update([(self._words(found), self._words(said)) for found, said in pairs])
+        words = [(self._words(found), self._words(said)) for found, said in pairs]
+        for name, parts in (("cer", pairs), ("wer", words)):
+            edits = torch.tensor([edit_distance(found, said) for found, said in parts])
+            metrics[name].update(edits, sum(len(said) for _, said in parts))
 
     def _words(self, ids: Sequence[int]) -> list[tuple[int, ...]]:
         words: list[list[int]] = [[]]

@@ -18,7 +18,7 @@ from lepton.tasks.base import at_least_float32
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-__all__ = ["SpeechSynthesis"]
+__all__ = ["SpeechSynthesis", "mel_distortion"]
 
 CEPSTRUM = 13
 """Coefficients that a distortion compares, after the level."""
@@ -160,9 +160,9 @@ class SpeechSynthesis(Standardised):
         compared as they stand, without warping: the durations were aligned with the target.
         Source: Kubichek, "Mel-Cepstral Distance Measure for Objective Speech Quality Assessment", 1993.
         """
-        from lepton.tasks._metrics import LabelMeanError
+        from lepton.tasks._metrics import ErrorMean
 
-        return {"distortion": LabelMeanError(), "duration_error": LabelMeanError()}
+        return {"distortion": ErrorMean(), "duration_error": ErrorMean()}
 
     @torch.no_grad()
     def update_metrics(self, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:
@@ -170,11 +170,11 @@ class SpeechSynthesis(Standardised):
         target = self.check_target(output, target)
         present = self.mask(target)[..., 0]
         output, target = at_least_float32(output)[present], target[present]
-        metrics["distortion"].update(distortion(output[..., : self.mels], target))
+        metrics["distortion"].update(mel_distortion(output[..., : self.mels], target))
         metrics["duration_error"].update((output[..., self.mels] - output[..., self.mels + 1]).abs())
 
 
-def distortion(log_mel: Tensor, reference: Tensor) -> Tensor:
+def mel_distortion(log_mel: Tensor, reference: Tensor) -> Tensor:
     """Return the mel-cepstral distortion [...] in dB of frames [..., K] of ln magnitudes; see `metrics`."""
     cepstrum = (log_mel - reference) @ _cosines(log_mel.shape[-1]).to(log_mel)
     return 10 / math.log(10) * (2 * cepstrum.square().sum(-1)).sqrt()
