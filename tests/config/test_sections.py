@@ -91,7 +91,7 @@ def test_compositions_nest_by_their_rank_not_by_the_order_of_the_keys() -> None:
 @pytest.mark.parametrize("name", task_kinds())
 def test_every_kind_of_task_is_reachable(name: str) -> None:
     config = check(tasks={"t": {"type": name, "loss_weight": 2.0, "priority": 3.0, "auxiliary": True}})
-    task = make_task("t", config.tasks["t"], ["x", "y"], vocabulary=5)
+    task = make_task("t", config.tasks["t"], ["x", "y"], vocabulary=5, mels=8)
     assert type(task) is task_kinds()[name]
     assert (task.name, task.loss_weight, task.priority, task.auxiliary) == ("t", 2.0, 3.0, True)
 
@@ -159,7 +159,7 @@ def test_the_schema_knows_every_option_of_every_class() -> None:
         missing = documented - set(known)
         texts = argument_texts(kind)
         from_data = {"name", "knots", "categories", "texts", "text_buckets", "table", "image", "images", "channels"}
-        from_data |= {"readers", "vocabulary", "characters", "padding", "config"}
+        from_data |= {"readers", "vocabulary", "characters", "mels", "padding", "config"}
         marks = {"missing"} if snake_case(kind.__name__) in SEQUENCE_KINDS else set()
         assert missing <= from_data | marks | {"head"}, (kind, missing)
         for name in documented - missing - {"classes", "labels", "head"}:

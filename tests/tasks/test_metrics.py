@@ -16,6 +16,8 @@ from lepton.tasks import (
     MultiLabel,
     Regression,
     Segmentation,
+    SpeechRecognition,
+    SpeechSynthesis,
     Task,
     TokenClassification,
     Translation,
@@ -39,11 +41,14 @@ TASKS = {
     "language": LanguageModeling("t", 3),
     "translation": Translation("t", 3, label_smoothing=0.1),
     "tags": TokenClassification("t", 3),
+    "speech": SpeechRecognition("t", ["a", " "]),
+    "voice": SpeechSynthesis("t", 3),
     "user": own({"mae": torchmetrics.MeanAbsoluteError}),
     "user without metrics": own(None),
 }
 SHAPES = {"regression": ((6,), (6,)), "regression of two": ((6, 2), (6, 2)), "multilabel": ((6, 3), (6, 3)),
           "classification": ((6, 3), (6,)), "segmentation": ((2, 3, 4, 4), (2, 4, 4)),
+          "speech": ((6, 5, 3), (6, 4)), "voice": ((4, 6, 5), (4, 6, 3)),
           **dict.fromkeys(("language", "translation", "tags"), ((4, 5, 3), (4, 5)))}  # fmt: skip
 each_task = pytest.mark.parametrize("kind", TASKS)
 
@@ -63,6 +68,9 @@ def batch(kind, missing=0.3):
     integers = kind in ("classification", "segmentation", "language", "translation", "tags")
     target = torch.randint(3, target_shape) if integers else torch.randn(target_shape)
     target = (target > 0).float() if kind == "multilabel" else target
+    if kind == "speech":
+        target = torch.randint(1, 3, target_shape)
+        return torch.randn(output_shape), target.masked_fill(torch.rand(target_shape[0], 1) < missing, -100)
     target = target.masked_fill(torch.rand(target_shape) < missing, int(task.missing) if integers else NAN)
     return torch.randn(output_shape), target
 

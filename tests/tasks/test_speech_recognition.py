@@ -172,7 +172,7 @@ def test_outputs_of_the_wrong_size_are_the_heads_fault(shape, words):
 
 @pytest.mark.parametrize("characters", [[], ["a", "a"], "ab", 3, None, ["a", ""], ["a", 3]])
 def test_characters_that_are_refused(characters):
-    with pytest.raises(ConfigurationError, match="'said': characters must be "):
+    with pytest.raises(ConfigurationError, match="'said': characters must be a list of different names"):
         SpeechRecognition("said", characters)
 
 

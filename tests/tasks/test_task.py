@@ -22,6 +22,7 @@ from lepton.tasks import (
     Regression,
     Segmentation,
     SpeechRecognition,
+    SpeechSynthesis,
     Task,
     TokenClassification,
     Translation,
@@ -37,6 +38,7 @@ FACTORIES = {
     "multilabel": lambda name="t", **rest: MultiLabel(name, 3, **rest),
     "regression": lambda name="t", **rest: Regression(name, 3, **rest),
     "speech": lambda name="t", **rest: SpeechRecognition(name, ["a", "b"], **rest),
+    "voice": lambda name="t", **rest: SpeechSynthesis(name, 3, **rest),
     "user": lambda name="t", head=None, **rest: Task(name, head=head or nn.Linear(4, 3), loss=F.mse_loss, **rest),
 }
 each = pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
@@ -54,6 +56,7 @@ def test_importing_tasks_does_not_import_torchmetrics():
     code = (
         "import sys, torch; from lepton.tasks import *; Regression('a'); Classification('b', 2); MultiLabel('c', 2); "
         "Segmentation('d', 2); LanguageModeling('f', 2); TokenClassification('g', 2); "
+        "SpeechRecognition('h', ['a']); SpeechSynthesis('i', 2); "
         "Task('e', head=torch.nn.Linear(1, 1), loss=torch.nn.functional.mse_loss); "
         "sys.exit('torchmetrics' in sys.modules)"
     )
@@ -69,6 +72,7 @@ def test_exported_names():
         "Regression",
         "Segmentation",
         "SpeechRecognition",
+        "SpeechSynthesis",
         "Task",
         "TokenClassification",
         "Translation",
@@ -123,6 +127,8 @@ def test_arguments_of_a_kind_of_another_type(value):
         "label_smoothing": lambda v: Classification("t", 3, label_smoothing=v if v else ""),
         "class_weights": lambda v: Classification("t", 3, class_weights=v if v is not None else ["a"]),
         "missing": lambda v: Classification("t", 3, missing=v),
+        "mels": lambda v: SpeechSynthesis("t", v),
+        "beam": lambda v: SpeechRecognition("t", ["a"], beam=v if v != "3" else 3.0),
         "labels": lambda v: MultiLabel("t", v),
         "positive_weights": lambda v: MultiLabel("t", 3, positive_weights=v if v is not None else [1, 2, None]),
         "outputs": lambda v: Regression("t", v),
@@ -167,6 +173,10 @@ def test_common_arguments_are_kept(factory):
         (lambda: Translation("t", 9, label_smoothing=1), r"label_smoothing must be a number in \[0, 1\)"),
         (lambda: LanguageModeling("t", ["a", "b"]), "vocabulary must be the number of tokens"),
         (lambda: TokenClassification("t", 3, missing=-101), "missing must be another number than -101, which marks"),
+        (lambda: SpeechRecognition("t", "ab"), "characters must be a list of different names"),
+        (lambda: SpeechSynthesis("t", 1), "mels must be the number of bands, an integer >= 2, but it is 1"),
+        (lambda: SpeechSynthesis("t", 8, duration_weight=-1), "duration_weight must be a finite number >= 0"),
+        (lambda: SpeechSynthesis("t", 8, duration_weight=NAN), "duration_weight must be a finite number >= 0"),
         (lambda: Segmentation("t", 3, upsample=0), "upsample must be an integer >= 1, but it is 0"),
         (lambda: MultiLabel("t", 0), "labels must be at least 1"),
         (lambda: MultiLabel("t", 2, label_smoothing=-0.1), "label_smoothing"),

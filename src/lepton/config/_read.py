@@ -186,7 +186,13 @@ def _wrap(name: str, kind: Any, balancer: Balancer, told: Any) -> Balancer:
 
 
 def make_task(
-    name: str, section: Any, classes: Sequence[str] = (), *, vocabulary: int = 0, trust: bool = False
+    name: str,
+    section: Any,
+    classes: Sequence[str] = (),
+    *,
+    vocabulary: int = 0,
+    mels: int = 0,
+    trust: bool = False,
 ) -> Task:
     """Return the task of one entry of the section `tasks`.
 
@@ -195,6 +201,7 @@ def make_task(
         section: its entry; the kind is known.
         classes: names of the classes, labels or characters, found in the data.
         vocabulary: size of the vocabulary, for tasks that predict tokens.
+        mels: number of bands of a log-mel, for tasks that predict sound.
         trust: whether a head may be imported.
     """
     kind = task_kinds()[section.type]
@@ -202,8 +209,9 @@ def make_task(
     for parameter in ("classes", "labels", "characters"):
         if parameter in inspect.signature(kind).parameters:
             options[parameter] = list(classes)
-    if "vocabulary" in inspect.signature(kind).parameters:
-        options["vocabulary"] = vocabulary
+    for parameter, size in (("vocabulary", vocabulary), ("mels", mels)):
+        if parameter in inspect.signature(kind).parameters:
+            options[parameter] = size
     if section.head is not None:
         options["head"] = load_class(section.head, trust=trust)
     return kind(name=name, **options)

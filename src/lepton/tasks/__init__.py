@@ -10,6 +10,7 @@ from lepton.tasks.multilabel import MultiLabel
 from lepton.tasks.regression import Regression
 from lepton.tasks.segmentation import Segmentation
 from lepton.tasks.speech_recognition import FrameHead, SpeechRecognition
+from lepton.tasks.speech_synthesis import SpeechSynthesis
 from lepton.tasks.token_classification import TokenClassification
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Regression",
     "Segmentation",
     "SpeechRecognition",
+    "SpeechSynthesis",
     "Task",
     "TokenClassification",
     "Translation",

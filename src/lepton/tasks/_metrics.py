@@ -171,6 +171,12 @@ class LabelMean(NaNWithoutLabels):
         return self.total / self.labels  # 0 / 0 is NaN: what no label shall give
 
 
+class LabelMeanError(LabelMean):
+    """The mean of one error per label over all labels."""
+
+    higher_is_better = False
+
+
 class ErrorRate(LabelMean):
     """Edits that turn the texts into those found, over the number of their parts, of the whole data set."""
 

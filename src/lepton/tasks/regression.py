@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from lepton.errors import TargetError, is_whole, nearest, require, shape_of
+from lepton.errors import TargetError, is_whole, nearest, require
 from lepton.tasks._categorical import along, label_shape, reshaping
-from lepton.tasks.base import Task, at_least_float32
+from lepton.tasks._standardised import Standardised
+from lepton.tasks.base import at_least_float32
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -21,7 +22,7 @@ __all__ = ["Regression"]
 LOSSES = ("mse", "mae", "huber")
 
 
-class Regression(Task):
+class Regression(Standardised):
     """One number, or several, per label position: outputs and labels [...], or [..., outputs] for several.
 
     The head works in standardised units and `finish` maps to the original ones: output = raw * std + mean. Losses
@@ -55,10 +56,7 @@ class Regression(Task):
         [4.0]
     """
 
-    loss_buffer = "std"
-    mean: Tensor
-    std: Tensor
-    has_statistics: Tensor
+    column = "output"
 
     def __init__(
         self,
@@ -82,59 +80,9 @@ class Regression(Task):
         require(loss in LOSSES, self.owner, "loss", loss, f"one of {', '.join(LOSSES)}{suggestion}")
         self.outputs = outputs
         self.loss_name = loss
-        self.register_buffer("mean", self._statistic("mean", 0.0 if mean is None else mean))
-        self.register_buffer("std", self._statistic("std", 1.0 if std is None else std))
-        require(bool((self.std > 0).all()), self.owner, "std", std, "> 0")
-        self.register_buffer("has_statistics", torch.tensor(mean is not None or std is not None))
+        self._set_statistics(outputs, mean, std)
         self.primary_metric = "rmse"
         self.higher_is_better = {"mae": False, "rmse": False, "r2": True}
-
-    def _statistic(self, argument: str, given: float | Sequence[float] | Tensor) -> Tensor:
-        allowed = f"one finite number or {self.outputs}, one per output"
-        require(shape_of(given) in ((), (1,), (self.outputs,)), self.owner, argument, given, allowed)
-        value = torch.as_tensor(given, dtype=torch.float32).detach()
-        require(bool(torch.isfinite(value).all()), self.owner, argument, given, allowed)
-        return value.expand(self.outputs).clone()
-
-    # -- statistics -------------------------------------------------------------------------------------------
-    @property
-    def fitted(self) -> bool:
-        """Whether `mean` and `std` were given, fitted or loaded."""
-        return bool(self.has_statistics)
-
-    @torch.no_grad()
-    def fit_statistics(self, targets: Tensor) -> Self:
-        """Set `mean` and `std` from the training targets, ignoring missing labels; return the task.
-
-        The standard deviation is the one of the population (divided by N); that of a constant output is set to 1.
-
-        Args:
-            targets: [N, ...] for one output, [N, ..., outputs] for several, in original units.
-
-        Raises:
-            TargetError: no tensor of real numbers, an output without a label, a last dimension that is not `outputs`.
-        """
-        if not isinstance(targets, Tensor) or targets.is_complex():
-            kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
-            raise TargetError(f"{self.owner}: statistics need a tensor of real numbers, but the targets are {kind}.")
-        if self.outputs > 1 and (targets.ndim == 0 or targets.shape[-1] != self.outputs):
-            raise TargetError(
-                f"{self.owner}: targets {list(targets.shape)} have {self.outputs} outputs: [N, {self.outputs}]."
-            )
-        columns = targets.detach().cpu().double().reshape(-1, self.outputs)
-        present = self.mask(columns)
-        labels = present.sum(0)
-        if not labels.all():
-            raise TargetError(f"{self.owner}: output {int(labels.argmin())} has no label to fit statistics from.")
-        mean = columns.where(present, 0).sum(0) / labels
-        variance = (columns - mean).where(present, 0).square().sum(0) / labels
-        lowest, highest = columns.where(present, math.inf).amin(0), columns.where(present, -math.inf).amax(0)
-        # Equal, not a small variance: rounding gives equal numbers a variance that is not quite zero.
-        std = variance.sqrt().float()
-        self.mean.copy_(mean)
-        self.std.copy_(std.where((highest > lowest) & (std > 0), 1.0))
-        self.has_statistics.fill_(True)
-        return self
 
     # -- head -------------------------------------------------------------------------------------------------
     @property

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, TargetError, is_whole, require
-from lepton.tasks._categorical import label_names, label_shape, may_read
+from lepton.tasks._categorical import label_shape, may_read
 from lepton.tasks._ctc import ctc_beam, ctc_greedy, ctc_losses, frames_needed
 from lepton.tasks.base import Task, at_least_float32
 
@@ -110,13 +110,17 @@ class SpeechRecognition(Task):
         auxiliary: bool = False,
     ) -> None:
         super().__init__(name, head=head, missing=-100, loss_weight=loss_weight, priority=priority, auxiliary=auxiliary)
-        named = not isinstance(characters, int)
-        require(named, self.owner, "characters", characters, "a list of different names, one for each character")
-        self.characters = label_names(self.owner, "characters", characters, at_least=1)
+        self.characters = self._checked(characters)
         require(is_whole(beam), self.owner, "beam", beam, "a whole number of at least 1")
         self.beam = beam
         self.primary_metric = "exact"
         self.higher_is_better = {"exact": True, "cer": False, "wer": False}
+
+    def _checked(self, characters: Sequence[str]) -> tuple[str, ...]:
+        names = tuple(characters) if isinstance(characters, Iterable) and not isinstance(characters, str) else ()
+        good = all(isinstance(name, str) and name for name in names) and 0 < len(set(names)) == len(names)
+        require(good, self.owner, "characters", characters, "a list of different names, one for each character")
+        return names
 
     # -- head -------------------------------------------------------------------------------------------------
     @property
