@@ -175,7 +175,10 @@ class LogMel(nn.Module):
             440
         """
         require(is_whole(iterations, 0), "LogMel", "iterations", iterations, "a whole number, 0 or more")
-        return griffin_lim(self.magnitude(log_mel), self.window, self.hop, iterations)
+        magnitude = self.magnitude(log_mel)
+        if magnitude.numel() == 0:  # which no Fourier transform takes
+            return magnitude.new_zeros(*log_mel.shape[:-2], log_mel.shape[-2] * self.hop)
+        return griffin_lim(magnitude, self.window, self.hop, iterations)
 
     def extra_repr(self) -> str:
         """Sample rate and sizes, and the band of frequencies."""

@@ -87,7 +87,7 @@ def _filters(up: int, down: int) -> tuple[list[tuple[int, Tensor]], int]:
         end = min(start + _BLOCK, up)
         first, last = start * down // up, (end - 1) * down // up
         at = torch.arange(start, end, dtype=torch.float64) * down / up - first + half
-        heard = torch.arange(last - first + 2 * half, dtype=torch.float64)
+        heard = torch.arange(last - first + 2 * half + 1, dtype=torch.float64)
         blocks.append((first, _kernel(at - heard[:, None], cutoff)))
     return blocks, half
 
