@@ -73,6 +73,12 @@ def write_bad(folder: Path, name: str) -> Path:
     elif name == "cut.flac":
         soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 8000), 8000)
         path.write_bytes(path.read_bytes()[:120])
+    elif name == "stream.flac":
+        soundfile.write(path, tone(8000), 8000)
+        header = bytearray(path.read_bytes())
+        header[21] &= 0xF0  # the 36 bits of the number of samples, 0 for unknown
+        header[22:26] = bytes(4)
+        path.write_bytes(header)
     return path
 
 
@@ -87,6 +93,7 @@ def write_bad(folder: Path, name: str) -> Path:
         ("silent.wav", "has no samples"),
         ("nan.wav", "not finite"),
         ("inf.wav", "not finite"),
+        ("stream.flac", "does not say how long the recording is"),
         ("cut.flac", "broken|breaks off|not be read"),
     ],
 )
