@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton.data import AudioEncoder, InputEncoder, describe_columns, infer_task, read_audio, read_table
+from lepton.data import AudioEncoder, AudioRows, InputEncoder, describe_columns, infer_task, read_audio, read_table
 from lepton.errors import CheckpointError, ConfigurationError, DataError
 
 soundfile = pytest.importorskip("soundfile", reason="needs the extra audio")
@@ -137,11 +137,12 @@ def test_the_rate_is_that_of_most_files_and_no_more_than_16_kilohertz(tmp_path: 
 
 
 def test_lengths_come_from_headers_after_resampling_and_cut(tmp_path: Path) -> None:
-    table = table_of(
-        tmp_path, {"a.wav": (4001, 8000), "b.wav": (44101, 44100), "c.wav": (1, 48000), "d.wav": (9000, 8000)}
-    )
+    files = {"a.wav": (4001, 8000), "b.wav": (44101, 44100), "c.wav": (1, 48000), "d.wav": (9000, 8000)}
+    table = table_of(tmp_path, files | {"e.flac": (100, 44100), "f.wav": (301, 44100), "g.wav": (7, 48000)})
     encoder = AudioEncoder.fit(table, "audio", sample_rate=16000, max_seconds=1.0)
-    assert encoder.samples(table).tolist() == [8002, 16000, 1, 16000]
+    assert encoder.samples(table).tolist() == [8002, 16000, 1, 16000, 37, 110, 3]
+    rows = AudioRows(encoder.paths(table), sample_rate=16000, max_seconds=1.0)
+    assert [len(rows.waveform(row)) for row in range(len(rows))] == encoder.samples(table).tolist()
     assert encoder.samples(table).dtype == torch.int64
     assert encoder.truncated(table) == {"audio": 2}
     assert encoder.truncated(table.slice(2, 1)) == {}

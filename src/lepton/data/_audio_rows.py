@@ -38,7 +38,7 @@ class AudioRows(Dataset[Row]):
     Args:
         paths: the recording of each row.
         sample_rate: samples per second.
-        max_seconds: longer recordings lose their end.
+        max_seconds: longer recordings lose their end, which is not read.
         trim: whether silence at both ends is left out.
         inputs: other inputs, name -> tensor [N, ...]; whole numbers [N, U] are texts that 0 pads.
         targets: labels, name -> tensor [N, ...]; whole numbers [N, U] are texts that -100 pads.
