@@ -177,7 +177,7 @@ class AudioRows(Dataset[Row]):
 def _log_mel(front: LogMel, waveform: Tensor, samples: Tensor) -> Tensor:
     """Return [B, M, mels], NaN beyond the frames of each recording."""
     with torch.no_grad():
-        log_mel = front(waveform)
+        log_mel: Tensor = front(waveform)
     frames = torch.as_tensor(front.frames(samples))
     beyond = torch.arange(log_mel.shape[1]) >= frames[:, None]
     return log_mel.masked_fill(beyond[..., None], torch.nan)
