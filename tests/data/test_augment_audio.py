@@ -74,6 +74,8 @@ def test_one_pace_for_a_batch_changes_length_and_pitch_alike() -> None:
         factors.add(factor)
         assert len(first) == -(-8000 // factor) or abs(len(first) - 8000 / factor) <= 1
         assert abs(len(second) - 5000 / factor) <= 1
+        (alone,) = augment.move(tones(5000), RATE, generator=draws(seed))
+        torch.testing.assert_close(second, alone, rtol=0, atol=1e-5)
         assert pitch(first[500:-500]) == pytest.approx(500 * factor, rel=0.005)
         assert pitch(second[500:-500]) == pytest.approx(500 * factor, rel=0.005)
     assert len(factors) > 10
@@ -167,4 +169,4 @@ def test_targets_of_front_ends_follow_pace_and_ends_but_not_noise(rows: AudioRow
             found = spoken["spoken"][place]
             torch.testing.assert_close(found[: len(expected)], expected, rtol=1e-4, atol=1e-4)
             assert found[len(expected) :].isnan().all()
-            assert (front(loud["waveform"][place, :samples]) - expected).abs().mean() > 0.3
+            assert (front(loud["waveform"][place, :samples]) - expected).abs().mean() > 0.05

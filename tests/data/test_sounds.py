@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton.data import AudioEncoder, InputEncoder, describe_columns, infer_task, read_audio, read_table
+from lepton.data import AudioEncoder, AudioRows, InputEncoder, describe_columns, infer_task, read_audio, read_table
 from lepton.errors import CheckpointError, ConfigurationError, DataError
 
 soundfile = pytest.importorskip("soundfile", reason="needs the extra audio")
@@ -73,6 +73,12 @@ def write_bad(folder: Path, name: str) -> Path:
     elif name == "cut.flac":
         soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 8000), 8000)
         path.write_bytes(path.read_bytes()[:120])
+    elif name == "stream.flac":
+        soundfile.write(path, tone(8000), 8000)
+        header = bytearray(path.read_bytes())
+        header[21] &= 0xF0  # the 36 bits of the number of samples, 0 for unknown
+        header[22:26] = bytes(4)
+        path.write_bytes(header)
     return path
 
 
@@ -87,6 +93,7 @@ def write_bad(folder: Path, name: str) -> Path:
         ("silent.wav", "has no samples"),
         ("nan.wav", "not finite"),
         ("inf.wav", "not finite"),
+        ("stream.flac", "does not say how long the recording is"),
         ("cut.flac", "broken|breaks off|not be read"),
     ],
 )
@@ -130,11 +137,12 @@ def test_the_rate_is_that_of_most_files_and_no_more_than_16_kilohertz(tmp_path: 
 
 
 def test_lengths_come_from_headers_after_resampling_and_cut(tmp_path: Path) -> None:
-    table = table_of(
-        tmp_path, {"a.wav": (4001, 8000), "b.wav": (44101, 44100), "c.wav": (1, 48000), "d.wav": (9000, 8000)}
-    )
+    files = {"a.wav": (4001, 8000), "b.wav": (44101, 44100), "c.wav": (1, 48000), "d.wav": (9000, 8000)}
+    table = table_of(tmp_path, files | {"e.flac": (100, 44100), "f.wav": (301, 44100), "g.wav": (7, 48000)})
     encoder = AudioEncoder.fit(table, "audio", sample_rate=16000, max_seconds=1.0)
-    assert encoder.samples(table).tolist() == [8002, 16000, 1, 16000]
+    assert encoder.samples(table).tolist() == [8002, 16000, 1, 16000, 37, 110, 3]
+    rows = AudioRows(encoder.paths(table), sample_rate=16000, max_seconds=1.0)
+    assert [len(rows.waveform(row)) for row in range(len(rows))] == encoder.samples(table).tolist()
     assert encoder.samples(table).dtype == torch.int64
     assert encoder.truncated(table) == {"audio": 2}
     assert encoder.truncated(table.slice(2, 1)) == {}

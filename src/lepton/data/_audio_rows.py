@@ -38,7 +38,7 @@ class AudioRows(Dataset[Row]):
     Args:
         paths: the recording of each row.
         sample_rate: samples per second.
-        max_seconds: longer recordings lose their end.
+        max_seconds: longer recordings lose their end, which is not read.
         trim: whether silence at both ends is left out.
         inputs: other inputs, name -> tensor [N, ...]; whole numbers [N, U] are texts that 0 pads.
         targets: labels, name -> tensor [N, ...]; whole numbers [N, U] are texts that -100 pads.
@@ -177,7 +177,7 @@ class AudioRows(Dataset[Row]):
 def _log_mel(front: LogMel, waveform: Tensor, samples: Tensor) -> Tensor:
     """Return [B, M, mels], NaN beyond the frames of each recording."""
     with torch.no_grad():
-        log_mel = front(waveform)
+        log_mel: Tensor = front(waveform)
     frames = torch.as_tensor(front.frames(samples))
     beyond = torch.arange(log_mel.shape[1]) >= frames[:, None]
     return log_mel.masked_fill(beyond[..., None], torch.nan)
