@@ -180,3 +180,6 @@ def test_what_cannot_be_searched_is_said() -> None:
     larger = lepton.LeptonModel(trunk, [Classification("german", 20, head=nn.Linear(16, 20))])
     with pytest.raises(ConfigurationError, match=r"20 outputs.*only 12"):
         greedy_search(larger, "german", tokens)
+    spelling = TransformerTrunk(12, readers={"german": "target"}, characters=9, width=16, depth=1, heads=2)
+    with pytest.raises(ConfigurationError, match="tokens only, but the trunk was built for the characters"):
+        greedy_search(lepton.LeptonModel(spelling, [Classification("german", 12)]), "german", tokens)

@@ -315,6 +315,12 @@ def prepared(tasks: Any, rows: Any = None, **data: Any) -> Any:
         ),
         ({"lm": {"type": "language_modeling", "missing": 3}}, None, {}, "missing"),
         ({"lm": {"type": "language_modeling", "column": "x"}}, None, {}, "no column 'x'"),
+        (
+            {"de": "translation"},
+            {"words": [["a", "dog"]] * 30, "de": ["ein Hund"] * 30},
+            {},
+            "lists of words.*join them",
+        ),
         ({"n": "translation"}, {"en": ["a b c"] * 30, "n": list(range(30))}, {}, "needs a column with text"),
     ],
 )

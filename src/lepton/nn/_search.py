@@ -253,6 +253,11 @@ def _decoding(model: LeptonModel, task: str) -> Iterator[_Decoder]:
             f"a search needs a task that reads the states of the second text, but {name!r} reads {reader!r}: build the "
             f"trunk with readers={{{name!r}: 'target'}}."
         )
+    if trunk.characters:
+        raise ConfigurationError(
+            "a search reads and writes tokens only, but the trunk was built for the characters of words as well: build "
+            "it with characters=0."
+        )
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
