@@ -168,7 +168,8 @@ def levels_of(log_mel: NDArray[Any]) -> NDArray[np.float64]:
     values = np.asarray(log_mel, dtype=np.float64)
     if values.max() == values.min():
         return np.full(values.shape, FLOOR)
-    return np.maximum(20 / math.log(10) * (values - values.max()), FLOOR)
+    decibels: NDArray[np.float64] = 20 / math.log(10) * (values - values.max())
+    return np.maximum(decibels, FLOOR, out=decibels)
 
 
 def band_ticks(example: SpeechExample) -> tuple[str, list[tuple[float, str]]]:
