@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lepton.insight import Plot, Section, Table, TableCell, TableRow, Trace, write_report
+from lepton.insight import Grid, Plot, Section, SpeechExample, Table, TableCell, TableRow, Trace, write_report
 from tests.insight.browser import Browser, find_chromium
 from tests.insight.test_plots import evil_blocks
 
@@ -188,3 +189,64 @@ def test_without_scripts_the_plots_are_still_there(browser: Browser, page: Path)
     document = browser.send("DOM.getDocument")["root"]["nodeId"]
     drawn = browser.send("DOM.querySelectorAll", nodeId=document, selector=".drawing > svg polyline")["nodeIds"]
     assert len(drawn) >= 2
+
+
+# -- sound ---------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    examples = tuple(
+        SpeechExample(
+            f"{ALARM} {i}", 0.1 * np.sin(np.arange(8000 * 2)), 8000, np.eye(40, 9), "a", "b", [("a", 0.0, 2.0)]
+        )
+        for i in range(2)
+    )
+    path = tmp_path_factory.mktemp("page") / "sounds.html"
+    return write_report(path, "Sounds", [Section("Sounds", (Grid(examples),))])
+
+
+PLAYERS = "[...document.querySelectorAll('audio')]"
+
+
+def play_from(browser: Browser, number: int, share: float) -> None:
+    """Click into the drawing of a sound, so far along its axis of time."""
+    drawing = f"document.querySelectorAll('figure.sound svg')[{number}]"
+    browser.run(f"{drawing}.scrollIntoView({{block: 'center'}})")
+    ends = browser.run(f"({{...{drawing}.dataset}})")
+    place = float(ends["left"]) + share * (float(ends["right"]) - float(ends["left"]))
+    box = browser.run(f"{drawing}.getBoundingClientRect().toJSON()")
+    browser.click(box["x"] + place / 480 * box["width"], box["y"] + 40)
+
+
+def test_sounds_are_read_and_nothing_complains(browser: Browser, sounds: Path) -> None:
+    browser.open(sounds)
+    assert browser.run(f"{PLAYERS}.map(player => [player.duration, player.error])") == [[2.0, None]] * 2
+    assert browser.complaints() == [] and browser.requests() == []
+    assert browser.run("window.hacked === undefined")
+
+
+def test_a_click_plays_from_there_and_stops_the_other(browser: Browser, sounds: Path) -> None:
+    browser.open(sounds)
+    play_from(browser, 0, 0.5)
+    first = browser.run(f"new Promise(done => setTimeout(() => done({PLAYERS}[0].currentTime), 200))")
+    assert 0.99 < first < 1.9
+    assert browser.run("document.querySelectorAll('.head').length") == 1
+    play_from(browser, 1, 0.1)
+    assert browser.run(f"{PLAYERS}.map(player => player.paused)") == [True, False]
+    play_from(browser, 1, -0.05)  # on the labels, not on the drawing
+    assert browser.run(f"{PLAYERS}[1].currentTime") > 0.19
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_parts_of_two_sounds_stand_on_one_line(browser: Browser, tmp_path: Path, width: int) -> None:
+    loud = 0.1 * np.sin(np.arange(4000))
+    pair = (
+        SpeechExample("short", loud, 8000, None, "one", "one"),
+        SpeechExample("long " * 30, loud, 8000, None, "x", "y"),
+    )
+    path = write_report(tmp_path / "r.html", "t", [Section("h", (Grid(pair),))])
+    browser.open(path, width=width)
+    tops = browser.run(
+        "[...document.querySelectorAll('figure.sound .drawing')].map(d => d.getBoundingClientRect().top)"
+    )
+    assert (tops[0] == tops[1]) is (width > 1000)
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")

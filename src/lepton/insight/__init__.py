@@ -6,7 +6,7 @@ Figures need the extra `demo` (matplotlib); nothing else here does.
 
 from __future__ import annotations
 
-from lepton.insight._edits import Edit, edits
+from lepton.insight._edits import edits
 from lepton.insight._estimate import Estimate
 from lepton.insight._results import MetricInfo, RunResult, TaskScore, conflict_keys
 from lepton.insight.comparison import (
@@ -123,7 +123,6 @@ __all__ = [
     "DataFacts",
     "DeltaM",
     "DeltaMEstimate",
-    "Edit",
     "Estimate",
     "Flag",
     "Fold",

@@ -58,7 +58,8 @@ def _srgb(oklab: NDArray[np.float64]) -> NDArray[np.uint8]:
     )
     linear = np.clip((oklab @ cones.T) ** 3 @ light.T, 0.0, 1.0)
     screen = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(255 * screen).astype(np.uint8)
+    found: NDArray[np.uint8] = np.round(255 * screen).astype(np.uint8)
+    return found
 
 
 def spectrogram_png(shares: NDArray[np.float64]) -> bytes:

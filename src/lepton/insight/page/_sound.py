@@ -55,7 +55,8 @@ class SpeechExample:
         until: end of the time axis in seconds, for recordings that are compared; by default that of the recording.
 
     Raises:
-        DataError: the waveform or the spectrogram is empty, not finite or of the wrong shape, or the bands do not fit.
+        DataError: the waveform or the spectrogram is empty, not finite or of the wrong shape, the bands do not fit, or
+            a character ends before it begins.
 
     Example:
         >>> example = SpeechExample("A tone", np.sin(np.arange(800) * 0.3), 8000, None, "a", "a", [("a", 0.0, 0.1)])
@@ -78,6 +79,12 @@ class SpeechExample:
     def __post_init__(self) -> None:
         require(self.sample_rate >= 1, "SpeechExample", "sample_rate", self.sample_rate, "a whole number of at least 1")
         self._check("waveform", self.samples, 1)
+        for name, start, stop in self.characters:
+            if not start <= stop < math.inf:
+                raise DataError(
+                    f"SpeechExample {self.title!r}: character {name!r} reaches from {start} to {stop} s; it must end "
+                    "where it begins, or later."
+                )
         if self.log_mel is None:
             return
         self._check("log_mel", self.log_mel, 2)
@@ -154,9 +161,15 @@ def envelope(samples: NDArray[np.float64], columns: int) -> tuple[NDArray[np.flo
 
 
 def levels_of(log_mel: NDArray[Any]) -> NDArray[np.float64]:
-    """Return decibels below the loudest place, `FLOOR` to 0, from natural logarithms of magnitudes [M, mels]."""
-    decibels = 20 / math.log(10) * (np.asarray(log_mel, dtype=np.float64) - float(np.max(log_mel)))
-    return np.maximum(decibels, FLOOR)
+    """Return decibels below the loudest place, `FLOOR` to 0, from natural logarithms of magnitudes [M, mels].
+
+    Where all places are equally loud, as in silence, all are at the floor.
+    """
+    values = np.asarray(log_mel, dtype=np.float64)
+    if values.max() == values.min():
+        return np.full(values.shape, FLOOR)
+    decibels: NDArray[np.float64] = 20 / math.log(10) * (values - values.max())
+    return np.maximum(decibels, FLOOR, out=decibels)
 
 
 def band_ticks(example: SpeechExample) -> tuple[str, list[tuple[float, str]]]:

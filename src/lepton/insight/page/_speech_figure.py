@@ -39,7 +39,8 @@ def plot_speech(example: SpeechExample) -> Figure:
     heights = [_WAVE] + [_BANDS] * (example.log_mel is not None) + [_STRIP] * bool(example.characters)
     figure, style = new_figure(_INCHES, sum(heights) + _AROUND, "plot_speech")
     with style:
-        figure.get_layout_engine().set(hspace=0.02, h_pad=0.06)  # type: ignore[union-attr]
+        layout: Any = figure.get_layout_engine()
+        layout.set(hspace=0.02, h_pad=0.06)
         panels = list(figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights).flat)
         _draw_wave(panels[0], example)
         if example.log_mel is not None:

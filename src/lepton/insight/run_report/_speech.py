@@ -169,17 +169,16 @@ def _edit_table(
         new_name = _LEFT_OUT if name == "delete" else _name(new)
         row = (TableCell(new_name), TableCell(as_count(count)), share, words)
         rows.append(TableRow(TableCell(_ADDED if name == "insert" else _name(old)), row))
-    notes = (
-        "In front: the true character. Share: of all places where it is true. Last: the first text with the error.",
-    )
-    more = len(wrong) - len(rows)
-    if more > 0:
-        notes += (f"{plural(more, 'further kind')} of error, each at most as frequent.",)
+    notes = [
+        "In front: the true character. Share: of all places where it is true. Last: the first text with the error."
+    ]
+    if len(wrong) > len(rows):
+        notes.append(f"{plural(len(wrong) - len(rows), 'further kind')} of error, each at most as frequent.")
     return Table(
         "The most frequent errors in characters",
         ("found", "times", "share", "example"),
         tuple(rows),
-        notes,
+        tuple(notes),
         words_last=True,
     )
 

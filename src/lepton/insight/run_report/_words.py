@@ -287,7 +287,7 @@ _METRICS = {
     "pixel_accuracy": "pixel accuracy",
     "cer": "character error rate",
     "wer": "word error rate",
-    "exact": "texts found exactly",
+    "exact": "share of texts found exactly",
     "distortion": "mel-cepstral distortion (dB)",
     "duration_error": "error of the logarithm of durations",
 }
