@@ -23,6 +23,7 @@ def fit(
     ignore: Iterable[str] = (),
     kinds: Mapping[str, str] | None = None,
     date_formats: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
     split: Mapping[str, Any] | None = None,
     val: Any = None,
     test: Any = None,
@@ -39,7 +40,7 @@ def fit(
     What the columns hold and what kind of task each target is are inferred and said; every decision can be changed.
 
     Args:
-        source: a path to CSV, Parquet or JSON lines, a folder of images, a DataFrame, a pyarrow Table, or a mapping
+        source: a path to CSV, Parquet or JSON lines, a folder of images or recordings, a DataFrame, a pyarrow Table, or a mapping
             of columns; see `lepton.data.read_table`.
         targets: columns to predict; or a mapping from names of tasks to a kind such as `"regression"`, or to options,
             `{"churn": {"type": "classification", "label_smoothing": 0.1}}`.
@@ -48,6 +49,8 @@ def fit(
         kinds: column -> kind, where inference is wrong.
         date_formats: column -> what its dates look like, as `strptime` says it, such as `"%d/%m/%Y"`; by default found
             out, but it need not be plain whether day or month comes first.
+        data: further options of the section `data`, such as `{"augment": False, "image_size": [64, 64]}` or, for
+            recordings, `{"sample_rate": 16000, "max_seconds": 10}`.
         split: options of the split, `{"method": "group", "column": "patient"}`; see `lepton.data.SplitRule`.
         val: path of another table for validation, instead of a share of the rows.
         test: path of another table for the test.
@@ -87,6 +90,7 @@ def fit(
             "split": split,
             "val": val,
             "test": test,
+            **(data or {}),
         },
         rest={"trunk": trunk, "balance": balance, "training": dict(training or {}), "seed": seed},
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lepton.data import AudioEncoder, LabelRule
-from lepton.errors import CheckpointError, ConfigurationError, import_extra, is_number, nearest, require
+from lepton.errors import CheckpointError, ConfigurationError, DataError, import_extra, is_number, nearest, require
 from lepton.insight import SpeechExample, plot_speech
 from lepton.nn import LeptonModel, SpeechHead
 from lepton.run._prepare import Prepared
@@ -170,7 +170,10 @@ def speak(
     fits = is_number(pace) and SLOWEST <= pace <= FASTEST
     require(fits, "say", "pace", pace, f"a number from {SLOWEST:g} to {FASTEST:g}")
     chosen = _chosen(voice, voices)
-    ids = encoder.text_ids(pa.table({"text": [text]}), "text").long()
+    said = encoder.normalise(text)
+    if not said:
+        raise DataError(f"the text {text!r} is empty: there is nothing to say.")
+    ids = encoder.text_ids(pa.table({"text": [said]}), "text").long()
     head = model.heads[rule.task]
     assert isinstance(head, SpeechHead)
     device = model.device
@@ -179,7 +182,6 @@ def speak(
     front: Any = model.trunk.front
     log_mel = task.finish(torch.nn.functional.pad(spoken, (0, 2)))[0, :, : front.mels]
     ends = [0.0, *itertools.accumulate((durations[0] * front.hop / front.sample_rate).tolist())]
-    said = encoder.normalise(text)
     return Speech(
         said,
         chosen,

@@ -104,12 +104,13 @@ class AcousticTrunk(nn.Module):
         mel_frames: Tensor = self.front.frames(samples)
         return (mel_frames + 1) // 2
 
-    def forward(self, waveform: Tensor, samples: Tensor) -> Tensor | dict[str, Tensor]:
+    def forward(self, waveform: Tensor, samples: Tensor, text: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Return the states: one tensor if all tasks read the same, otherwise a mapping task -> tensor.
 
         Args:
             waveform: floating point [B, N] in [-1, 1].
             samples: int64 [B], length of each recording in samples; what stands beyond is not read.
+            text: not read here: what a synthesiser's head reads may stand in the batch where there is no such head.
 
         Raises:
             DataError: a tensor of another shape or dtype, or a length that is not in 1 to N (looked for on the CPU
