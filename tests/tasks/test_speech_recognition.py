@@ -79,10 +79,13 @@ def test_padded_rows_are_unpadded_rows():
     assert (found[0, 3:] == 0).all()
 
 
-def test_a_text_that_does_not_fit_costs_nothing():
+@pytest.mark.parametrize("garbage", [0.0, NAN, INF])
+def test_a_text_that_does_not_fit_costs_nothing(garbage):
     target = texts([1, 2, 1], [1, 1], [1, 1], [2, 1])
     frames = torch.tensor([2, 2, 3, 5])
-    logits = padding(torch.randn(4, 5, 4), frames).requires_grad_()
+    logits = torch.randn(4, 5, 4)
+    logits[1] = garbage
+    logits = padding(logits, frames).requires_grad_()
     assert TASK.frames_needed(target).tolist() == [3, 3, 3, 2]
     losses, counts = TASK.label_losses(logits, target)
     assert counts.tolist() == [0, 0, 2, 2]

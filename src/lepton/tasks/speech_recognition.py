@@ -201,7 +201,7 @@ class SpeechRecognition(Task):
         lengths = (target > 0).sum(1)
         frames = (~_is_padding(output)).sum(1)
         lengths = lengths.where(frames_needed(target, lengths) <= frames, 0)
-        # Before the loss, not after it: the derivative of an infinite loss is NaN.
+        # Before the loss, not after it: the derivative of a NaN is NaN even where its value is not selected.
         logits = output.where((lengths > 0)[:, None, None], 0.0)
         losses = ctc_losses(logits, target.clamp(min=1), lengths)
         return losses.where(lengths > 0, 0.0), lengths.to(losses.dtype)
