@@ -62,7 +62,7 @@ def test_a_sine_keeps_its_frequency(old: int, new: int) -> None:
     assert resample(tone, old, new)[500:-500].abs().max() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize(("old", "new"), [(3, 2), (2, 3), (44100, 16000), (16000, 44100), (1, 200), (200, 1)])
+@pytest.mark.parametrize(("old", "new"), [(3, 2), (2, 3), (44100, 16000), (16000, 44100), (1, 20), (200, 1)])
 @pytest.mark.parametrize("samples", [0, 1, 2, 63, 64, 65, 200])
 def test_lengths_and_every_sample_by_the_formula(old: int, new: int, samples: int) -> None:
     """y(j) = sum_n x(n) h(j old / new - n), written out."""

@@ -19,7 +19,7 @@ from lepton.errors import DataError, is_number, is_whole, require
 __all__ = ["LogMel"]
 
 FLOOR = 1e-5
-"""Smallest band energy that is told apart from silence; 1 is about a sine at full scale."""
+"""Smallest value of a band that is told apart from silence; a sine at full scale gives 0.5 to 5."""
 
 _FRAME_SECONDS = 0.032
 _Count = TypeVar("_Count", int, Tensor)

@@ -73,7 +73,7 @@ def _in_periods(waveform: Tensor, up: int, down: int) -> Tensor:
     return torch.cat(blocks, -1).flatten(-2)[..., :count]
 
 
-@lru_cache(maxsize=8)  # a data set has few sample rates, and its recordings may be shorter than their filters
+@lru_cache(maxsize=4)  # a data set has few sample rates, and its recordings may be shorter than their filters
 def _filters(up: int, down: int) -> tuple[list[tuple[int, Tensor]], int]:
     """Return blocks of new samples with their weights, and how far a filter reaches to either side in old samples.
 
