@@ -328,9 +328,10 @@ def test_nothing_is_read_from_the_device() -> None:
     assert list(found.shape) == [4, 33, MELS + 2]
 
 
-def test_the_compiled_head_gives_the_same_in_one_graph() -> None:
+@pytest.mark.parametrize("transcript", ["said", None])
+def test_the_compiled_head_gives_the_same_in_one_graph(transcript: str | None) -> None:
     torch._dynamo.reset()
-    head, eager, data = make(transcript=None), make(transcript=None), batch()
+    head, eager, data = make(transcript=transcript), make(transcript=transcript), batch()
     compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
     found, expected = compiled(reference(), data), eager(reference(), data)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -101,8 +101,8 @@ class AcousticTrunk(nn.Module):
 
     def frames(self, samples: Tensor) -> Tensor:
         """Return the number of states of recordings with so many samples, int64 [B]."""
-        mel_frames: Tensor = self.front.frames(samples)
-        return (mel_frames + 1) // 2
+        halved: Tensor = (self.front.frames(samples) + 1) // 2
+        return halved
 
     def forward(self, waveform: Tensor, samples: Tensor) -> Tensor | dict[str, Tensor]:
         """Return the states: one tensor if all tasks read the same, otherwise a mapping task -> tensor.
