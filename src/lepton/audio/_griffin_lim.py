@@ -31,10 +31,9 @@ def griffin_lim(magnitude: Tensor, window: Tensor, hop: int, iterations: int) ->
     draws = torch.rand(magnitude.shape[-2:], generator=torch.Generator().manual_seed(0))
     phases = (2 * torch.pi * draws).to(magnitude.device)
     spectra = torch.polar(magnitude, phases.expand_as(magnitude))
-    before = torch.zeros_like(spectra)
-    for turn in range(iterations):
+    before = torch.zeros_like(spectra)  # s_1 then goes on along itself, with the phases that it has
+    for _ in range(iterations):
         found = spectrum(overlap_add(spectra, window, hop), window, hop)
-        further = found + _MOMENTUM * (found - before) if turn else found
-        spectra = magnitude * further.sgn()
+        spectra = magnitude * (found + _MOMENTUM * (found - before)).sgn()
         before = found
     return overlap_add(spectra, window, hop)

@@ -19,7 +19,7 @@ from lepton.errors import DataError, is_number, is_whole, require
 __all__ = ["LogMel"]
 
 FLOOR = 1e-5
-"""Smallest band energy that is told apart from silence; 1 is about a sine at full scale."""
+"""Smallest value of a band that is told apart from silence; a sine at full scale gives 0.5 to 5."""
 
 _FRAME_SECONDS = 0.032
 _Count = TypeVar("_Count", int, Tensor)
@@ -169,7 +169,10 @@ class LogMel(nn.Module):
             440
         """
         require(is_whole(iterations, 0), "LogMel", "iterations", iterations, "a whole number, 0 or more")
-        return griffin_lim(self.magnitude(log_mel), self.window, self.hop, iterations)
+        magnitude = self.magnitude(log_mel)
+        if magnitude.numel() == 0:  # which no Fourier transform takes
+            return magnitude.new_zeros(*log_mel.shape[:-2], log_mel.shape[-2] * self.hop)
+        return griffin_lim(magnitude, self.window, self.hop, iterations)
 
     def extra_repr(self) -> str:
         """Sample rate and sizes, and the band of frequencies."""

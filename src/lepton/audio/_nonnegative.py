@@ -7,7 +7,8 @@ from torch import Tensor
 
 __all__ = ["least_squares"]
 
-_ITERATIONS = 100  # |Fx - y| / |y| is then 1e-5 (mean) to 1e-4 (worst) above its minimum for random y, 1e-7 for speech
+_ITERATIONS = 100
+"""|Fx - y| / |y| is then 2e-5 (8 kHz) to 1e-3 (44.1 kHz) above its minimum for random y, and below 1e-5 for speech."""
 
 
 def least_squares(filters: Tensor, energy: Tensor) -> Tensor:
@@ -24,14 +25,13 @@ def least_squares(filters: Tensor, energy: Tensor) -> Tensor:
     Returns:
         x [..., X]; 0 where no filter reaches.
     """
-    gramian = filters @ filters.T
-    rows = gramian.sum(1)
+    rows = filters @ filters.sum(0)
     step = torch.where(rows > 0, 1 / rows, 0.0)
-    linear = energy @ filters.T
-    x = ahead = linear * step
+    x = ahead = energy @ filters.T * step
     speed = 1.0
     for _ in range(_ITERATIONS):
-        found = (ahead - (ahead @ gramian - linear) * step).clamp_min(0)
+        # By way of the residual: products with F'F itself would let rounding wander where F sees nothing.
+        found = (ahead - (ahead @ filters - energy) @ filters.T * step).clamp_min(0)
         faster = (1 + (1 + 4 * speed * speed) ** 0.5) / 2
         ahead = found + (speed - 1) / faster * (found - x)
         x, speed = found, faster

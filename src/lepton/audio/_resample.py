@@ -73,7 +73,7 @@ def _in_periods(waveform: Tensor, up: int, down: int) -> Tensor:
     return torch.cat(blocks, -1).flatten(-2)[..., :count]
 
 
-@lru_cache(maxsize=8)  # a data set has few sample rates, and its recordings may be shorter than their filters
+@lru_cache(maxsize=4)  # a data set has few sample rates, and its recordings may be shorter than their filters
 def _filters(up: int, down: int) -> tuple[list[tuple[int, Tensor]], int]:
     """Return blocks of new samples with their weights, and how far a filter reaches to either side in old samples.
 
@@ -87,7 +87,7 @@ def _filters(up: int, down: int) -> tuple[list[tuple[int, Tensor]], int]:
         end = min(start + _BLOCK, up)
         first, last = start * down // up, (end - 1) * down // up
         at = torch.arange(start, end, dtype=torch.float64) * down / up - first + half
-        heard = torch.arange(last - first + 2 * half, dtype=torch.float64)
+        heard = torch.arange(last - first + 2 * half + 1, dtype=torch.float64)
         blocks.append((first, _kernel(at - heard[:, None], cutoff)))
     return blocks, half
 

@@ -27,7 +27,8 @@ def spectrum(waveform: Tensor, window: Tensor, hop: int) -> Tensor:
     length = window.shape[0]
     # One frame too many, so that there is one to transform where the signal has no samples.
     padded = F.pad(waveform, (length // 2, length - length // 2 - 1 + hop))
-    return torch.fft.rfft(padded.unfold(-1, length, hop) * window)[..., :-1, :]
+    spectra: Tensor = torch.fft.rfft(padded.unfold(-1, length, hop) * window)
+    return spectra[..., :-1, :]
 
 
 def overlap_add(spectra: Tensor, window: Tensor, hop: int) -> Tensor:
