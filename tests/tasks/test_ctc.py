@@ -173,3 +173,19 @@ def test_alignments_of_other_dtypes(dtype):
     for integers in (torch.int32, torch.int64):
         found = ctc_alignment(logits, torch.tensor([7], dtype=integers), rows([1, 2]).to(integers))
         assert found.tolist() == [[4, 3]] and found.dtype == torch.int64
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_alignments_in_one_graph(backend):
+    torch.compiler.reset()
+    logits, frames = torch.randn(4, 9, 5, requires_grad=True), torch.tensor([9, 5, 8, 2])
+    labels = torch.randint(-1, 5, (4, 3))
+
+    def both(logits):
+        return ctc_alignment(2 * logits, frames, labels), logits.sum()
+
+    found, expected = torch.compile(both, fullgraph=True, backend=backend)(logits), both(logits)
+    assert found[0].tolist() == expected[0].tolist() and not found[0].requires_grad
+    found[1].backward()
+    assert (logits.grad == 1).all()
+    torch.library.opcheck(torch.ops.lepton.ctc_alignment.default, (logits.detach(), frames, labels))

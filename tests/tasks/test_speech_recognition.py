@@ -1,6 +1,8 @@
 """Texts of recordings: padded rows cost what they cost without padding, what does not fit costs nothing."""
 
+import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import lepton
+from lepton.balance import MGDA
 from lepton.errors import ConfigurationError, TargetError
 from lepton.evaluate import evaluate
-from lepton.tasks import FrameHead, SpeechRecognition
+from lepton.tasks import FrameHead, SpeechRecognition, SpeechSynthesis, ctc_alignment
+from lepton.tasks._metrics import edit_distance
 
 NAN, INF = math.nan, math.inf
 TASK = SpeechRecognition("said", ["a", "b", " "])
@@ -75,10 +79,13 @@ def test_padded_rows_are_unpadded_rows():
     assert (found[0, 3:] == 0).all()
 
 
-def test_a_text_that_does_not_fit_costs_nothing():
+@pytest.mark.parametrize("garbage", [0.0, NAN, INF])
+def test_a_text_that_does_not_fit_costs_nothing(garbage):
     target = texts([1, 2, 1], [1, 1], [1, 1], [2, 1])
     frames = torch.tensor([2, 2, 3, 5])
-    logits = padding(torch.randn(4, 5, 4), frames).requires_grad_()
+    logits = torch.randn(4, 5, 4)
+    logits[1] = garbage
+    logits = padding(logits, frames).requires_grad_()
     assert TASK.frames_needed(target).tolist() == [3, 3, 3, 2]
     losses, counts = TASK.label_losses(logits, target)
     assert counts.tolist() == [0, 0, 2, 2]
@@ -145,6 +152,32 @@ def test_one_graph_and_the_same_numbers(backend):
     torch.testing.assert_close(found, expected)
 
 
+# -- head -------------------------------------------------------------------------------------------------------
+def test_the_head_is_linear_where_there_are_features():
+    head = FrameHead(3, 4)
+    states = torch.randn(2, 5, 3)
+    states[0, 3:] = 0.0
+    logits = head(states)
+    assert logits[0, 3:].tolist() == [[0.0, -1e4, -1e4, -1e4]] * 2
+    filled = (states != 0).any(-1)
+    torch.testing.assert_close(logits[filled], nn.functional.linear(states, head.weight, head.bias)[filled])
+    states[1, 2, 0] = NAN
+    assert head(states)[1, 2].isnan().all()  # what is no number is no padding
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_padding_is_found_in_any_precision(dtype):
+    head, target = FrameHead(3, 4).to(dtype), texts([1, 2, 3], [1, 2, 3])
+    states = torch.randn(2, 5, 3, dtype=dtype)
+    states[0, 2:] = 0.0
+    losses, counts = TASK.label_losses(head(states), target)
+    assert counts.tolist() == [0, 3] and losses[0] == 0 and 0 < losses[1] < 100
+    silent = states.clone()
+    silent[1, 3:] = 0.0
+    cut = TASK.label_losses(head(states[1:, :3]), target[1:])[0]
+    torch.testing.assert_close(TASK.label_losses(head(silent), target)[0][1:], cut)
+
+
 # -- targets ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("output", "target", "words"),
@@ -182,6 +215,121 @@ def test_beams_that_are_refused(beam):
         SpeechRecognition("said", ["a"], beam=beam)
 
 
+# -- outputs ----------------------------------------------------------------------------------------------------
+def every_text(row):
+    """p(text) of every text of one row [L, V], by all paths."""
+    found = {}
+    for path in itertools.product(range(row.shape[1]), repeat=len(row)):
+        text = tuple(symbol for symbol, _ in itertools.groupby(path) if symbol != 0)
+        found[text] = found.get(text, 0.0) + math.exp(sum(row[t, s].item() for t, s in enumerate(path)))
+    return found
+
+
+@pytest.mark.parametrize("beam", [1, 1000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_predictions_are_texts_with_their_probability(beam, dtype):
+    task = SpeechRecognition("said", ["a", "b"], beam=beam)
+    logits = padding(torch.randn(20, 5, 3).to(dtype), torch.randint(0, 6, (20,)))
+    found = task.predict(logits)
+    probability = [every_text(row.double().log_softmax(-1)) for row in logits]
+    lengths = (found["label"] != -100).sum(1).tolist()
+    labels = [tuple(row[:n].tolist()) for row, n in zip(found["label"], lengths, strict=True)]
+    assert found["label"].shape == (20, max(lengths)) and found["label"].dtype == torch.int64
+    assert 0 in lengths  # a recording without a frame says nothing, for certain
+    expected = torch.tensor([p[label] for p, label in zip(probability, labels, strict=True)])
+    torch.testing.assert_close(found["probability"], expected)
+    if beam > 1:
+        assert [max(p, key=p.get) for p in probability] == labels
+
+
+def test_predictions_of_silence():
+    for frames, rows in ((7, 2), (0, 2), (7, 0)):
+        found = TASK.predict(padding(torch.zeros(rows, frames, 4), torch.zeros(rows)))
+        assert found["label"].shape == (rows, 0) and found["probability"].tolist() == [1.0] * rows
+
+
+def test_texts_of_numbers():
+    assert TASK.text([1, 3, 2]) == TASK.text(torch.tensor([1, 3, 2, -100, -100])) == "a b"
+    assert TASK.text([]) == TASK.text([-100]) == TASK.text([0, 0]) == ""
+    assert TASK.text([1, -101, 2]) == "a\ufffdb"
+    assert SpeechRecognition("said", ["sch", "\u00e9", "e"]).text([1, 3, 2]) == "sche\u00e9"
+
+
+# -- metrics ----------------------------------------------------------------------------------------------------
+def spelled(*rows, symbols):
+    """Logits whose best path has these texts."""
+    longest = 2 * max(map(len, rows)) + 1
+    path = torch.zeros(len(rows), longest, dtype=torch.int64)
+    for row, text in zip(path, rows, strict=True):
+        row[1 : 2 * len(text) : 2] = torch.tensor(text, dtype=torch.int64)
+    return 9.0 * F.one_hot(path, symbols)
+
+
+def measured(task, *batches):
+    metrics = task.metrics()
+    for output, target in batches:
+        task.update_metrics(metrics, output, target)
+    return {name: float(metric.compute()) for name, metric in metrics.items()}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_error_rates_are_those_of_jiwer(seed):
+    jiwer = pytest.importorskip("jiwer")
+    generator = random.Random(seed)
+    task = SpeechRecognition("said", ["a", "b", " ", "\u00df"])
+
+    def text():
+        # jiwer strips the ends of a text and merges spaces before it counts
+        words = ["".join(generator.choices("ab\u00df", k=generator.randint(1, 5))) for _ in range(6)]
+        return " ".join(words[: generator.randint(1, 6)])
+
+    said = [text() for _ in range(30)]
+    found = [generator.choice([s, s[1:].strip(), text(), s + "a", ""]) for s in said]
+    ids = [[[task.characters.index(c) + 1 for c in one] for one in every] for every in (found, said)]
+    output, target = spelled(*ids[0], symbols=5), texts(*ids[1])
+    values = measured(task, (output[:7], target[:7]), (output[7:], target[7:]))
+    assert values["cer"] == pytest.approx(jiwer.cer(said, found))
+    assert values["wer"] == pytest.approx(jiwer.wer(said, found))
+    assert values["exact"] == pytest.approx(sum(a == b for a, b in zip(said, found, strict=True)) / 30)
+
+
+def test_edit_distances_are_those_of_the_table():
+    def table(one, other):
+        row = list(range(len(other) + 1))
+        for i, a in enumerate(one, 1):
+            before, row = row, [i]
+            for j, b in enumerate(other, 1):
+                row.append(min(row[-1] + 1, before[j] + 1, before[j - 1] + (a != b)))
+        return row[-1]
+
+    generator = random.Random(0)
+    for _ in range(500):
+        pair = [generator.choices("abcd", k=generator.choice([0, 1, 2, 5, 9, 70])) for _ in range(2)]
+        assert edit_distance(*pair) == table(*pair), pair
+
+
+def test_metrics_count_what_has_no_loss_and_not_what_is_missing():
+    target = texts([1, 2], [1, -101], [], [1, 1, 1], [2])
+    output = spelled([1, 2], [1, 2], [3], [1], [], symbols=4)[:, :4]
+    assert TASK.label_losses(output.float(), target)[1].tolist() == [2, 0, 0, 0, 1]  # [1, 1, 1] needs five frames
+    found = measured(TASK, (output, target))
+    assert found == pytest.approx({"exact": 1 / 4, "cer": (0 + 1 + 2 + 1) / 8, "wer": 3 / 4})
+
+
+def test_words_are_parted_by_any_white_space():
+    task = SpeechRecognition("said", ["a", "b", "\u00a0", "\n", "the "])
+    target = texts([1, 3, 2, 4, 1], [5, 1])  # a name that only ends with a space is part of its word
+    output = spelled([1, 3, 3, 2, 3, 1], [5, 2], symbols=6)
+    assert measured(task, (output, target))["wer"] == pytest.approx(1 / 4)
+
+
+def test_metrics_are_greedy_whatever_the_beam():
+    output, target = torch.randn(30, 6, 4), torch.randint(1, 4, (30, 3))
+    beam = SpeechRecognition("said", ["a", "b", " "], beam=20)
+    assert beam.predict(output)["label"].tolist() != TASK.predict(output)["label"].tolist()
+    assert measured(beam, (output, target)) == measured(TASK, (output, target))
+
+
 # -- training ---------------------------------------------------------------------------------------------------
 class Trunk(nn.Module):
     """Convolutions over frames; padding stays zero."""
@@ -195,42 +343,137 @@ class Trunk(nn.Module):
         return self.layers(frames.transpose(1, 2)).transpose(1, 2) * filled
 
 
-def recordings(rows, generator):
-    """Frames that show the characters one after the other, each for two to four frames."""
-    target = torch.randint(1, 4, (rows, 4), generator=generator)
-    lengths = torch.randint(1, 5, (rows,), generator=generator)
-    target[torch.arange(4) >= lengths[:, None]] = -100
-    frames = torch.zeros(rows, 20, 6)
-    for row, text in zip(frames, target.tolist(), strict=True):
-        at = 0
-        for character in (c for c in text if c > 0):
-            duration = int(torch.randint(2, 5, (), generator=generator))
-            row[at : at + duration, character] = 1.0
-            row[at + duration, 0] = 1.0  # a pause
-            at += duration + 1
-    noise = 0.1 * torch.randn(frames.shape, generator=generator)
-    return frames + noise * (frames != 0).any(-1, keepdim=True), target
+def recordings(rows):
+    """Frames that show the characters one after the other, each for two to four frames, and then a pause."""
+    target = torch.randint(1, 4, (rows, 4))
+    target[torch.arange(4) >= torch.randint(1, 5, (rows, 1))] = -100
+    durations, frames = torch.randint(2, 5, (rows, 4)).tolist(), torch.zeros(rows, 20, 6)
+    for row, text, lasts in zip(frames, target.tolist(), durations, strict=True):
+        shown = [c for character, n in zip(text, lasts, strict=True) if character > 0 for c in [character] * n + [0]]
+        row[range(len(shown)), shown] = 1.0
+    return frames + 0.1 * torch.randn(frames.shape) * (frames != 0).any(-1, keepdim=True), target
 
 
 def test_a_small_network_learns_to_spell():
-    torch.manual_seed(3)
-    generator = torch.Generator().manual_seed(3)
     tasks = [SpeechRecognition("said", ["a", "b", " "])]
     model = lepton.LeptonModel(Trunk(), tasks, features=24)
     assert isinstance(model.heads["said"], FrameHead)
     criterion = lepton.MultiTaskLoss(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(150):
-        frames, target = recordings(32, generator)
-        outputs, weights = model(frames)
-        loss = criterion(outputs, {"said": target}, weights)
+    frames, target = recordings(700)
+    for step in range(120):
+        rows = torch.arange(32 * step, 32 * step + 32) % 500
+        outputs, weights = model(frames[rows])
+        loss = criterion(outputs, {"said": target[rows]}, weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    frames, target = recordings(200, generator)
-    found = evaluate(model.eval(), [(frames, {"said": target})])["said"].metrics
+    frames, target = frames[500:], target[500:]
+    found = evaluate(model, [(frames, {"said": target})])["said"].metrics
     assert found["exact"] > 0.95 and found["cer"] < 0.03
     with torch.no_grad():
-        label = tasks[0].predict(model(frames)[0]["said"])["label"]
+        label = tasks[0].predict(model.eval()(frames)[0]["said"])["label"]
     hits = [tasks[0].text(a) == tasks[0].text(b) for a, b in zip(label, target, strict=True)]
     assert sum(hits) / len(hits) == pytest.approx(found["exact"])
+
+
+def test_an_alignment_gives_each_character_the_frames_that_show_it():
+    frames, target = recordings(50)
+    filled = (frames != 0).any(-1).sum(1)
+    logits = padding(20 * torch.cat([frames[..., :1] + 0.5, frames[..., 1:4]], -1), filled)
+    durations = ctc_alignment(logits, filled, target)
+    assert durations.sum(1).tolist() == filled.tolist()
+    shown = (frames[..., 1:4] > 0.5).long().mul(torch.tensor([1, 2, 3])).sum(-1)  # 0 in pauses
+    for row, text, lasted in zip(shown, target, durations, strict=True):
+        number = (text > 0).sum()
+        owner = text[:number].repeat_interleave(lasted[:number])
+        seen = row[: len(owner)]
+        assert (seen[seen > 0] == owner[seen > 0]).all() and (seen > 0).sum() == (row > 0).sum()
+
+
+class Voice(nn.Module):
+    """Frames for each state of the trunk, with an alignment that is made up."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(24, 7)
+
+    def forward(self, states):
+        return torch.cat([self.layer(states), torch.ones_like(states[..., :1])], -1)
+
+
+@pytest.mark.parametrize("gradients", ["fork_layer", "features", "parameters"])
+def test_the_criterion_balances_both_kinds_of_speech(gradients):
+    said, voice = SpeechRecognition("said", ["a", "b", " "]), SpeechSynthesis("voice", 6, head=Voice())
+    model = lepton.LeptonModel(Trunk(), [said, voice], features=24, balancer=MGDA(), gradients=gradients)
+    criterion = lepton.MultiTaskLoss(model)
+    frames, target = recordings(8)
+    target[0], target[1, :2], target[2, 0] = -100, 1, -101
+    sound = frames.masked_fill((frames != 0).any(-1, keepdim=True).logical_not(), NAN)
+    targets = {"said": target, "voice": sound}
+    outputs, weights = model(frames)
+    criterion(outputs, targets, weights).backward()
+    sums, counts = zip(
+        *(task.total_loss(outputs[task.name], targets[task.name]) for task in (said, voice)), strict=True
+    )
+    torch.testing.assert_close(criterion.last_losses, torch.stack(sums) / torch.stack(counts))
+    assert criterion.count(targets).tolist() == [float(count) for count in counts]
+    assert torch.isfinite(model.fork.weights).all() and (model.fork.weights > 0).all()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters()) and model.fork.gramian.shape == (2, 2)
+
+
+def test_model_and_criterion_are_one_graph():
+    torch.compiler.reset()
+    model = lepton.LeptonModel(Trunk(), [SpeechRecognition("said", ["a", "b", " "])], features=24)
+    criterion = lepton.MultiTaskLoss(model)
+    frames, target = recordings(6)
+
+    def step():
+        outputs, weights = model(frames)
+        return criterion(outputs, {"said": target}, weights)
+
+    found = []
+    for run in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        loss = run()
+        loss.backward()
+        found.append((loss.detach(), *[p.grad.clone() for p in model.parameters()]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_batch_in_which_nobody_speaks_moves_nothing():
+    model = lepton.LeptonModel(Trunk(), [SpeechRecognition("said", ["a", "b", " "])], features=24)
+    outputs, weights = model(recordings(4)[0])
+    loss = lepton.MultiTaskLoss(model)(outputs, {"said": torch.full((4, 3), -100)}, weights)
+    loss.backward()
+    assert loss == 0 and all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
+
+
+def test_micro_batches_add_up_to_one_batch():
+    """But for texts that do not fit: a window counts them, since no output was there to tell."""
+    model = lepton.LeptonModel(Trunk(), [SpeechRecognition("said", ["a", "b", " "])], features=24).eval()
+    criterion = lepton.MultiTaskLoss(model)
+    frames, target = recordings(9)
+    parts = [(frames[:2], target[:2]), (frames[2:], target[2:])]
+
+    def window(parts):
+        counts = sum(criterion.count({"said": labels}) for _, labels in parts)
+        outputs = [(model(inputs), labels) for inputs, labels in parts]
+        return counts, sum(criterion(o, {"said": labels}, w, label_counts=counts) for (o, w), labels in outputs)
+
+    counts, loss = window(parts)
+    (outputs, weights), characters = model(frames), (target > 0).sum()
+    torch.testing.assert_close(loss, criterion(outputs, {"said": target}, weights))
+    assert counts == characters
+    long = torch.ones(2, 30).long()
+    counts, diluted = window([*parts, (frames[:2], long)])
+    assert counts == characters + 60
+    torch.testing.assert_close(diluted, loss * characters / (characters + 60))
+
+
+def test_a_batch_of_gradients():
+    logits, target = torch.randn(3, 6, 4, requires_grad=True), texts([1, 2], [3], [])
+    losses, _ = TASK.label_losses(logits, target)
+    together = torch.autograd.grad(losses, logits, torch.eye(3), retain_graph=True, is_grads_batched=True)[0]
+    one_by_one = torch.stack([torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in losses])
+    torch.testing.assert_close(together, one_by_one)

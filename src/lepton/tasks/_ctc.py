@@ -46,7 +46,7 @@ def ctc_losses(logits: Tensor, texts: Tensor, lengths: Tensor) -> Tensor:
         lengths: how many of them are the text's, [B].
     """
     wanted = logits.requires_grad and torch.is_grad_enabled()
-    losses, _ = _ctc(logits, texts, lengths, wanted)
+    losses: Tensor = _ctc(logits, texts, lengths, wanted)[0]
     return losses
 
 
@@ -191,7 +191,6 @@ def _as_long(
 
 
 # -- alignment ----------------------------------------------------------------------------------------------------
-@torch.no_grad()
 def ctc_alignment(logits: Tensor, frames: Tensor, labels: Tensor) -> Tensor:
     """Return how many frames belong to each character, by the most probable alignment of a text that is known.
 
@@ -217,6 +216,13 @@ def ctc_alignment(logits: Tensor, frames: Tensor, labels: Tensor) -> Tensor:
         >>> ctc_alignment(logits, torch.tensor([7]), torch.tensor([[1, 2, 0]])).tolist()
         [[4, 3, 0]]
     """
+    # A compiler would write the loop over frames out, for each number of them again.
+    align = _align_op if torch.compiler.is_compiling() else _align
+    durations: Tensor = align(logits.detach(), frames, labels)
+    return durations
+
+
+def _align(logits: Tensor, frames: Tensor, labels: Tensor) -> Tensor:
     frames = frames.long()
     present = (labels > 0).long().cumprod(1).bool()
     labels, lengths = labels.long().where(present, 0), present.sum(1)
@@ -230,6 +236,14 @@ def ctc_alignment(logits: Tensor, frames: Tensor, labels: Tensor) -> Tensor:
     ends[:, :-1] = torch.where(found[:, None], borders, equal[:, :-1])
     ends = torch.where(place < lengths[:, None], ends, frames[:, None])
     return ends.diff(dim=1, prepend=torch.zeros_like(frames)[:, None]).where(present, 0)
+
+
+_align_op = torch.library.custom_op("lepton::ctc_alignment", _align, mutates_args=())
+
+
+@_align_op.register_fake
+def _(logits: Tensor, frames: Tensor, labels: Tensor) -> Tensor:
+    return torch.empty_like(labels, dtype=torch.int64)
 
 
 def _emissions(log_p: Tensor, frames: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

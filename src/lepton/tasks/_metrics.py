@@ -161,9 +161,9 @@ class LabelMean(NaNWithoutLabels):
         # float64: the values of millions of tokens are added up
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, values: Tensor) -> None:
-        """Add one value per label, [N]."""
-        self.labels = self.labels + values.numel()
+    def update(self, values: Tensor, labels: int | None = None) -> None:
+        """Add values [N]: one per label, or of that many labels together."""
+        self.labels = self.labels + (values.numel() if labels is None else labels)
         self.total = self.total + values.sum(dtype=torch.float64).to(self.total.device)
 
     def compute(self) -> Tensor:
@@ -171,21 +171,10 @@ class LabelMean(NaNWithoutLabels):
         return self.total / self.labels  # 0 / 0 is NaN: what no label shall give
 
 
-class LabelMeanError(LabelMean):
-    """The mean of one error per label over all labels."""
+class ErrorMean(LabelMean):
+    """The errors of all labels over their number."""
 
     higher_is_better = False
-
-
-class ErrorRate(LabelMean):
-    """Edits that turn the texts into those found, over the number of their parts, of the whole data set."""
-
-    higher_is_better = False
-
-    def update(self, pairs: Sequence[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> None:
-        """Add pairs of a text found and the text said, as sequences of characters or of words."""
-        self.labels = self.labels + sum(len(said) for _, said in pairs)
-        self.total = self.total + sum(edit_distance(found, said) for found, said in pairs)
 
 
 class Perplexity(LabelMean):

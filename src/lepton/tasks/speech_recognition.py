@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -200,7 +201,7 @@ class SpeechRecognition(Task):
         lengths = (target > 0).sum(1)
         frames = (~_is_padding(output)).sum(1)
         lengths = lengths.where(frames_needed(target, lengths) <= frames, 0)
-        # Before the loss, not after it: the derivative of an infinite loss is NaN.
+        # Before the loss, not after it: the derivative of a NaN is NaN even where its value is not selected.
         logits = output.where((lengths > 0)[:, None, None], 0.0)
         losses = ctc_losses(logits, target.clamp(min=1), lengths)
         return losses.where(lengths > 0, 0.0), lengths.to(losses.dtype)
@@ -210,14 +211,14 @@ class SpeechRecognition(Task):
 
     # -- outputs ----------------------------------------------------------------------------------------------
     def text(self, ids: Sequence[int] | Tensor) -> str:
-        """Return the text of numbers of characters; it ends before the first -100, and unseen ones are shown as U+FFFD.
+        """Return the text of numbers of characters, up to the first -100 or 0; unseen ones are shown as U+FFFD.
 
         Args:
             ids: numbers of characters, [U].
         """
-        numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        end = numbers.index(-100) if -100 in numbers else len(numbers)
-        return "".join("\ufffd" if number == self.unseen else self.characters[number - 1] for number in numbers[:end])
+        numbers = ids.tolist() if isinstance(ids, Tensor) else ids
+        written = itertools.takewhile(lambda number: number not in (0, -100), numbers)
+        return "".join("\ufffd" if number == self.unseen else self.characters[number - 1] for number in written)
 
     @torch.no_grad()
     def predict(self, output: Tensor) -> dict[str, Tensor]:
@@ -241,9 +242,9 @@ class SpeechRecognition(Task):
         texts into those found, over the number of characters, or words, of all texts (Levenshtein, 1966). Characters
         that are white space part words.
         """
-        from lepton.tasks._metrics import ErrorRate, LabelMean
+        from lepton.tasks._metrics import ErrorMean, LabelMean
 
-        return {"exact": LabelMean(), "cer": ErrorRate(), "wer": ErrorRate()}
+        return {"exact": LabelMean(), "cer": ErrorMean(), "wer": ErrorMean()}
 
     @torch.no_grad()
     def update_metrics(self, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:
@@ -251,16 +252,17 @@ class SpeechRecognition(Task):
 
         An unseen character counts as one that was not found.
         """
+        from lepton.tasks._metrics import edit_distance
+
         target = self.check_target(output, target)
         lengths = super().mask(target).sum(1).tolist()
-        pairs = [
-            (text, row[:length])
-            for text, row, length in zip(ctc_greedy(output), target.tolist(), lengths, strict=True)
-            if length > 0
-        ]
+        rows = zip(ctc_greedy(output), target.tolist(), lengths, strict=True)
+        pairs = [(found, text[:length]) for found, text, length in rows if length > 0]
         metrics["exact"].update(torch.tensor([found == said for found, said in pairs]))
-        metrics["cer"].update(pairs)
-        metrics["wer"].update([(self._words(found), self._words(said)) for found, said in pairs])
+        words = [(self._words(found), self._words(said)) for found, said in pairs]
+        for name, parts in (("cer", pairs), ("wer", words)):
+            edits = torch.tensor([edit_distance(found, said) for found, said in parts])
+            metrics[name].update(edits, sum(len(said) for _, said in parts))
 
     def _words(self, ids: Sequence[int]) -> list[tuple[int, ...]]:
         words: list[list[int]] = [[]]

@@ -160,9 +160,9 @@ class SpeechSynthesis(Standardised):
         compared as they stand, without warping: the durations were aligned with the target.
         Source: Kubichek, "Mel-Cepstral Distance Measure for Objective Speech Quality Assessment", 1993.
         """
-        from lepton.tasks._metrics import LabelMeanError
+        from lepton.tasks._metrics import ErrorMean
 
-        return {"distortion": LabelMeanError(), "duration_error": LabelMeanError()}
+        return {"distortion": ErrorMean(), "duration_error": ErrorMean()}
 
     @torch.no_grad()
     def update_metrics(self, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:
