@@ -137,7 +137,7 @@ class AcousticTrunk(nn.Module):
     def _spectrogram(self, waveform: Tensor, samples: Tensor) -> Tensor:
         """Return the log-mel [B, M, mels] as the network reads it, masked in training; zero beyond each recording."""
         inside = torch.arange(waveform.shape[1], device=waveform.device) < samples[:, None]
-        log_mel = self.front(waveform.masked_fill(~inside, 0))
+        log_mel: Tensor = self.front(waveform.masked_fill(~inside, 0))
         frames = self.front.frames(samples)
         filled = (torch.arange(log_mel.shape[1], device=log_mel.device) < frames[:, None])[..., None]
         total = log_mel.masked_fill(~filled, 0).sum((1, 2)) / log_mel.shape[2]
