@@ -94,7 +94,8 @@ def _example(
 ) -> SpeechExample:
     waveform = rows.waveform(place)
     front: Any = run.model.trunk.front
-    said, truth, characters = "", "", ()
+    said, truth = "", ""
+    characters: tuple[tuple[str, float, float], ...] = ()
     if readers:
         rule = readers[0]
         said = found[rule.task][place]
