@@ -25,14 +25,14 @@ def recipe(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training rows.")] = None,
     limit: Annotated[int | None, typer.Option(min=20, help="Rows of each part, to try the recipe out.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of everything.")] = 1,
-    alone: Annotated[bool, typer.Option(help="Train each task alone as well, for as long.")] = True,
+    alone: Annotated[bool, typer.Option(help="Train each task alone as well.")] = True,
     speaker: Annotated[str | None, typer.Option(help="Whose voice speaks, after: speech say TEXT.")] = None,
     sound: Annotated[Path, typer.Option("--output", "-o", help="The .wav that say writes.")] = Path("said.wav"),
     json_: Json = False,
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
-    """Train a complete application: all tasks on one network, then each alone for as long.
+    """Train a complete application: all tasks on one network, then each alone.
 
     Example: lepton recipe translation --data data/multi30k --limit 500 --epochs 2
 
