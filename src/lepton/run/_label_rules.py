@@ -25,7 +25,7 @@ from lepton.run._rows import Rows, has_label
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["check_labels", "check_names", "label_rule", "with_training_tags"]
+__all__ = ["check_labels", "check_names", "inferred_kind", "label_rule", "with_training_tags"]
 
 
 def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, Column]) -> LabelRule:
@@ -58,7 +58,7 @@ def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, C
     first = columns[names[0]]
     kind = section.type
     if kind == "auto":
-        kind = "multi_label" if len(names) > 1 else _inferred(table, first, columns)
+        kind = "multi_label" if len(names) > 1 else inferred_kind(table, first, columns)
     _check_kind(name, kind, names, columns)
     masks = first.kind == "image"
     classes: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ def with_training_tags(rule: LabelRule, section: Any, train: pa.Table) -> LabelR
     return dataclasses.replace(rule, classes=_classes(rule.kind, section, train, rule.columns))
 
 
-def _inferred(table: pa.Table, column: Column, columns: Mapping[str, Column]) -> str:
+def inferred_kind(table: pa.Table, column: Column, columns: Mapping[str, Column]) -> str:
     """Return the kind of task: lists as long as a column of words are its tags, texts of recordings transcripts."""
     import pyarrow.compute as pc
 

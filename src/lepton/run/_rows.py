@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from lepton.data import (
     decode_image,
     decode_mask,
 )
-from lepton.errors import DataError
+from lepton.errors import ConfigurationError, DataError, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -197,14 +198,26 @@ def _augment(config: Config, rows: ImageRows) -> Augment | None:
     told = config.data.augment
     if told is False:
         return None
-    return Augment(**{"missing": rows.missing, **(told if isinstance(told, Mapping) else {})})
+    return Augment(**{"missing": rows.missing, **_options(Augment, told)})
 
 
 def _augment_audio(config: Config) -> AugmentAudio | None:
     told = config.data.augment
-    if told is False:
-        return None
-    return AugmentAudio(**(told if isinstance(told, Mapping) else {}))
+    return None if told is False else AugmentAudio(**_options(AugmentAudio, told))
+
+
+def _options(kind: type, told: bool | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of `data.augment`, if it tells some.
+
+    Raises:
+        ConfigurationError: one that there is not.
+    """
+    options = told if isinstance(told, Mapping) else {}
+    known = list(inspect.signature(kind).parameters)
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(f"data.augment has no option {name!r}; there are {known}.{nearest(name, known)}")
+    return options
 
 
 def image_size(paths: Iterable[str | None], limit: int = 50) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config
-from lepton.data import AUDIO_SUFFIXES, AudioEncoder, LabelRule, SequenceEncoder, Split, find_column, read_table
+from lepton.data import AudioEncoder, LabelRule, SequenceEncoder, Split, find_column, read_table
 from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
@@ -25,7 +25,7 @@ from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, read_source, split_tables
 from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
 from lepton.run._sequences import prediction_rows
-from lepton.run._speech import encode_recordings, predict_recordings
+from lepton.run._speech import encode_recordings, predict_recordings, recordings_table
 from lepton.run._summary import seen_words
 from lepton.run._voices import Speech, read_voices, speak
 from lepton.train import load_weights
@@ -108,7 +108,7 @@ class Run:
         Args:
             source: rows as for `lepton.fit`; targets need not be there, further columns and any order are fine. A run
                 that reads one text takes a list of strings too; one that reads words parts them at spaces. One that
-                reads recordings takes the path of a sound file, or a list of them.
+                reads recordings takes the path of a sound file, a list of them, or a folder that holds some.
             tasks: names of the tasks to predict, by default all that are not auxiliary.
             batch_size: rows at a time; by default 1024, or 64 with pictures.
 
@@ -120,16 +120,13 @@ class Run:
 
         Raises:
             DataError: a column that the run reads is missing.
-            ConfigurationError: an unknown task.
+            ConfigurationError: an unknown task, or nothing but a synthesiser.
         """
         rules = self._chosen(tasks)
         if isinstance(self.encoder, SequenceEncoder):
             return frame_of(self._predicted_texts(self.encoder, source, rules, batch_size), source)
         if isinstance(self.encoder, AudioEncoder):
-            table = self.table_of(paths) if (paths := _sound_files(source)) else read_table(source)
-            rows = encode_recordings(self.config, self.encoder, [], table, self.notes, "predicted")
-            loader = make_loader(rows, self.config, batch_size=batch_size)
-            return frame_of(predict_recordings(self.model.eval(), rules, loader), source)
+            return frame_of(self._heard(self.encoder, source, rules, batch_size), source)
         table = read_table(source)
         predicted = self._predicted(rows_of(self.config, self.encoder, [], table, {}), rules, batch_size)
         found: dict[str, Any] = {}
@@ -137,23 +134,27 @@ class Run:
             found |= rule.decode(predicted[rule.task])
         return frame_of(found, source)
 
-    def table_of(self, texts: Sequence[str]) -> pa.Table:
-        """Return texts, or paths of recordings, as the rows that `predict` takes.
+    def table_of(self, source: Any) -> pa.Table:
+        """Return the rows that `predict` makes of a source: a table of it, of its texts, or of its recordings.
 
-        A run that reads words parts texts at spaces.
+        Args:
+            source: as for `predict`. A run that reads words parts texts at spaces; one that reads recordings takes
+                those of a folder under whatever name it knows them.
 
         Raises:
-            ConfigurationError: this run reads neither a text as a sequence nor recordings.
-            DataError: what is no string.
+            ConfigurationError: paths or texts for a run that reads neither a text as a sequence nor recordings.
+            DataError: what cannot be read, or is no string.
         """
         if isinstance(self.encoder, AudioEncoder):
-            return read_table({self.encoder.source: [str(path) for path in texts]})
+            return recordings_table(self.encoder, source)
+        if not isinstance(source, (list, tuple)) or (source and isinstance(source[0], Mapping)):
+            return read_table(source)
         if not isinstance(self.encoder, SequenceEncoder):
             raise ConfigurationError(
                 f"this run reads the columns {self.encoder.names[:8]}, neither one text nor recordings: give "
                 "it rows that have them."
             )
-        return text_table(texts, self.encoder)
+        return text_table(source, self.encoder)
 
     def say(self, text: str, voice: str | None = None, *, pace: float = 1.0) -> Speech:
         """Speak a text: for a run with a task of the kind `speech_synthesis`.
@@ -176,10 +177,19 @@ class Run:
     def _predicted_texts(
         self, encoder: SequenceEncoder, source: Any, rules: Sequence[LabelRule], batch_size: int | None
     ) -> dict[str, Any]:
-        texts = isinstance(source, (list, tuple)) and (not source or not isinstance(source[0], Mapping))
-        table = self.table_of(source) if texts else read_table(source)
+        table = self.table_of(source)
         loader = make_loader(prediction_rows(encoder, table), self.config, batch_size=batch_size)
         return predict_sequences(self.model.eval(), encoder, rules, table, loader)
+
+    def _heard(
+        self, encoder: AudioEncoder, source: Any, rules: Sequence[LabelRule], batch_size: int | None
+    ) -> dict[str, Any]:
+        if all(rule.kind == "speech_synthesis" for rule in rules):
+            names = [rule.task for rule in rules]
+            raise ConfigurationError(f"{names} find nothing in a recording, they speak: run.say(text), or lepton say.")
+        rows = encode_recordings(self.config, encoder, [], self.table_of(source), self.notes, "predicted")
+        loader = make_loader(rows, self.config, batch_size=batch_size)
+        return predict_recordings(self.model.eval(), rules, loader)
 
     def _chosen(self, tasks: Iterable[str] | None) -> list[LabelRule]:
         if tasks is None:
@@ -290,13 +300,6 @@ class Run:
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
         notes = "".join(f"<div>{note}</div>" for note in score_notes(results))
         return f"<b>{self.folder}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
-
-
-def _sound_files(source: Any) -> list[str]:
-    """Return the paths if the source is a sound file or a list of them."""
-    paths = source if isinstance(source, (list, tuple)) else [source]
-    sounds = all(isinstance(p, (str, Path)) and str(p).lower().endswith(AUDIO_SUFFIXES) for p in paths)
-    return [str(path) for path in paths] if paths and sounds else []
 
 
 def _result(found: dict[str, Any]) -> TaskResult:

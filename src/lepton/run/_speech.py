@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +13,17 @@ from torch import Tensor
 
 from lepton.audio import LogMel
 from lepton.config import Config, trunks
-from lepton.data import SPEECH_KINDS, AudioEncoder, AudioRows, Column, LabelRule
-from lepton.errors import ConfigurationError, DataError
+from lepton.data import (
+    AUDIO_SUFFIXES,
+    SEQUENCE_KINDS,
+    SPEECH_KINDS,
+    AudioEncoder,
+    AudioRows,
+    Column,
+    LabelRule,
+    read_table,
+)
+from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.evaluate import to_device
 from lepton.nn import LeptonModel, SpeechHead
 from lepton.tasks import SpeechRecognition, SpeechSynthesis
@@ -32,6 +42,7 @@ __all__ = [
     "mean_voices",
     "predict_recordings",
     "reads_recordings",
+    "recordings_table",
     "speech_heads",
 ]
 
@@ -43,6 +54,12 @@ SPECTRA = 256
 
 EXAMPLE_SECONDS, EXAMPLE_TEXT = 1.0, 8
 """The recording whose operations are counted, and the characters of its text."""
+
+UNHEARD = ("segmentation", *SEQUENCE_KINDS)
+"""Kinds of tasks that learn nothing from recordings."""
+
+FOLDER_COLUMN = "audio"
+"""What `read_table` calls the recordings of a folder."""
 
 VOICE_OF_ALL = "all"
 """The voice of a synthesiser whose recordings nobody told apart."""
@@ -76,6 +93,8 @@ def audio_rules(
     if not recordings and not special and not reads_recordings(config.trunk.type):
         return None
     _check_recordings(config, recordings, special)
+    for rule in rules:
+        _check_task(config, rule, columns)
     source = dataclasses.replace(recordings[0], kind="audio")
     _check_alone(source, open_to, told is not None, notes)
     # A synthesiser reads the alignment of a recogniser, which must stand before it.
@@ -96,6 +115,25 @@ def _check_recordings(config: Config, recordings: Sequence[Column], special: Seq
         raise ConfigurationError(
             f"a run has one speech_synthesis, not {[rule.task for rule in special if rule.kind == 'speech_synthesis']}."
         )
+
+
+def _check_task(config: Config, rule: LabelRule, columns: Sequence[Column]) -> None:
+    """Refuse a task that learns nothing from recordings, and a voice that nobody told."""
+    if rule.kind in UNHEARD:
+        raise ConfigurationError(
+            f"task {rule.task!r}: a {rule.kind} does not go with recordings: choose another kind, or leave the column "
+            "of recordings out, data: {ignore: [COLUMN]}."
+        )
+    voice = config.tasks[rule.task].voice if rule.kind == "speech_synthesis" else None
+    if voice is None:
+        return
+    known = {column.name: column for column in columns}
+    if voice not in known:
+        raise ConfigurationError(
+            f"task {rule.task!r}: voice names the column {voice!r}, which is not there.{nearest(voice, known)}"
+        )
+    if known[voice].missing == 1:
+        raise DataError(f"task {rule.task!r}: the column {voice!r} tells of no row whose voice it is.")
 
 
 def _check_alone(source: Column, open_to: Sequence[Column], told: bool, notes: list[str]) -> None:
@@ -145,6 +183,12 @@ def encode_recordings(
         if unknown:
             notes.append(f"{rule.task!r}: {unknown} of {table.num_rows} {part} rows hold {what}.")
     samples = encoder.samples(table)
+    for rule in rules:
+        if rule.kind == "speech_recognition" and (short := _too_short(encoder, targets[rule.task], samples)):
+            notes.append(
+                f"{rule.task!r}: {short} of {table.num_rows} {part} rows have a text with more characters than the "
+                "recording has room for: nothing is learned from them."
+            )
     if long := encoder.truncated(table).get(encoder.source, 0):
         notes.append(
             f"column {encoder.source!r}: {long} of {table.num_rows} {part} recordings are cut at data.max_seconds = "
@@ -161,6 +205,13 @@ def encode_recordings(
         lengths=samples,
         cache_bytes=AUDIO_CACHE_BYTES,
     )
+
+
+def _too_short(encoder: AudioEncoder, labels: Tensor, samples: Tensor) -> int:
+    """Return how many texts CTC cannot place: one frame of the trunk's for each character, and between equal ones."""
+    needed = (labels != -100).sum(1) + ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != -100)).sum(1)
+    frames = (torch.as_tensor(LogMel(encoder.sample_rate).frames(samples)) + 1) // 2
+    return int((needed > frames).sum())
 
 
 def _texts_to_speak(encoder: AudioEncoder, rule: LabelRule, table: pa.Table) -> Tensor:
@@ -235,6 +286,22 @@ def example_recordings(encoder: AudioEncoder, rows: int) -> dict[str, Tensor]:
 
 
 # -- predictions --------------------------------------------------------------------------------------------------
+def recordings_table(encoder: AudioEncoder, source: Any) -> pa.Table:
+    """Return the recordings of a source as rows: one file, a list of them, a folder, or a table.
+
+    Raises:
+        DataError: what cannot be read.
+    """
+    one = isinstance(source, (str, Path)) and str(source).lower().endswith(AUDIO_SUFFIXES)
+    paths = [source] if one else source if isinstance(source, (list, tuple)) else []
+    if paths and all(isinstance(path, (str, Path)) for path in paths):
+        return read_table({encoder.source: [str(path) for path in paths]})
+    table = read_table(source)
+    if encoder.source in table.column_names or FOLDER_COLUMN not in table.column_names:
+        return table
+    return table.rename_columns([encoder.source if n == FOLDER_COLUMN else n for n in table.column_names])
+
+
 @torch.no_grad()
 def predict_recordings(model: LeptonModel, rules: Sequence[LabelRule], loader: Loader) -> dict[str, Any]:
     """Return the predictions of all tasks that predict something of a recording, column by column.
