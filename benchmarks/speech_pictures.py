@@ -1,6 +1,6 @@
 """Spectra of spoken digits: real recordings of the test above, the same words spoken by the model below; and the sounds.
 
-    python benchmarks/speech_pictures.py runs/speech/seed-0 --data FOLDER --picture docs/images/speech.png --sounds docs/sounds
+python benchmarks/speech_pictures.py runs/speech/seed-0 --data FOLDER --picture docs/images/speech.png --sounds docs/sounds
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
