@@ -1,6 +1,6 @@
 """Spectra of spoken digits: recordings of the test above, the same words spoken by the model below; and the sounds.
 
-    python benchmarks/speech_pictures.py runs/speech/seed-0 --data FOLDER --picture speech.png --sounds sounds
+python benchmarks/speech_pictures.py runs/speech/seed-0 --data FOLDER --picture speech.png --sounds sounds
 """
 
 from __future__ import annotations
