@@ -233,13 +233,15 @@ def speech_heads(rules: Sequence[LabelRule], trunk: Any) -> dict[str, SpeechHead
         rules: the model's tasks, in their order.
         trunk: an acoustic trunk.
     """
+    speakers = [rule for rule in rules if rule.kind == "speech_synthesis"]
+    if not speakers:
+        return {}
     recognisers = [rule.task for rule in rules if rule.kind == "speech_recognition"]
     transcript = recognisers[0] if recognisers else None
     front = trunk.front
     return {
         rule.task: SpeechHead(trunk.out_features, len(rule.classes), front.mels, front.hop, transcript=transcript)
-        for rule in rules
-        if rule.kind == "speech_synthesis"
+        for rule in speakers
     }
 
 
