@@ -15,6 +15,7 @@ import torch
 import lepton
 from lepton.errors import CheckpointError, ConfigurationError, DataError
 from lepton.run import Run, check, load, make_config, probe, resume_run, run_baselines, train_run
+from lepton.run._prepare import prepare
 from lepton.tasks import SpeechRecognition
 from lepton.train import Callback, TrainState
 
@@ -251,10 +252,59 @@ def test_a_row_without_text_cannot_be_spoken(table: dict[str, list[Any]], tmp_pa
         lepton.fit(rows, TASKS, folder=tmp_path / "run", quiet=True)
 
 
-def test_a_voice_column_that_is_not_there(table: dict[str, list[Any]], tmp_path: Path) -> None:
+def test_a_voice_column_that_is_of_no_use(table: dict[str, list[Any]]) -> None:
+    """It is said before the training, not behind it."""
     tasks = {"voice": {"type": "speech_synthesis", "column": "text", "voice": "whom"}}
+    config = make_config(source=None, targets=tasks, data={}, rest={"trunk": TRUNK})
     with pytest.raises(ConfigurationError, match=r"'whom'.*Did you mean 'who'"):
-        lepton.fit(table, tasks, trunk=TRUNK, training={"max_epochs": 1}, folder=tmp_path / "run", quiet=True)
+        check(config, source=table)
+    with pytest.raises(DataError, match=r"'whom' tells of no row whose voice"):
+        check(config, source={**table, "whom": [None] * len(table["text"])})
+
+
+@pytest.mark.parametrize("kind", ["language_modeling", "translation"])
+def test_a_task_that_learns_nothing_from_recordings(table: dict[str, list[Any]], kind: str) -> None:
+    config = make_config(source=None, targets={"text": kind}, data={}, rest={})
+    with pytest.raises(ConfigurationError, match=f"'text': a {kind} does not go with recordings"):
+        check(config, source=table)
+
+
+@pytest.mark.parametrize(
+    ("augment", "words"),
+    [({"noises": [15, 40]}, r"no option 'noises'.*Did you mean 'noise'"), ({"speed": "fast"}, "speed must be in")],
+)
+def test_wrong_augmentation(table: dict[str, list[Any]], tmp_path: Path, augment: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        lepton.fit(
+            table, ["who"], ignore=["text"], trunk=TRUNK, data={"augment": augment}, folder=tmp_path / "run", quiet=True
+        )
+
+
+def test_what_is_predicted_from(run: Run, table: dict[str, list[Any]], tmp_path: Path) -> None:
+    """A path, paths, rows or a folder, and the same for each."""
+    paths = [Path(path) for path in table["audio"][:3]]
+    wanted = run.predict(paths)
+    assert run.predict([str(path) for path in paths]).equals(wanted)
+    assert run.predict([{"audio": str(path)} for path in paths]).equals(wanted)
+    assert run.predict(paths[0]).equals(wanted.iloc[:1])
+    for number, path in enumerate(paths):
+        shutil.copy(path, tmp_path / f"{number}.wav")
+    assert run.predict(tmp_path)["said"].equals(wanted["said"])
+    with pytest.raises(DataError, match=r"hello: there is no such file"):
+        run.predict([paths[0], "hello"])
+    with pytest.raises(ConfigurationError, match=r"\['voice'\] find nothing in a recording"):
+        run.predict(paths, tasks=["voice"])
+
+
+def test_texts_without_room_are_counted(table: dict[str, list[Any]]) -> None:
+    """A letter takes a frame of the trunk's, and a blank must part equal ones: 0.2 s are 13 frames."""
+    rows = {"audio": table["audio"][:40], "text": table["text"][:40]}
+    soundfile.write(place := Path(rows["audio"][0]).parent / "short.wav", np.full(int(0.2 * RATE), 0.1), RATE)
+    config = make_config(source=None, targets={"said": TASKS["said"]}, data={"split": {"val": 0, "test": 0}}, rest={})
+    for text, many in (("ab" * 6 + "a", 0), ("ab" * 7, 4), ("a" * 7, 0), ("a" * 8, 4)):
+        told = {"audio": [str(place)] * 4 + rows["audio"][4:], "text": [text] * 4 + rows["text"][4:]}
+        notes = [note for note in prepare(config, told).notes if "has room for" in note]
+        assert notes == ([] if not many else [f"'said': 4 of 40 train rows {notes[0].split('train rows ')[1]}"])
 
 
 def test_damaged_voices_are_refused(run: Run, tmp_path: Path) -> None:
