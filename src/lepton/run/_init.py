@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lepton.config import check_config, dump_yaml, methods, trunks
-from lepton.data import SPEECH_KINDS, Column, describe_columns, find_column, read_table
+from lepton.data import SPEECH_KINDS, Column, describe_columns, find_column, infer_task, read_table
 from lepton.errors import ConfigurationError
-from lepton.run._label_rules import inferred_kind
+from lepton.run._label_rules import is_transcript
 from lepton.run._prepare import planned_training
 
 __all__ = ["commented_config"]
@@ -47,7 +47,10 @@ def commented_config(source: Path, targets: Sequence[str], *, relative_to: Path 
     for name in targets:
         find_column(table, name)
     columns = {column.name: column for column in describe_columns(table)}
-    kinds = {name: inferred_kind(table, columns[name], columns) for name in targets}
+    kinds = {
+        name: "speech_recognition" if is_transcript(table, columns[name], columns) else infer_task(table, columns[name])
+        for name in targets
+    }
     path = os.path.relpath(source, relative_to) if relative_to is not None else str(source)
     lines = [
         "# Everything about one run of Lepton. Train it:  lepton train FILE   Look first:  lepton validate FILE",

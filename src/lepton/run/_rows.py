@@ -120,7 +120,7 @@ def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor
 def labelled_rows(rows: Rows, task: str) -> Tensor:
     """Return bool [N]: which rows have a label of a task; of masks, which rows have one."""
     if isinstance(rows, AudioRows) and task in rows.front_ends:
-        return torch.ones(len(rows), dtype=torch.bool)
+        return ~rows.absent[task]
     if isinstance(rows, ImageRows) and task in rows.masks:
         return torch.tensor([path is not None for path in rows.masks[task]])
     return has_label(rows.targets[task])

@@ -17,6 +17,7 @@ from lepton.data import (
     AUDIO_SUFFIXES,
     SEQUENCE_KINDS,
     SPEECH_KINDS,
+    UNSEEN,
     AudioEncoder,
     AudioRows,
     Column,
@@ -57,6 +58,9 @@ EXAMPLE_SECONDS, EXAMPLE_TEXT = 1.0, 8
 
 UNHEARD = ("segmentation", *SEQUENCE_KINDS)
 """Kinds of tasks that learn nothing from recordings."""
+
+BEYOND = -100
+"""The label beyond a text's end."""
 
 FOLDER_COLUMN = "audio"
 """What `read_table` calls the recordings of a folder."""
@@ -170,12 +174,14 @@ def encode_recordings(
     inputs: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
     spectra: dict[str, LogMel] = {}
+    silent: dict[str, Tensor] = {}
     for rule in rules:
         unknown, what = 0, "a character that training has not"
         if rule.kind == "speech_recognition":
             targets[rule.task], unknown = encoder.text_labels(table, rule.columns[0])
         elif rule.kind == "speech_synthesis":
-            inputs["text"] = _texts_to_speak(encoder, rule, table)
+            inputs["text"], unknown = _texts_to_speak(encoder, rule, table)
+            silent[rule.task] = (inputs["text"] == 0).all(1)
             spectra[rule.task] = LogMel(encoder.sample_rate, mels=config.trunk.mels)
         else:
             targets[rule.task], unknown = rule.encode(table, strict=part == "train")
@@ -202,6 +208,7 @@ def encode_recordings(
         inputs=inputs,
         targets=targets,
         front_ends=spectra,
+        absent=silent,
         lengths=samples,
         cache_bytes=AUDIO_CACHE_BYTES,
     )
@@ -209,20 +216,17 @@ def encode_recordings(
 
 def _too_short(encoder: AudioEncoder, labels: Tensor, samples: Tensor) -> int:
     """Return how many texts CTC cannot place: one frame of the trunk's for each character, and between equal ones."""
-    needed = (labels != -100).sum(1) + ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != -100)).sum(1)
+    there = labels != BEYOND
+    twice = (labels[:, 1:] == labels[:, :-1]) & there[:, 1:]
+    needed = there.sum(1) + twice.sum(1)
     frames = (torch.as_tensor(LogMel(encoder.sample_rate).frames(samples)) + 1) // 2
     return int((needed > frames).sum())
 
 
-def _texts_to_speak(encoder: AudioEncoder, rule: LabelRule, table: pa.Table) -> Tensor:
-    ids = encoder.text_ids(table, rule.columns[0])
-    silent = (ids == 0).all(1)
-    if silent.any():
-        raise DataError(
-            f"task {rule.task!r}: row {int(silent.int().argmax())}, counted from 0, has no text in "
-            f"{rule.columns[0]!r}: a synthesiser learns from texts with their recordings; leave such rows out."
-        )
-    return ids
+def _texts_to_speak(encoder: AudioEncoder, rule: LabelRule, table: pa.Table) -> tuple[Tensor, int]:
+    """Return the characters [N, U] of texts, none of one that cannot be spoken, and how many have unknown ones."""
+    labels, unknown = encoder.text_labels(table, rule.columns[0])
+    return labels.masked_fill((labels == UNSEEN).any(1, keepdim=True), 0).clamp(min=0), unknown
 
 
 # -- the model ----------------------------------------------------------------------------------------------------

@@ -151,6 +151,8 @@ def speech_of(run: Run, table: pa.Table) -> tuple[tuple[SpeechExample, SpeechExa
     for place, real in enumerate(recordings_of(run, table)):
         voice = None if column is None else str(table.column(column)[place].as_py())
         text = table.column(rule.columns[0])[place].as_py()
+        if text is None:
+            continue
         try:
             spoken = run.say(str(text), voice)
         except LeptonError:  # a voice or a character that training has not: there is nothing to set beside it
