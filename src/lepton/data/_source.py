@@ -57,9 +57,10 @@ def read_table(source: Any) -> pa.Table:
             always classes, also where the files in them have the same stems.
 
     Relative paths of pictures and recordings in a file are looked for in the current folder, and where the first one is
-    not there, beside the file. In a CSV file, a few malformed rows (at most 1 %) are left out with a warning; the words
-    of `MISSING_WORDS` are missing values; and where the delimiter is no comma, `1,5` is one and a half. A column of
-    mixed types is text.
+    not there, beside the file.
+
+    In a CSV file, a few malformed rows (at most 1 %) are left out with a warning; the words of `MISSING_WORDS` are
+    missing values; and where the delimiter is no comma, `1,5` is one and a half. A column of mixed types is text.
 
     Texts in several languages give one column for each, named by it, of lines as they are. CoNLL-U gives one row for
     each sentence: `text`, and lists of strings `words`, `lemmas`, `upos`, `xpos`, `feats`, `heads`, `relations`.
