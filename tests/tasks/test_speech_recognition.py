@@ -477,3 +477,23 @@ def test_a_batch_of_gradients():
     together = torch.autograd.grad(losses, logits, torch.eye(3), retain_graph=True, is_grads_batched=True)[0]
     one_by_one = torch.stack([torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in losses])
     torch.testing.assert_close(together, one_by_one)
+
+
+# -- a few texts ------------------------------------------------------------------------------------------------
+def test_the_most_probable_of_a_few_texts():
+    """Against the loss of each text: what `predict` gives is the text with the smallest, and its probability."""
+    texts = ["ab", "b", "aab"]
+    task = SpeechRecognition("said", characters=["a", "b"], texts=texts)
+    logits = 2 * torch.randn(7, 9, 3)
+    losses = torch.stack(
+        [task.label_losses(logits, torch.tensor([ids]).expand(7, -1))[0] for ids in ([1, 2], [2], [1, 1, 2])], 1
+    )
+    found = task.predict(logits)
+    assert [task.text(ids) for ids in found["label"]] == [texts[best] for best in losses.argmin(1).tolist()]
+    assert torch.allclose(found["probability"], (-losses.amin(1)).exp())
+
+
+@pytest.mark.parametrize("texts", [[], "ab", ["ac"], ["a", "a"], [""], [3]])
+def test_texts_must_be_in_known_characters(texts):
+    with pytest.raises(ConfigurationError, match="texts"):
+        SpeechRecognition("said", characters=["a", "b"], texts=texts)

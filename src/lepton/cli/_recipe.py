@@ -92,7 +92,12 @@ def _sentences(further: dict[str, Any]) -> list[str]:
     """Say what a recipe measured beside the metrics."""
     spoken = further.get("spoken")
     if spoken is None:
-        return [f"Tested on {further['left_out']}, whom the training did not hear."] if "left_out" in further else []
+        if "left_out" not in further:
+            return []
+        return [
+            f"Of {further['left_out']}, whom the training did not hear, the digit is right in "
+            f"{further['digits']:.1%} of the recordings."
+        ]
     return [
         f"Of {spoken['sounds']} spoken words, judges that learned from recordings only heard the word in "
         f"{spoken['words']:.1%} and the speaker in {spoken['speakers']:.1%}."

@@ -76,6 +76,7 @@ class SpeechRecognition(Task):
         name: name of the task, without `.`.
         characters: the C characters, or other units such as phones, by their numbers 1 to C.
         beam: texts that `predict` keeps at a time; 1 takes the best symbol of each frame.
+        texts: the only texts there are, such as words of command: `predict` then gives the most probable of them.
         head: your own head, features [B, L, D] to logits [B, L, V]; None makes a `FrameHead`.
         loss_weight: factor of the loss before balancing; > 0.
         priority: factor of the task's weight after balancing; > 0.
@@ -105,6 +106,7 @@ class SpeechRecognition(Task):
         characters: Sequence[str],
         *,
         beam: int = 1,
+        texts: Sequence[str] | None = None,
         head: nn.Module | None = None,
         loss_weight: float = 1.0,
         priority: float = 1.0,
@@ -114,6 +116,7 @@ class SpeechRecognition(Task):
         self.characters = self._checked(characters)
         require(is_whole(beam), self.owner, "beam", beam, "a whole number of at least 1")
         self.beam = beam
+        self.texts = None if texts is None else self._checked_texts(texts)
         self.primary_metric = "exact"
         self.higher_is_better = {"exact": True, "cer": False, "wer": False}
 
@@ -121,6 +124,14 @@ class SpeechRecognition(Task):
         names = tuple(characters) if isinstance(characters, Iterable) and not isinstance(characters, str) else ()
         good = all(isinstance(name, str) and name for name in names) and 0 < len(set(names)) == len(names)
         require(good, self.owner, "characters", characters, "a list of different names, one for each character")
+        return names
+
+    def _checked_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
+        names = tuple(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else ()
+        known = set(self.characters)
+        good = all(isinstance(text, str) and text and set(text) <= known for text in names)
+        allowed = f"a list of different texts in the characters {''.join(self.characters)!r}"
+        require(good and 0 < len(set(names)) == len(names), self.owner, "texts", texts, allowed)
         return names
 
     # -- head -------------------------------------------------------------------------------------------------
@@ -226,6 +237,8 @@ class SpeechRecognition(Task):
 
         U' is the length of the longest of them, 0 if all are empty. A text's probability is the sum over its paths.
         """
+        if self.texts is not None:
+            return self._most_probable(output, self.texts)
         found = ctc_greedy(output) if self.beam == 1 else ctc_beam(output, self.beam)
         lengths = torch.tensor([len(text) for text in found], dtype=torch.int64, device=output.device)
         longest = max(map(len, found), default=0)
@@ -233,6 +246,21 @@ class SpeechRecognition(Task):
         label = torch.tensor(padded, dtype=torch.int64, device=output.device).view(len(found), longest)
         losses = ctc_losses(at_least_float32(output), label.clamp(min=1), lengths)
         return {"label": label, "probability": (-losses).exp()}
+
+    def _most_probable(self, output: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        numbers = {character: number for number, character in enumerate(self.characters, 1)}
+        longest = max(map(len, texts))
+        ids = [[numbers[character] for character in text] + [-100] * (longest - len(text)) for text in texts]
+        label = torch.tensor(ids, dtype=torch.int64, device=output.device)  # [K, U]
+        lengths = torch.tensor([len(text) for text in texts], device=output.device)
+        rows, count = len(output), len(texts)
+        losses = ctc_losses(
+            at_least_float32(output).repeat_interleave(count, 0),
+            label.clamp(min=1).repeat(rows, 1),
+            lengths.repeat(rows),
+        ).view(rows, count)
+        least, best = losses.min(1)
+        return {"label": label[best], "probability": (-least).exp()}
 
     # -- metrics ----------------------------------------------------------------------------------------------
     def metrics(self) -> dict[str, Metric]:
@@ -248,7 +276,7 @@ class SpeechRecognition(Task):
 
     @torch.no_grad()
     def update_metrics(self, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:
-        """Add a batch of logits and texts, found by `ctc_greedy` whatever `beam` is; missing texts do not count.
+        """Add a batch of logits and texts, found by `ctc_greedy` whatever `beam` and `texts` are; missing texts do not count.
 
         An unseen character counts as one that was not found.
         """

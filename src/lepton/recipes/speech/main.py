@@ -103,9 +103,17 @@ def _unseen_speakers(settings: RecipeConfig, rows: list[Recording], folder: Path
         kept = [row._replace(part=parts[row.part]) for row in others]
         left_out = [row._replace(part="test") for row in rows if row.speaker == speaker]
         table = write_rows(place / "rows.csv", kept + left_out)
-        found = _trained(speech(settings, table, ("transcript",)), 0, place / "run", quiet)
-        found.further["left_out"] = speaker
+        words = f"tasks.transcript.texts={list(WORDS)}"
+        config = override_config(speech(settings, table, ("transcript",)), [words])
+        found = _trained(config, config.seed, place / "run", quiet)
+        found.further |= {"left_out": speaker, "digits": _digits(found.run, left_out)}
         yield found
+
+
+def _digits(run: Run, rows: list[Recording]) -> float:
+    """Return the share of recordings of which the most probable of the ten words is the one that is said."""
+    said = run.predict([row.audio for row in rows])["transcript"]
+    return float(np.mean([word == row.word for word, row in zip(said, rows, strict=True)]))
 
 
 RECIPES: dict[str, Callable[[RecipeConfig, list[Recording], Path, bool], Iterator[RecipeRun]]] = {
