@@ -276,9 +276,9 @@ class SpeechRecognition(Task):
 
     @torch.no_grad()
     def update_metrics(self, metrics: Mapping[str, Metric], output: Tensor, target: Tensor) -> None:
-        """Add a batch of logits and texts, found by `ctc_greedy` whatever `beam` and `texts` are; missing texts do not count.
+        """Add a batch of logits and texts, found by `ctc_greedy`; missing texts do not count.
 
-        An unseen character counts as one that was not found.
+        That is so whatever `beam` and `texts` are. An unseen character counts as one that was not found.
         """
         from lepton.tasks._metrics import edit_distance
 
