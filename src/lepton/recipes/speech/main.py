@@ -102,10 +102,11 @@ def _unseen_speakers(settings: RecipeConfig, rows: list[Recording], folder: Path
         parts = {"test": "train", "val": "val", "train": "train"}
         kept = [row._replace(part=parts[row.part]) for row in others]
         left_out = [row._replace(part="test") for row in rows if row.speaker == speaker]
-        table = write_rows(place / "rows.csv", kept + left_out)
-        found = _trained(speech(settings, table, ("transcript",)), 0, place / "run", quiet)
-        found.further["left_out"] = speaker
-        yield found
+        config = speech(settings, write_rows(place / "rows.csv", kept + left_out), ("transcript",))
+        for seed in range(config.seed, config.seed + settings.seeds):
+            found = _trained(config, seed, place / f"seed-{seed}", quiet)
+            found.further["left_out"] = speaker
+            yield found
 
 
 RECIPES: dict[str, Callable[[RecipeConfig, list[Recording], Path, bool], Iterator[RecipeRun]]] = {
