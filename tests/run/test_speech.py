@@ -284,6 +284,23 @@ def test_a_voice_column_that_is_of_no_use(table: dict[str, list[Any]]) -> None:
         check(config, source={**table, "whom": [None] * len(table["text"])})
 
 
+def test_digits_may_be_texts(table: dict[str, list[Any]]) -> None:
+    rows = {**table, "text": [str(len(text)) for text in table["text"]]}
+    tasks = {"said": TASKS["said"]}
+    config = make_config(source=None, targets=tasks, data={}, rest={})
+    with pytest.raises(ConfigurationError, match=r"say so: data: \{kinds: \{text: text\}\}"):
+        check(config, source=rows)
+    found = prepare(make_config(source=None, targets=tasks, data={"kinds": {"text": "text"}}, rest={}), rows)
+    assert found.rules[0].classes == ("1", "2", "3")
+
+
+def test_a_synthesiser_on_a_trunk_of_ones_own_is_refused(table: dict[str, list[Any]]) -> None:
+    trunk = {"type": "custom", "class": "package.module:Class"}
+    config = make_config(source=None, targets=TASKS, data={}, rest={"trunk": trunk})
+    with pytest.raises(ConfigurationError, match=r"'voice'.*needs the log-mel of trunk: acoustic"):
+        prepare(config, table)
+
+
 @pytest.mark.parametrize("kind", ["language_modeling", "translation"])
 def test_a_task_that_learns_nothing_from_recordings(table: dict[str, list[Any]], kind: str) -> None:
     config = make_config(source=None, targets={"text": kind}, data={}, rest={})

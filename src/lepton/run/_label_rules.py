@@ -135,9 +135,11 @@ def _check_sequence(name: str, kind: str, names: Sequence[str], column: Column) 
     tags = kind == "token_classification"
     if (tags and column.kind != "labels") or column.kind in ("number", "boolean", "date", "image", "audio"):
         wanted = "a list of tags for each row" if tags else "text"
+        readable = not tags and column.kind in ("number", "boolean", "date")
         raise ConfigurationError(
             f"task {name!r}: a {kind} needs a column with {wanted}, but column {column.name!r} is of the kind "
             f"{column.kind!r}: {column.why}."
+            + (f" If they are texts, say so: data: {{kinds: {{{column.name}: text}}}}." if readable else "")
         )
 
 

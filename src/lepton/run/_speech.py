@@ -128,6 +128,10 @@ def _check_task(config: Config, rule: LabelRule, columns: Sequence[Column]) -> N
             f"task {rule.task!r}: a {rule.kind} does not go with recordings: choose another kind, or leave the column "
             "of recordings out, data: {ignore: [COLUMN]}."
         )
+    if rule.kind == "speech_synthesis" and config.trunk.type == "custom":
+        raise ConfigurationError(
+            f"task {rule.task!r}: a speech_synthesis needs the log-mel of trunk: acoustic, not a trunk of one's own."
+        )
     voice = config.tasks[rule.task].voice if rule.kind == "speech_synthesis" else None
     if voice is None:
         return

@@ -224,7 +224,8 @@ def _looked_at(run: Run) -> Seen:
     inputs = {name: chosen.column(name).to_pylist() for name in names}
     sample = SampleFacts(part, rows, table.num_rows, inputs, _pictures(run, chosen))
     predictions = _predictions(run, chosen, part)
-    return Seen(sample, predictions, recordings=recordings_of(run, chosen), speech=speech_of(run, chosen))
+    recordings = recordings_of(run, chosen)
+    return Seen(sample, predictions, recordings=recordings, speech=speech_of(run, chosen, recordings))
 
 
 def _pictures(run: Run, table: pa.Table) -> Any:

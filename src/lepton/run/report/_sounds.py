@@ -14,6 +14,7 @@ from lepton.data import SPEECH_KINDS, AudioEncoder, AudioRows, LabelRule
 from lepton.errors import LeptonError
 from lepton.evaluate import to_device
 from lepton.insight import SpeechExample, TextPredictions
+from lepton.nn import AcousticTrunk
 from lepton.run._rows import make_loader
 from lepton.run._speech import encode_recordings, predict_recordings
 from lepton.tasks import ctc_alignment, mel_distortion
@@ -73,8 +74,8 @@ def _distortions(run: Run, task: str, rows: AudioRows) -> list[float]:
 
 # -- to listen to -------------------------------------------------------------------------------------------------
 def recordings_of(run: Run, table: pa.Table) -> tuple[SpeechExample, ...]:
-    """Return the first recordings of a table, with what was found in them."""
-    if not isinstance(run.encoder, AudioEncoder):
+    """Return the first recordings of a table, with what was found in them; none for a trunk that has no log-mel."""
+    if not isinstance(run.encoder, AudioEncoder) or not isinstance(run.model.trunk, AcousticTrunk):
         return ()
     table = table.slice(0, HEARD)
     rows = encode_recordings(run.config, run.encoder, run.rules, table, [], "held-out")
@@ -141,14 +142,16 @@ def _aligned(
     return tuple(zip(text, ends[:-1], ends[1:], strict=True))
 
 
-def speech_of(run: Run, table: pa.Table) -> tuple[tuple[SpeechExample, SpeechExample], ...]:
+def speech_of(
+    run: Run, table: pa.Table, recordings: Sequence[SpeechExample]
+) -> tuple[tuple[SpeechExample, SpeechExample], ...]:
     """Return the first recordings of a table, each beside the same text spoken by the model in the same voice."""
     rule = next((rule for rule in run.rules if rule.kind == "speech_synthesis"), None)
     if rule is None or not isinstance(run.encoder, AudioEncoder):
         return ()
     column = run.config.tasks[rule.task].voice
     found = []
-    for place, real in enumerate(recordings_of(run, table)):
+    for place, real in enumerate(recordings):
         voice = None if column is None else str(table.column(column)[place].as_py())
         text = table.column(rule.columns[0])[place].as_py()
         if text is None:
