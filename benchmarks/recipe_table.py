@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--part", default="test")
     told = parser.parse_args()
     seeds = json.loads(told.results.read_text())["seeds"]
-    print(f"{len(seeds)} seeds; process time of all tasks together: {[round(s['together']['seconds']) for s in seeds]} s")
+    print(
+        f"{len(seeds)} seeds; process time of all tasks together: {[round(s['together']['seconds']) for s in seeds]} s"
+    )
     print("| task | metric | together | alone | difference |\n|---|---|---|---|---|")
     for task, scores in seeds[0]["together"]["scores"][told.part].items():
         for metric in scores:

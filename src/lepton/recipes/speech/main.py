@@ -102,20 +102,13 @@ def _unseen_speakers(settings: RecipeConfig, rows: list[Recording], folder: Path
         parts = {"test": "train", "val": "val", "train": "train"}
         kept = [row._replace(part=parts[row.part]) for row in others]
         left_out = [row._replace(part="test") for row in rows if row.speaker == speaker]
-<<<<<<< HEAD
         table = write_rows(place / "rows.csv", kept + left_out)
         words = f"tasks.transcript.texts={list(WORDS)}"
         config = override_config(speech(settings, table, ("transcript",)), [words])
-        found = _trained(config, config.seed, place / "run", quiet)
-        found.further |= {"left_out": speaker, "digits": _digits(found.run, left_out)}
-        yield found
-=======
-        config = speech(settings, write_rows(place / "rows.csv", kept + left_out), ("transcript",))
         for seed in range(config.seed, config.seed + settings.seeds):
             found = _trained(config, seed, place / f"seed-{seed}", quiet)
-            found.further["left_out"] = speaker
+            found.further |= {"left_out": speaker, "digits": _digits(found.run, left_out)}
             yield found
->>>>>>> review
 
 
 def _digits(run: Run, rows: list[Recording]) -> float:
