@@ -22,6 +22,7 @@ UNREAD = ("text", "tokens", "words", "image", "audio")
 
 MOST_CATEGORIES = 254
 """scikit-learn's trees tell so many categories apart; the rarest beyond count as missing."""
+
 UNLEARNED = ("segmentation", *SEQUENCE_KINDS, *SPEECH_KINDS)
 """Kinds of task that trees do not learn."""
 
