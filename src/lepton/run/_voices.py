@@ -168,6 +168,12 @@ def speak(
     said = encoder.normalise(text)
     if not said:
         raise DataError(f"the text {text!r} is empty: there is nothing to say.")
+    unknown = sorted(set(said) - set(encoder.characters))
+    if unknown:
+        raise DataError(
+            f"the text {text!r} holds {unknown}, which no training text had; known are {encoder.characters}: write it in "
+            "these, such as numbers as words."
+        )
     ids = encoder.text_ids(pa.table({"text": [said]}), "text").long()
     head = model.heads[rule.task]
     assert isinstance(head, SpeechHead)
