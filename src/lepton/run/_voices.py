@@ -171,8 +171,8 @@ def speak(
     unknown = sorted(set(said) - set(encoder.characters))
     if unknown:
         raise DataError(
-            f"the text {text!r} holds {unknown}, which no training text had; known are {encoder.characters}: write it in "
-            "these, such as numbers as words."
+            f"the text {text!r} holds {unknown}, which no training text had; known are {encoder.characters}: write it "
+            "in these, such as numbers as words."
         )
     ids = encoder.text_ids(pa.table({"text": [said]}), "text").long()
     head = model.heads[rule.task]
