@@ -3,6 +3,7 @@
 from lepton.nn._chain import Chain
 from lepton.nn._criterion import MultiTaskLoss
 from lepton.nn._fork import Fork, fork
+from lepton.nn._lora import LoRA, add_lora, merge_lora
 from lepton.nn._model import LeptonModel
 from lepton.nn._reading import ReadingHead
 from lepton.nn._search import beam_search, greedy_search
@@ -26,6 +27,7 @@ __all__ = [
     "Fork",
     "HuggingFaceTrunk",
     "LeptonModel",
+    "LoRA",
     "MixedTrunk",
     "MultiTaskLoss",
     "ReadingHead",
@@ -33,7 +35,9 @@ __all__ = [
     "TabularTrunk",
     "TransformerTrunk",
     "UNet",
+    "add_lora",
     "beam_search",
     "fork",
     "greedy_search",
+    "merge_lora",
 ]
