@@ -34,7 +34,7 @@ def trained(base: nn.Module, **options: Any) -> LoRA:
 
 
 def by_hand(layer: LoRA, x: Tensor) -> Tensor:
-    """The formula with loops: for each group the matrix B A, unfolded to a weight, and one call of the layer with it."""
+    """The formula with loops: for each group the matrix B A, unfolded to a weight, and one call with it."""
     base, pair = layer.base, layer.adapters["a"]
     groups = getattr(base, "groups", 1)
     rank, outputs = len(pair.A) // groups, base.weight.shape[0]

@@ -1,5 +1,9 @@
 """The multi-task network: trunk, fork, heads, and the criterion."""
 
+from lepton.nn._adapted import use_adapter
+from lepton.nn._adapted_trunk import AdaptedTrunk
+from lepton.nn._adapter import Adapter, add_adapter
+from lepton.nn._blocks import freeze, layer_rates
 from lepton.nn._chain import Chain
 from lepton.nn._criterion import MultiTaskLoss
 from lepton.nn._fork import Fork, fork
@@ -21,6 +25,8 @@ from lepton.nn.trunks import (
 
 __all__ = [
     "AcousticTrunk",
+    "AdaptedTrunk",
+    "Adapter",
     "Cache",
     "Chain",
     "ConvTrunk",
@@ -35,9 +41,13 @@ __all__ = [
     "TabularTrunk",
     "TransformerTrunk",
     "UNet",
+    "add_adapter",
     "add_lora",
     "beam_search",
     "fork",
+    "freeze",
     "greedy_search",
+    "layer_rates",
     "merge_lora",
+    "use_adapter",
 ]

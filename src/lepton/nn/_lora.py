@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,60 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lepton.errors import ConfigurationError, is_number, is_whole, nearest, require
-from lepton.nn._layout import ByTask
+from lepton.nn._adapted import Adapted, chosen_layers, replace_modules
 
-__all__ = ["Adapted", "LoRA", "add_lora", "chosen_layers", "merge_lora", "replace_modules"]
+__all__ = ["LoRA", "add_lora", "merge_lora"]
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 """What can be given a low-rank change."""
-
-
-class Adapted(nn.Module):
-    """A module with named adapters beside it, of which at most one is active: what `LoRA` and `Adapter` share.
-
-    Attributes:
-        base: the module itself. With no active adapter nothing else is computed.
-        adapters: name -> the adapter's parameters.
-        active: the name of the adapter that takes part, or None.
-    """
-
-    base: nn.Module
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-        self.adapters = ByTask()
-        self.active: str | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base":  # not yet there, as while a copy is made
-                raise
-            return getattr(self.base, name)  # sizes and strides, for code that reads them off the layer
-
-    def _enter(self, name: str, adapter: nn.Module) -> None:
-        if not isinstance(name, str) or not name or "." in name:
-            raise ConfigurationError(
-                f"the name of an adapter must be a nonempty string without '.', because it names a module, but it is "
-                f"{name!r}."
-            )
-        if name in self.adapters:
-            raise ConfigurationError(
-                f"this {type(self).__name__} already has an adapter {name!r}; it has {list(self.adapters)}: choose "
-                "another name."
-            )
-        like = next((p for p in self.base.parameters() if p.is_floating_point()), None)
-        self.adapters[name] = adapter if like is None else adapter.to(like.device, like.dtype)
-
-    def _named(self, name: str) -> nn.Module:
-        if name not in self.adapters:
-            known = list(self.adapters)
-            raise ConfigurationError(
-                f"this {type(self).__name__} has no adapter {name!r}; it has {known}.{nearest(str(name), known)}"
-            )
-        return self.adapters[name]
 
 
 class LoRA(Adapted):
@@ -99,6 +50,7 @@ class LoRA(Adapted):
     """
 
     base: nn.Linear | nn.Conv1d | nn.Conv2d
+    closed = True
 
     def __init__(self, base: nn.Module) -> None:
         if not isinstance(base, LAYERS):
@@ -140,7 +92,7 @@ class LoRA(Adapted):
 
     @property
     def weight(self) -> Tensor:
-        """The layer's weight, with the active adapter's change: for modules that read it instead of calling the layer."""
+        """The weight with the active adapter's change, for modules that read it instead of calling the layer."""
         return self.base.weight if self.active is None else self.base.weight + self.change(self.active)
 
     def change(self, name: str) -> Tensor:
@@ -274,59 +226,6 @@ def merge_lora(module: nn.Module, name: str) -> list[str]:
         next(iter(holders[layer] for layer in crowded)).merge(name)
     replace_modules(module, {id(found): found.merge(name) for found in holders.values()})
     return list(holders)
-
-
-def chosen_layers(
-    module: nn.Module, targets: Sequence[str] | None, kinds: tuple[type[nn.Module], ...], owner: str
-) -> dict[str, nn.Module]:
-    """Return the layers of some kinds that `targets` name, in the module's order; those inside adapters do not count."""
-    named = {name: found for name, found in _outside_adapters(module) if name}
-    fitting = [name for name, found in named.items() if isinstance(found, kinds)]
-    if not isinstance(targets, Iterable) or isinstance(targets, str):
-        require(targets is None, owner, "targets", targets, "a list of names of layers, or None")
-        chosen = set(fitting)
-    else:
-        chosen = {name for target in targets for name in _matching(owner, target, named, fitting)}
-    if not chosen:
-        raise ConfigurationError(f"{owner}: this {type(module).__name__} has no layer that could be adapted.")
-    return {name: named[name] for name in fitting if name in chosen}
-
-
-def _matching(owner: str, target: str, named: dict[str, nn.Module], fitting: Sequence[str]) -> list[str]:
-    found = [name for name in named if name == target or name.endswith(f".{target}")]
-    good = [name for name in found if name in fitting]
-    if good:
-        return good
-    if found:
-        raise ConfigurationError(
-            f"{owner}: {found[0]!r} is a {type(named[found[0]]).__name__}, which cannot be adapted; what can be is "
-            f"{_some(fitting)}."
-        )
-    raise ConfigurationError(
-        f"{owner}: there is no layer {target!r}; the layers are {_some(fitting)}.{nearest(str(target), named)}"
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{list(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _outside_adapters(module: nn.Module, prefix: str = "") -> Iterable[tuple[str, nn.Module]]:
-    yield prefix, module
-    for name, child in module.named_children():
-        if isinstance(module, LoRA) or (isinstance(module, Adapted) and name == "adapters"):
-            continue
-        yield from _outside_adapters(child, f"{prefix}.{name}" if prefix else name)
-
-
-def replace_modules(module: nn.Module, by_id: dict[int, nn.Module]) -> None:
-    """Put modules in the places of others, everywhere where these stand."""
-    for parent in list(module.modules()):
-        if id(parent) in map(id, by_id.values()):
-            continue
-        for name, child in parent._modules.items():
-            if child is not None and id(child) in by_id:
-                parent._modules[name] = by_id[id(child)]
 
 
 def _kinds() -> str:
