@@ -5,7 +5,7 @@ from lepton.nn._adapted_trunk import AdaptedTrunk
 from lepton.nn._adapter import Adapter, add_adapter
 from lepton.nn._blocks import freeze, layer_rates
 from lepton.nn._chain import Chain
-from lepton.nn._criterion import MultiTaskLoss
+from lepton.nn._criterion import MultiTaskLoss, Penalty
 from lepton.nn._fork import Fork, fork
 from lepton.nn._lora import LoRA, add_lora, merge_lora
 from lepton.nn._model import LeptonModel
@@ -36,6 +36,7 @@ __all__ = [
     "LoRA",
     "MixedTrunk",
     "MultiTaskLoss",
+    "Penalty",
     "ReadingHead",
     "SpeechHead",
     "TabularTrunk",
