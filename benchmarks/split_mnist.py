@@ -4,9 +4,9 @@ python benchmarks/split_mnist.py [--seeds 3] [--methods ewc lwf ...] [--choose]
 
 The tasks are told apart (a head for each), the trunk is shared. The figure is the mean accuracy over the five tasks on
 the test digits after the last one. What each method may choose is in `SETTINGS`; it was chosen by `--choose`, on
-10 000 training digits that are held out, with a seed of its own. Then a fifth task with 400 labels beside four that were
-learned together: through LoRA, where the four stay as they are bit for bit, by its head alone, and alone from scratch.
-MNIST is read from $LEPTON_DATA/mnist.
+10 000 training digits that are held out, with a seed of its own. Then a fifth task with 400 labels beside four that
+were learned together: through LoRA, where the four stay as they are bit for bit, by its head alone, and alone from
+scratch. MNIST is read from $LEPTON_DATA/mnist.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ GRIDS: dict[str, dict[str, Sequence[float]]] = {
 MEMORY = 1000
 EPOCHS, BATCH, RATE = 2, 64, 1e-3
 HELD_OUT = 10_000
+FISHER_ROWS = 500
 LABELS, FEW_STEPS, RANK = 400, 600, 8
 
 
@@ -88,17 +88,15 @@ def accuracies(model: LeptonModel, parts: Sequence[TensorData]) -> list[float]:
     return found
 
 
-def train(
-    model: LeptonModel,
-    batches: Iterable[Any],
-    epochs: int,
-    attach: Callable[[MultiTaskLoss, torch.optim.Optimizer], None] = lambda criterion, optimizer: None,
-) -> None:
-    """Train with a plain loop."""
+def train(model: LeptonModel, batches: Iterable[Any], epochs: int, procedure: LwF | EWC | AGEM | None = None) -> None:
+    """Train with a plain loop, in which a procedure takes part."""
     model.train()
     criterion = MultiTaskLoss(model)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=RATE)
-    attach(criterion, optimizer)
+    if isinstance(procedure, AGEM):
+        procedure.attach(criterion, optimizer)
+    elif procedure is not None:
+        procedure.attach(criterion)
     for _ in range(epochs):
         for inputs, targets in batches:
             outputs, task_weights = model(inputs)
@@ -128,26 +126,22 @@ def learn(method: str, parts: Sequence[TensorData], seed: int, **settings: float
         train(model, TensorLoader(joined(parts), BATCH, shuffle=True, seed=seed), EPOCHS)
         return model
     replay = Replay(model.tasks.values(), MEMORY, seed=seed)
-    ewc = EWC(settings["strength"]) if method == "EWC" else None
+    ewc = EWC(settings.get("strength", 1.0))
     for place, part in enumerate(parts):
         loader = TensorLoader(part, BATCH, shuffle=True, seed=seed)
         batches: Iterable[Any] = replay.mix(loader, int(settings["rows"])) if method == "replay" else loader
-        with ExitStack() as attached:
-
-            def attach(criterion: MultiTaskLoss, optimizer: torch.optim.Optimizer) -> None:
-                if method == "LwF" and place:
-                    lwf = LwF(model, NAMES[:place], strength=settings["strength"])
-                    attached.enter_context(lwf.attach(criterion))
-                if ewc is not None and place:
-                    attached.enter_context(ewc.attach(criterion))
-                if method == "A-GEM" and place:
-                    attached.enter_context(AGEM(replay, int(settings["rows"])).attach(criterion, optimizer))
-
-            train(model, batches, EPOCHS, attach)
+        procedure: LwF | EWC | AGEM | None = None
+        if place and method == "LwF":
+            procedure = LwF(model, NAMES[:place], strength=settings["strength"])
+        elif place and method == "A-GEM":
+            procedure = AGEM(replay, int(settings["rows"]))
+        elif place and method == "EWC":
+            procedure = ewc
+        train(model, batches, EPOCHS, procedure)
         if method in ("replay", "A-GEM"):
             replay.fill(loader)
-        if ewc is not None:
-            ewc.consolidate(model, loader, tasks=[NAMES[place]], rows=500, seed=seed)
+        if method == "EWC":
+            ewc.consolidate(model, loader, tasks=[NAMES[place]], rows=FISHER_ROWS, seed=seed)
     return model
 
 
@@ -192,7 +186,7 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="*", default=list(SETTINGS), choices=[*SETTINGS, []])
+    parser.add_argument("--methods", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--choose", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -162,19 +162,20 @@ class Replay:
 
     def _balanced_slot(self, group: Group) -> int | None:
         largest = self._largest()
-        self._full.add(largest)
+        self._full.update(largest)
         if group not in self._full:
-            return self._one_of(self._places[largest])
+            return self._one_of([slot for each in largest for slot in self._places[each]])
         own = self._places[group]
         return self._one_of(own) if self._below(self.seen[group]) < len(own) else None
 
-    def _largest(self) -> Group:
-        """Return the largest class of the task with most rows."""
-        by_task: Counter[str] = Counter()
+    def _largest(self) -> list[Group]:
+        """Return the largest classes of the tasks with most rows."""
+        by_task: dict[str, list[int]] = {}
         for (name, _), places in self._places.items():
-            by_task[name] += len(places)
-        task = by_task.most_common(1)[0][0]
-        return max((group for group in self._places if group[0] == task), key=lambda group: len(self._places[group]))
+            by_task.setdefault(name, []).append(len(places))
+        most = max(map(sum, by_task.values()))
+        size = {name: max(sizes) for name, sizes in by_task.items() if sum(sizes) == most}
+        return [group for group, places in self._places.items() if size.get(group[0]) == len(places)]
 
     def _move(self, slot: int, group: Group) -> None:
         """Give a slot to a group."""
