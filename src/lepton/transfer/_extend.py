@@ -127,6 +127,11 @@ def _head_width(model: LeptonModel) -> int | None:
 
 @torch.no_grad()
 def _take_over_heads(model: LeptonModel, found: LeptonModel) -> None:
+    """Give the old heads their weights, and the new ones their dtype."""
+    stacks = [module for module in found.children() if module is not found.trunk]
+    dtype = next((p.dtype for name in model.task_names for p, _ in model.head_state(name)), torch.float32)
+    for module in stacks:
+        module.to(dtype)
     for name in model.task_names:
         pairs = zip(found.head_state(name), model.head_state(name), strict=True)
         for (new, new_rows), (old, old_rows) in pairs:

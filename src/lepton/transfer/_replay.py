@@ -92,6 +92,7 @@ class Replay:
             DataError: rows of another shape than those before, or targets of a task that is not known.
         """
         groups = self._groups_of(targets)
+        self._make_room(inputs, targets)  # also refuses rows of another shape, before the first one is counted
         slots = [(row, self._slot(group)) for row, group in enumerate(groups) if group is not None]
         kept = {slot: row for row, slot in slots if slot is not None}
         if kept:
@@ -190,25 +191,30 @@ class Replay:
         return int(torch.randint(bound, (), generator=self._generator))
 
     # -- storage ----------------------------------------------------------------------------------------------
-    def _store(self, inputs: Any, targets: Mapping[str, Tensor], slots: Tensor, rows: Tensor) -> None:
+    def _make_room(self, inputs: Any, targets: Mapping[str, Tensor]) -> None:
         if self._inputs is None:
             self._inputs = pytree.tree_map(lambda x: x.new_zeros(self.capacity, *x.shape[1:]), inputs)
         for name, target in targets.items():
             if name not in self._targets:
                 shape = (self.capacity, *target.shape[1:])
                 self._targets[name] = target.new_full(shape, self.missing(name))
-        given, stored = pytree.tree_leaves(inputs), pytree.tree_leaves(self._inputs)
-        pairs = [*zip(given, stored, strict=True), *((targets[name], self._targets[name]) for name in targets)]
-        for new, old in pairs:
+        for new, old in self._pairs(inputs, targets):
             if new.shape[1:] != old.shape[1:] or new.dtype != old.dtype:
                 raise DataError(
                     f"the memory holds rows {list(old.shape[1:])} in {old.dtype}, but these are {list(new.shape[1:])} "
                     f"in {new.dtype}: rows of one shape and one dtype can be replayed."
                 )
-        for new, old in pairs:
+
+    def _store(self, inputs: Any, targets: Mapping[str, Tensor], slots: Tensor, rows: Tensor) -> None:
+        for new, old in self._pairs(inputs, targets):
             old[slots.to(old.device)] = new.detach()[rows.to(new.device)].to(old.device)
         for name in self._targets.keys() - targets.keys():
             self._targets[name][slots.to(self._targets[name].device)] = self.missing(name)
+
+    def _pairs(self, inputs: Any, targets: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return what came and where it is stored, tensor by tensor."""
+        leaves = zip(pytree.tree_leaves(inputs), pytree.tree_leaves(self._inputs), strict=True)
+        return [*leaves, *((targets[name], self._targets[name]) for name in targets)]
 
     def _task(self, name: str) -> Task:
         if name not in self.tasks:
