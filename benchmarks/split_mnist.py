@@ -3,7 +3,7 @@
 python benchmarks/split_mnist.py [--seeds 3] [--methods ewc lwf ...] [--choose]
 
 The tasks are told apart (a head for each), the trunk is shared. The figure is the mean accuracy over the five tasks on
-the test digits after the last one. What each method may choose is in `SETTINGS`; it was chosen by `--choose`, on
+the test digits after the last one. What each method may choose is in `SETTINGS`; it was chosen as `--choose` does, on
 10 000 training digits that are held out, with seeds of its own. Then a fifth task with 400 labels beside four that
 were learned together: through LoRA, where the four stay as they are bit for bit, by its head alone, and alone from
 scratch. MNIST is read from $LEPTON_DATA/mnist.
@@ -41,16 +41,16 @@ SETTINGS: dict[str, dict[str, float]] = {
     "A-GEM": {"rows": 256},
 }
 GRIDS: dict[str, dict[str, Sequence[float]]] = {
-    "LwF": {"strength": (0.5, 1.0, 2.0, 4.0)},
-    "EWC": {"strength": (1e3, 1e4, 1e5, 1e6, 1e7)},
-    "replay": {"rows": (32, 64, 128)},
-    "A-GEM": {"rows": (128, 256)},
+    "LwF": {"strength": (0.5, 1.0, 2.0)},
+    "EWC": {"strength": (1e3, 1e4, 1e5, 1e6)},
+    "replay": {"rows": (32, 64)},
+    "A-GEM": {"rows": (64, 256)},
 }
 MEMORY = 1000
-EPOCHS, BATCH, RATE = 2, 64, 1e-3
+EPOCHS, BATCH, RATE = 1, 64, 1e-3
 HELD_OUT = 10_000
 FISHER_ROWS = 500
-CHOICE_SEEDS = (100, 101, 102)
+CHOICE_SEEDS = (100, 101)
 LABELS, FEW_STEPS, RANK = 400, 600, 8
 
 
@@ -176,12 +176,16 @@ def shown(values: Sequence[float]) -> str:
 
 
 def choose(train_parts: Sequence[TensorData], held_out: Sequence[TensorData], methods: Sequence[str]) -> None:
-    """Print the accuracy on held-out training digits for every setting of the grids."""
+    """Print the accuracy on held-out training digits for every setting of the grids, and take the best ones."""
     for method in [method for method in methods if method in GRIDS]:
+        best = 0.0
         for values in itertools.product(*GRIDS[method].values()):
             settings = dict(zip(GRIDS[method], values, strict=True))
             found = [accuracies(learn(method, train_parts, seed, **settings), held_out) for seed in CHOICE_SEEDS]
-            print(f"{method} {settings}: {shown([statistics.mean(row) for row in found])}", flush=True)
+            means = [statistics.mean(row) for row in found]
+            print(f"{method} {settings}: {shown(means)}", flush=True)
+            if statistics.mean(means) > best:
+                best, SETTINGS[method] = statistics.mean(means), settings
 
 
 def main() -> None:
@@ -196,7 +200,6 @@ def main() -> None:
     train_parts = split(digits[HELD_OUT:], labels[HELD_OUT:])
     if options.choose:
         choose(train_parts, split(digits[:HELD_OUT], labels[:HELD_OUT]), options.methods)
-        return
     test = split(*read_mnist("t10k"))
     print("| method | mean accuracy | first task | last task | seconds |\n|---|---|---|---|---|")
     for method in options.methods:

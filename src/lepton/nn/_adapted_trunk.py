@@ -23,7 +23,8 @@ class AdaptedTrunk(nn.Module):
 
     The features are a mapping task -> features, which the fork takes as features for each task: a balancer compares
     the tasks whose pass learns something. Tasks with adapters of their own on a frozen trunk share nothing that
-    learns, and there is nothing to balance between them.
+    learns, and there is nothing to balance between them. Activation checkpointing inside the trunk does not go with
+    it: blocks that are run again in backward would be run without their adapter.
 
     Args:
         trunk: a trunk that `add_lora` or `add_adapter` gave adapters.

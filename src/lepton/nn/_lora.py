@@ -221,9 +221,9 @@ def merge_lora(module: nn.Module, name: str) -> list[str]:
         raise ConfigurationError(
             f"merge_lora: no layer has an adapter {name!r}; the adapters are {known}.{nearest(str(name), known)}"
         )
-    crowded = {layer: list(found.adapters) for layer, found in holders.items() if len(found.adapters) > 1}
+    crowded = [layer for layer, found in holders.items() if len(found.adapters) > 1]
     if crowded:  # before the first weight is changed
-        next(iter(holders[layer] for layer in crowded)).merge(name)
+        holders[crowded[0]].merge(name)
     replace_modules(module, {id(found): found.merge(name) for found in holders.values()})
     return list(holders)
 
