@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class Penalty:
         True
     """
 
-    tasks: Collection[str] = ()
+    tasks: Sequence[str] = ()
 
     def __call__(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return the term, 0-d.

@@ -70,8 +70,9 @@ def extended(
         raise ConfigurationError(
             f"the model already has tasks {taken}; its tasks are {list(model.task_names)}: choose other names."
         )
+    every = [model.task(name) for name in model.task_names]
     # Together, so that what is named as shared is a part of the copied trunk.
-    trunk, shared, old = copy.deepcopy((model.trunk, model.fork.shared, list(model.tasks.values())))
+    trunk, shared, old = copy.deepcopy((model.trunk, model.fork.shared, every))
     if adapter != "none":
         freeze(trunk)
         trunk = _adapted(trunk, model.task_names, tasks, adapter, size, alpha, targets)
