@@ -29,6 +29,7 @@ LAYERS: dict[str, int] = {
     "evaluate": 5,
     "train": 6,
     "insight": 7,
+    "transfer": 7,
     "config": 8,
     "run": 9,
     "recipes": 10,

@@ -1,8 +1,13 @@
 """The multi-task network: trunk, fork, heads, and the criterion."""
 
+from lepton.nn._adapted import use_adapter
+from lepton.nn._adapted_trunk import AdaptedTrunk
+from lepton.nn._adapter import Adapter, add_adapter
+from lepton.nn._blocks import freeze, layer_rates
 from lepton.nn._chain import Chain
-from lepton.nn._criterion import MultiTaskLoss
+from lepton.nn._criterion import MultiTaskLoss, Penalty
 from lepton.nn._fork import Fork, fork
+from lepton.nn._lora import LoRA, add_lora, merge_lora
 from lepton.nn._model import LeptonModel
 from lepton.nn._reading import ReadingHead
 from lepton.nn._search import beam_search, greedy_search
@@ -20,20 +25,30 @@ from lepton.nn.trunks import (
 
 __all__ = [
     "AcousticTrunk",
+    "AdaptedTrunk",
+    "Adapter",
     "Cache",
     "Chain",
     "ConvTrunk",
     "Fork",
     "HuggingFaceTrunk",
     "LeptonModel",
+    "LoRA",
     "MixedTrunk",
     "MultiTaskLoss",
+    "Penalty",
     "ReadingHead",
     "SpeechHead",
     "TabularTrunk",
     "TransformerTrunk",
     "UNet",
+    "add_adapter",
+    "add_lora",
     "beam_search",
     "fork",
+    "freeze",
     "greedy_search",
+    "layer_rates",
+    "merge_lora",
+    "use_adapter",
 ]

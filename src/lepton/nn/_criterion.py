@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lepton.errors import ConfigurationError, TargetError, nearest
 from lepton.gradients import is_distributed, note_scale, sum_over_processes
 from lepton.nn._model import LeptonModel
 from lepton.tasks import Task
 
-__all__ = ["MultiTaskLoss"]
+__all__ = ["MultiTaskLoss", "Penalty"]
+
+
+class Penalty:
+    """A term that is added to the loss in training, such as one that holds on to what was learned before.
+
+    Derive a class from this one and register an object of it: `criterion.register_penalty(penalty)`. It is added to
+    the scalar that `MultiTaskLoss` returns, behind the balancer, so that `loss.backward()` stays all that anybody
+    calls. In an accumulation window with `label_counts` each micro-batch gets its share of it.
+
+    Attributes:
+        tasks: tasks whose outputs it reads, so that their heads learn from it in a batch without labels of theirs.
+
+    Example:
+        >>> import torch, lepton
+        >>> from lepton.nn import Penalty
+        >>> from lepton.tasks import Regression
+        >>> class Small(Penalty):
+        ...     tasks = ("size",)
+        ...
+        ...     def __call__(self, outputs):
+        ...         return 0.1 * outputs["size"].square().mean()
+        >>> model = lepton.LeptonModel(torch.nn.Linear(4, 8), [Regression("size"), Regression("age")])
+        >>> criterion = lepton.MultiTaskLoss(model)
+        >>> outputs, task_weights = model(torch.ones(2, 4))
+        >>> before = criterion(outputs, {"age": torch.ones(2)}, task_weights)
+        >>> handle = criterion.register_penalty(Small())
+        >>> bool(criterion(outputs, {"age": torch.ones(2)}, task_weights) > before)
+        True
+    """
+
+    tasks: Sequence[str] = ()
+
+    def __call__(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the term, 0-d.
+
+        Args:
+            outputs: the model's outputs.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say what it adds to the loss: write __call__.")
 
 
 class MultiTaskLoss(nn.Module):
@@ -30,6 +71,8 @@ class MultiTaskLoss(nn.Module):
         last_present: [T] bool, which tasks had labels in it.
         last_factors: [T] derivative of the scalar by each task's loss, known after backward: the weights that the
             loss side gave, times whatever factor backward was called with.
+        unlabelled: tasks that are meant to have no label in this training, because a penalty or a memory looks after
+            them; the Trainer otherwise refuses a task without one. To be written to.
 
     Example:
         >>> import torch, lepton
@@ -49,6 +92,25 @@ class MultiTaskLoss(nn.Module):
         self.last_losses: Tensor | None = None
         self.last_present: Tensor | None = None
         self.last_factors: Tensor | None = None
+        self.unlabelled: set[str] = set()
+        self._penalties: OrderedDict[int, Penalty] = OrderedDict()
+
+    def register_penalty(self, penalty: Penalty) -> RemovableHandle:
+        """Add a term to the loss in training; `remove()` of the returned handle takes it away again.
+
+        Raises:
+            ConfigurationError: it reads a task that the model does not have.
+        """
+        for name in penalty.tasks:
+            self.model.task(name)
+        handle = RemovableHandle(self._penalties)
+        self._penalties[handle.id] = penalty
+        return handle
+
+    @property
+    def penalised(self) -> frozenset[str]:
+        """The tasks whose heads learn from a penalty, with labels or without."""
+        return frozenset(name for penalty in self._penalties.values() for name in penalty.tasks)
 
     @property
     def model(self) -> LeptonModel:
@@ -97,7 +159,11 @@ class MultiTaskLoss(nn.Module):
         total = model.balancer.combine(weighted, task_weights / model.loss_weight, present)
         if not (model.training and torch.is_grad_enabled()):
             return total
-        return note_scale(total, weighted.detach(), present, model.balancer.handle, label_counts is not None)
+        total = note_scale(total, weighted.detach(), present, model.balancer.handle, label_counts is not None)
+        share = 1.0 if label_counts is None else 1 / model.fork.gradient_accumulation_steps
+        for penalty in self._penalties.values():
+            total = total + share * penalty(outputs)
+        return total
 
     def _keep(self, losses: Tensor, present: Tensor) -> None:
         self.last_losses, self.last_present, self.last_factors = losses.detach(), present, None

@@ -154,16 +154,10 @@ class Leaves:
         where = tuple(i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor) and leaf.requires_grad)
         if not where:
             return None
-        dims = tuple(feature_dimension(flat[i], feature_dim) for i in where)
         if per_task:
-            size = len(flat) // len(names)
-            places = [{i % size for i in where if i // size == k} for k in range(len(names))]
-            if len(flat) % len(names) or any(found != places[0] for found in places):
-                raise ForkError(
-                    f"with features for each task, those of all tasks {list(names)} must have the same structure, and "
-                    "the same tensors of it must require gradients."
-                )
-            dims = dims[: len(places[0])]
+            where = _alike(where, flat, [features[name] for name in names], names)
+        dims = tuple(feature_dimension(flat[i], feature_dim) for i in where)
+        dims = dims[: len(dims) // len(names)] if per_task else dims
         return cls(names, flat, spec, where, dims, per_task)
 
     def check_view(self, gradients: str) -> None:
@@ -184,7 +178,8 @@ class Leaves:
         if self.per_task:
             flat = list(self.nested)
             for i, output in zip(self.where, outputs, strict=True):
-                flat[i] = output
+                # Past the fork, a task whose trunk pass learns nothing is absent there, as it should be.
+                flat[i] = output if flat[i].requires_grad else flat[i]
             return dict(zip(self.names, pytree.tree_unflatten(flat, self.spec), strict=True))
         count = len(self.where)
         found = {}
@@ -194,6 +189,16 @@ class Leaves:
                 flat[i] = output
             found[name] = pytree.tree_unflatten(flat, self.spec)
         return found
+
+
+def _alike(where: Sequence[int], flat: Sequence[Any], each: Sequence[Any], names: Sequence[str]) -> tuple[int, ...]:
+    """Return, for every task, the leaves that require a gradient for any task."""
+    size = len(flat) // len(names)
+    places = sorted({i % size for i in where}) if len({str(pytree.tree_structure(nest)) for nest in each}) == 1 else []
+    found = tuple(k * size + place for k in range(len(names)) for place in places)
+    if not found or not all(isinstance(flat[i], Tensor) for i in found):
+        raise ForkError(f"with features for each task, those of all tasks {list(names)} must have the same structure.")
+    return found
 
 
 def feature_dimension(tensor: Tensor, feature_dim: int | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lepton.balance import Balancer, Equal
 from lepton.errors import ConfigurationError, ForkError, is_whole, nearest, require
 from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
+from lepton.nn._adapted_trunk import AdaptedTrunk, plain_trunk
 from lepton.nn._chain import Chain
 from lepton.nn._fork import Fork, Leaves, is_per_task
 from lepton.nn._layout import STACK_SIZE, ByTask, Layout, StackedHead, StackedHeads, is_plain_linear
@@ -29,6 +30,7 @@ from lepton.nn._refusals import (
     refuse_size,
 )
 from lepton.nn._shared import Shared, shared_parameters
+from lepton.nn._width import trunk_features
 from lepton.tasks import Task
 
 __all__ = ["LeptonModel"]
@@ -114,7 +116,7 @@ class LeptonModel(nn.Module):
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
         needs_size = features is None and any(task.own_head is None for task in tasks)
-        size = trunk_features(trunk) if needs_size else features or 0
+        size = trunk_features(plain_trunk(trunk)) if needs_size else features or 0
         self.tasks = ByTask({task.name: task for task in tasks})
         self.heads = ByTask({task.name: task.make_head(size) for task in tasks})
         self._stack_heads({task.name for task in tasks if task.own_head is None})
@@ -228,6 +230,12 @@ class LeptonModel(nn.Module):
             ConfigurationError: the trunk gave no output `output`.
         """
         found = self._trunk_output(inputs)
+        if isinstance(self.trunk, AdaptedTrunk):
+            return {task: self._picked(each) for task, each in found.items()}
+        return self._picked(found)
+
+    def _picked(self, found: Any) -> Any:
+        """Return the features in what a trunk gave."""
         if self.output is not None:
             try:
                 return found[self.output]
@@ -296,8 +304,11 @@ class LeptonModel(nn.Module):
     def _layout(self, features: Any) -> Layout:
         """Return which heads are fused: plain linear layers on the last dimension of one tensor."""
         heads = self.heads._modules
-        fusable = isinstance(features, Tensor) and _features_last(features, self.fork.feature_dim)
-        fuse = tuple([fusable and is_plain_linear(head) for head in heads.values() if head is not None])
+        common, readers = self._common_features(features)
+        fusable = common is not None and _features_last(common, self.fork.feature_dim)
+        fuse = tuple(
+            [fusable and name in readers and is_plain_linear(head) for name, head in heads.items() if head is not None]
+        )
         # By identity: a head that was replaced must not be served by the old one.
         key = fuse if torch.compiler.is_compiling() else (*fuse, *map(id, heads.values()))
         layout = self._kept_layout[1] if self._kept_layout is not None and self._kept_layout[0] == key else None
@@ -306,9 +317,23 @@ class LeptonModel(nn.Module):
             layout = Layout.of({name: self.task(name) for name in self.task_names}, named, fuse)
             if not torch.compiler.is_compiling():
                 self._kept_layout = key, layout
-        if any(width != features.shape[-1] for width in layout.widths):
-            refuse_size(features, layout, {name: self.task(name).own_head is not None for name in layout.fused})
+        if common is not None and any(width != common.shape[-1] for width in layout.widths):
+            refuse_size(common, layout, {name: self.task(name).own_head is not None for name in layout.fused})
         return layout
+
+    def _common_features(self, features: Any) -> tuple[Tensor | None, Collection[str]]:
+        """Return the tensor whose linear heads are computed in one product, and the tasks that read it."""
+        if isinstance(features, Tensor):
+            return features, self.task_names
+        if self.training or not is_per_task(features, self.task_names):
+            return None, ()
+        # Tasks without an adapter read the same tensor, and get the product, bit for bit, that they had before.
+        readers: dict[int, list[str]] = {}
+        for name in self.task_names:
+            readers.setdefault(id(features[name]), []).append(name)
+        most = max(readers.values(), key=len)
+        common = features[most[0]]
+        return (common, most) if isinstance(common, Tensor) else (None, ())
 
     def _balanced(self, leaves: Leaves, layout: Layout, inputs: Any) -> dict[str, Tensor]:
         gradients = self.fork.gradients
@@ -321,7 +346,8 @@ class LeptonModel(nn.Module):
         return self._outputs(branches, layout, forked[0] if layout.fused else None, inputs)
 
     def _unbalanced(self, features: Any, layout: Layout, inputs: Any) -> dict[str, Tensor]:
-        together = F.linear(features, *layout.weight_and_bias()) if layout.fused else None
+        common = self._common_features(features)[0] if layout.fused else None
+        together = None if common is None else F.linear(common, *layout.weight_and_bias())
         per_task = is_per_task(features, self.task_names)
         branches = {name: features[name] if per_task else features for name in layout.own}
         counted = isinstance(features, Tensor) and not (torch.compiler.is_compiling() or features.is_inference())
@@ -404,41 +430,10 @@ def read_outputs(head: nn.Module) -> tuple[str, ...]:
 def beside_trunk(trunk: nn.Module, heads: Iterable[nn.Module]) -> frozenset[str]:
     """Return the names of the inputs that heads read, and that the trunk has no argument for."""
     read = {name for head in heads if isinstance(head, ReadingHead) for name in head.inputs}
-    return frozenset(read - inspect.signature(trunk.forward).parameters.keys()) if read else frozenset()
+    return frozenset(read - inspect.signature(plain_trunk(trunk).forward).parameters.keys()) if read else frozenset()
 
 
 def _features_last(features: Tensor, feature_dim: int | None) -> bool:
     if feature_dim is None:
         return 2 <= features.ndim < 4
     return feature_dim % features.ndim == features.ndim - 1
-
-
-def trunk_features(trunk: nn.Module) -> int:
-    """Read the number of features off a trunk: its own attributes first, then its last layer that has a width.
-
-    Raises:
-        ConfigurationError: nothing tells.
-    """
-    config = getattr(trunk, "config", None)
-    for owner, attribute in [(trunk, "out_features"), (trunk, "num_features"), (config, "hidden_size")]:
-        value = getattr(owner, attribute, None)
-        if isinstance(value, int):
-            return value
-    for module in reversed(list(trunk.modules())):
-        width = _width(module)
-        if width is not None:
-            return width
-    raise ConfigurationError(
-        f"the number of features that {type(trunk).__name__} gives is not known: pass features=... to LeptonModel."
-    )
-
-
-def _width(module: nn.Module) -> int | None:
-    if isinstance(module, nn.RNNBase):
-        return (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
-    for attribute in ("out_features", "out_channels", "num_features", "num_channels", "embedding_dim"):
-        value = getattr(module, attribute, None)
-        if isinstance(value, int):
-            return value
-    shape = getattr(module, "normalized_shape", None)
-    return int(shape[-1]) if shape else None

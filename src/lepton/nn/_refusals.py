@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lepton.errors import ConfigurationError, DataError, ForkError, LeptonError
+from lepton.nn._adapted_trunk import plain_trunk
 from lepton.nn._chain import Chain
 from lepton.nn._layout import Layout
 from lepton.nn._reading import ReadingHead
@@ -60,7 +61,7 @@ def explain_inputs(error: Exception, trunk: nn.Module, inputs: Any) -> None:
 def _names_differ(trunk: nn.Module, inputs: Any) -> str:
     if not isinstance(inputs, Mapping):
         return ""
-    signature = inspect.signature(trunk.forward)
+    signature = inspect.signature(plain_trunk(trunk).forward)
     try:
         signature.bind(**inputs)
     except TypeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -71,11 +71,12 @@ class EpochRecord:
                 row[f"conflict/{names[a]}/{names[b]}"] = cosines[b]
         return row
 
-    def refuse_unlabelled(self, row: Mapping[str, float]) -> None:
+    def refuse_unlabelled(self, row: Mapping[str, float], resting: Collection[str]) -> None:
         """Name tasks that were left out of steps in the log.
 
         Args:
             row: what `row` returned.
+            resting: tasks that are meant to have no label; those with a frozen head are, too.
 
         Raises:
             DataError: a task had no usable label in the whole epoch.
@@ -86,11 +87,16 @@ class EpochRecord:
                 steps = row[f"train/{name}/left_out"]
                 log.warning("task %r was left out of %d steps: its gradient was not finite", name, steps)
         never = [name for name in names if math.isnan(row[f"train/{name}/loss"])]
+        never = [name for name in never if name not in resting and not self._is_frozen(name)]
         if never:
             raise DataError(
                 f"the tasks {never} had no usable label or no finite loss in a whole epoch: check the names and the "
                 "missing values of their targets and the learning rate, or leave these tasks out."
             )
+
+    def _is_frozen(self, name: str) -> bool:
+        learns = [parameter.requires_grad for parameter, _ in self.model.head_state(name)]
+        return bool(learns) and not any(learns)
 
     # -- saving -----------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

@@ -153,10 +153,10 @@ class TrainStep:
 
     def _idle(self, window: Sequence[Batch], present: Tensor) -> set[str]:
         """Return the tasks that take no part in this step; on an accelerator, those without a target at all."""
-        names = self.model.task_names
+        names, penalised = self.model.task_names, self.criterion.penalised
         if present.device.type != "cpu":
-            return set(names) - {name for _, targets in window for name in targets}
-        idle = {name for name, there in zip(names, present.tolist(), strict=True) if not there}
+            return set(names) - penalised - {name for _, targets in window for name in targets}
+        idle = {name for name, there in zip(names, present.tolist(), strict=True) if not there} - penalised
         before, self._left_out = self._left_out, self.model.fork.left_out
         return idle | {name for name in names if self._left_out[name] > before[name]}
 
