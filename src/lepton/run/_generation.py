@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lepton.data import LabelRule, SequenceEncoder
-from lepton.errors import DataError
+from lepton.data import LabelRule, Loader, SequenceEncoder
 from lepton.evaluate import TaskResult, to_device
 from lepton.insight import TextScores, text_scores
 from lepton.nn import LeptonModel, beam_search, greedy_search
@@ -24,9 +23,8 @@ from lepton.train import Callback, TrainState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lepton.run._rows import Loader
 
-__all__ = ["SearchScores", "predict_sequences", "text_table", "with_search_scores"]
+__all__ = ["SearchScores", "predict_sequences", "with_search_scores"]
 
 SEARCHED_ROWS = 500
 """Validation texts that are translated after every epoch, greedily, to draw a curve and to select by."""
@@ -164,24 +162,6 @@ def _completed(result: TaskResult, scores: TextScores | None) -> TaskResult:
         metrics={**result.metrics, "bleu": scores.bleu, "chrf": scores.chrf},
         signatures={"bleu": scores.bleu_signature, "chrf": scores.chrf_signature},
     )
-
-
-def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
-    """Return a table whose column of texts holds these; where words are read, a text is parted at its spaces.
-
-    Raises:
-        DataError: what is no text.
-    """
-    import pyarrow as pa
-
-    if not texts:
-        raise DataError("there are no texts to predict.")
-    wrong = [text for text in texts if not isinstance(text, str)]
-    if wrong:
-        raise DataError(
-            f"texts to predict must be strings, but one is a {type(wrong[0]).__name__}: {str(wrong[0])[:60]!r}."
-        )
-    return pa.table({encoder.source: pa.array(list(texts), pa.string())})
 
 
 class SearchScores(Callback):

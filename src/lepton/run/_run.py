@@ -12,18 +12,28 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config
-from lepton.data import AUDIO_SUFFIXES, AudioEncoder, LabelRule, SequenceEncoder, Split, find_column, read_table
+from lepton.data import (
+    AudioEncoder,
+    Encoder,
+    LabelRule,
+    Rows,
+    SequenceEncoder,
+    Split,
+    asked_rows,
+    find_column,
+    frame_of,
+    read_table,
+    table_of,
+)
 from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
-from lepton.run._encoders import Encoder
 from lepton.run._folder import check_vocabulary, read_architecture, read_json, read_rules, read_run_config, read_split
-from lepton.run._frames import frame_of
-from lepton.run._generation import predict_sequences, text_table, with_search_scores
+from lepton.run._generation import predict_sequences, with_search_scores
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, read_source, split_tables
-from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
+from lepton.run._rows import held_out_part, make_loader, rows_of
 from lepton.run._sequences import prediction_rows
 from lepton.run._speech import encode_recordings, predict_recordings
 from lepton.run._summary import seen_words
@@ -32,6 +42,8 @@ from lepton.train import load_weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from lepton.export import Export
 
 __all__ = ["Run", "load"]
 
@@ -126,7 +138,7 @@ class Run:
         if isinstance(self.encoder, SequenceEncoder):
             return frame_of(self._predicted_texts(self.encoder, source, rules, batch_size), source)
         if isinstance(self.encoder, AudioEncoder):
-            table = self.table_of(paths) if (paths := _sound_files(source)) else read_table(source)
+            table = asked_rows(self.encoder, source)
             rows = encode_recordings(self.config, self.encoder, [], table, self.notes, "predicted")
             loader = make_loader(rows, self.config, batch_size=batch_size)
             return frame_of(predict_recordings(self.model.eval(), rules, loader), source)
@@ -146,14 +158,7 @@ class Run:
             ConfigurationError: this run reads neither a text as a sequence nor recordings.
             DataError: what is no string.
         """
-        if isinstance(self.encoder, AudioEncoder):
-            return read_table({self.encoder.source: [str(path) for path in texts]})
-        if not isinstance(self.encoder, SequenceEncoder):
-            raise ConfigurationError(
-                f"this run reads the columns {self.encoder.names[:8]}, neither one text nor recordings: give "
-                "it rows that have them."
-            )
-        return text_table(texts, self.encoder)
+        return table_of(self.encoder, texts)
 
     def say(self, text: str, voice: str | None = None, *, pace: float = 1.0) -> Speech:
         """Speak a text: for a run with a task of the kind `speech_synthesis`.
@@ -176,8 +181,7 @@ class Run:
     def _predicted_texts(
         self, encoder: SequenceEncoder, source: Any, rules: Sequence[LabelRule], batch_size: int | None
     ) -> dict[str, Any]:
-        texts = isinstance(source, (list, tuple)) and (not source or not isinstance(source[0], Mapping))
-        table = self.table_of(source) if texts else read_table(source)
+        table = asked_rows(encoder, source)
         loader = make_loader(prediction_rows(encoder, table), self.config, batch_size=batch_size)
         return predict_sequences(self.model.eval(), encoder, rules, table, loader)
 
@@ -277,6 +281,24 @@ class Run:
 
         return write_run_report(self, self.folder / "report.html" if path is None else Path(path))
 
+    def export(self, folder: Path | str | None = None, *, rows: Any = None) -> Export:
+        """Write a new folder with the model as ONNX and all rules, which predicts without any training code.
+
+        Args:
+            folder: the new folder; by default `export`, or `export-2` and so on, in the run's folder.
+            rows: rows to compare run and exported model on; by default held-out rows of the run's own.
+
+        Returns:
+            What was written and the largest difference of each output; `lepton.export.ExportedModel` reads the folder.
+
+        Raises:
+            ConfigurationError: the folder is there already, or there are no rows to compare on.
+            ExportError: the model cannot be exported, or predicts something else than the run.
+        """
+        from lepton.run._export import export_run
+
+        return export_run(self, folder, rows=rows)
+
     # -- showing ----------------------------------------------------------------------------------------------
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, tasks={self.tasks}, balance={self.config.balance.method!r})"
@@ -290,13 +312,6 @@ class Run:
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
         notes = "".join(f"<div>{note}</div>" for note in score_notes(results))
         return f"<b>{self.folder}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
-
-
-def _sound_files(source: Any) -> list[str]:
-    """Return the paths if the source is a sound file or a list of them."""
-    paths = source if isinstance(source, (list, tuple)) else [source]
-    sounds = all(isinstance(p, (str, Path)) and str(p).lower().endswith(AUDIO_SUFFIXES) for p in paths)
-    return [str(path) for path in paths] if paths and sounds else []
 
 
 def _result(found: dict[str, Any]) -> TaskResult:

@@ -21,7 +21,7 @@ from lepton.tasks import SpeechRecognition, SpeechSynthesis
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lepton.run._rows import Loader
+    from lepton.data import Loader
 
 __all__ = [
     "audio_rules",
@@ -184,11 +184,11 @@ def speech_heads(rules: Sequence[LabelRule], trunk: Any) -> dict[str, SpeechHead
     """
     recognisers = [rule.task for rule in rules if rule.kind == "speech_recognition"]
     transcript = recognisers[0] if recognisers else None
-    front = trunk.front
+    spoken = [rule for rule in rules if rule.kind == "speech_synthesis"]
+    front = trunk.front if spoken else None
     return {
         rule.task: SpeechHead(trunk.out_features, len(rule.classes), front.mels, front.hop, transcript=transcript)
-        for rule in rules
-        if rule.kind == "speech_synthesis"
+        for rule in spoken
     }
 
 

@@ -1,0 +1,152 @@
+"""`ExportedModel`: predicts from an exported folder, with ONNX Runtime and without any training code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from lepton.data import LabelRule, asked_rows, frame_of, input_loader, input_rows, table_of
+from lepton.errors import ConfigurationError, import_extra, nearest
+from lepton.export._folder import new_place, open_session, run_session, verified
+from lepton.export._manifest import MANIFEST, MODEL
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ExportedModel"]
+
+
+class ExportedModel:
+    """An exported folder: rows in, named predictions out, as `lepton.run.Run.predict` gives them.
+
+    Args:
+        folder: what `lepton export RUN` wrote. Every file is compared with its hash.
+        threads: of one prediction; by default as many as ONNX Runtime takes.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it says of itself.
+        encoder: rules of the inputs.
+        rules: rules of the labels, one for each task.
+
+    Raises:
+        ExportError: the folder is no export, was changed, is incomplete, or was written by a newer Lepton.
+        MissingExtraError: onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: Path | str, *, threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        self.manifest = verified(self.folder)
+        self.encoder, self.rules = self.manifest.encoder_and_rules()
+        self._session = open_session(self.folder / MODEL, self.manifest, threads)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks' names."""
+        return self.manifest.tasks
+
+    def predict(self, source: Any, *, tasks: Iterable[str] | None = None, batch_size: int | None = None) -> Any:
+        """Predict all tasks for rows.
+
+        Args:
+            source: rows as for `lepton.fit`; further columns and any order of them are fine.
+            tasks: names of the tasks to predict, by default all that are here.
+            batch_size: rows at a time.
+
+        Returns:
+            A DataFrame (a pyarrow Table if one was given) with one row for each row of the source, as
+            `lepton.run.Run.predict` gives it.
+
+        Raises:
+            DataError: a column that the model reads is missing.
+            ConfigurationError: an unknown task.
+        """
+        rules = self._chosen(tasks)
+        table = asked_rows(self.encoder, source)
+        rows = input_rows(self.encoder, table, image_size=self.manifest.image_size, one_image=self.manifest.one_image)
+        parts = [self.outputs(inputs, [rule.task for rule in rules]) for inputs, _ in input_loader(rows, batch_size)]
+        found: dict[str, Any] = {}
+        for rule in rules:
+            ports = self.manifest.outputs[rule.task]
+            found |= rule.decode({port.key: torch.cat([part[port.name] for part in parts]) for port in ports})
+        return frame_of(found, source)
+
+    def table_of(self, texts: Sequence[str]) -> pa.Table:
+        """Return texts, or paths of recordings, as the rows that `predict` takes.
+
+        Raises:
+            ConfigurationError: this model reads neither a text as a sequence nor recordings.
+        """
+        return table_of(self.encoder, texts)
+
+    def outputs(self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Return the outputs of the graph for a batch of inputs: `TASK.KEY` -> tensor [B, ...].
+
+        Args:
+            inputs: name -> tensor [B, ...], as `manifest.inputs` lists them.
+            tasks: whose outputs are wanted; by default those of all.
+        """
+        return run_session(self._session, self.manifest, inputs, tasks)
+
+    def _chosen(self, tasks: Iterable[str] | None) -> list[LabelRule]:
+        wanted = self.tasks if tasks is None else [tasks] if isinstance(tasks, str) else list(tasks)
+        for name in wanted:
+            if name not in self.tasks:
+                why = f" It was left out: {self.manifest.left_out[name]}." if name in self.manifest.left_out else ""
+                raise ConfigurationError(
+                    f"the exported model {str(self.folder)!r} holds no task {name!r}; tasks: {self.tasks}."
+                    f"{why or nearest(name, self.tasks)}"
+                )
+        return [rule for rule in self.rules if rule.task in wanted]
+
+    # -- elsewhere --------------------------------------------------------------------------------------------
+    @classmethod
+    def from_pretrained(cls, name: Path | str, *, threads: int | None = None) -> Self:
+        """Load a folder, or a model of the Hugging Face Hub by its name, which is downloaded (extra `hf`).
+
+        Raises:
+            ExportError: as for the class.
+        """
+        if not Path(name).is_dir():
+            hub = import_extra("huggingface_hub", "hf", f"{str(name)!r} is no folder; to download it")
+            name = hub.snapshot_download(str(name))
+        return cls(name, threads=threads)
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Copy the folder to a new place and verify the copy.
+
+        Raises:
+            ConfigurationError: something is there already.
+            ExportError: what was copied is not what was exported.
+        """
+        place = Path(folder)
+        with new_place(place) as part:
+            for name in (*self.manifest.files, MANIFEST):
+                shutil.copyfile(self.folder / name, part / name)
+            verified(part)
+        return place
+
+    def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload the folder to the Hugging Face Hub (extra `hf`), and return its address.
+
+        Args:
+            repository: its name there, `OWNER/NAME`; it is made if it is not there.
+            private: whether a new one is seen by its owner only.
+            token: of the account; by default the one that is logged in.
+        """
+        hub = import_extra("huggingface_hub", "hf", "an upload to the Hugging Face Hub")
+        verified(self.folder)
+        hub.create_repo(repository, private=private, exist_ok=True, token=token)
+        files = [MANIFEST, *self.manifest.files]
+        found = hub.upload_folder(
+            repo_id=repository, folder_path=self.folder, allow_patterns=files, token=token, commit_message="Export"
+        )
+        return str(found)
+
+    def __repr__(self) -> str:
+        return f"ExportedModel({str(self.folder)!r}, tasks={self.tasks})"
