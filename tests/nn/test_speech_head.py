@@ -117,6 +117,15 @@ def test_one_duration_is_predicted_for_each_character() -> None:
     assert [count for _, count in runs(found[0, :15, -2])] == [5, 5, 5]
 
 
+def test_a_frame_knows_its_place_within_its_character_and_how_long_that_lasts() -> None:
+    head, seen = make(transcript=None), []
+    head.place.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    head(reference(), batch())
+    gone = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9] * 3)  # three characters of five frames
+    expected = torch.stack([gone, 1 - gone, torch.full((15,), math.log(5))], -1)
+    torch.testing.assert_close(seen[0][0, :15], expected)
+
+
 def test_a_text_with_more_characters_than_frames_is_cut_to_the_frames() -> None:
     data = {name: tensor[3:] for name, tensor in batch().items()}
     data |= {"samples": torch.tensor([130]), "waveform": data["waveform"][:, :130], "said": data["said"][:, :2]}
@@ -328,9 +337,10 @@ def test_nothing_is_read_from_the_device() -> None:
     assert list(found.shape) == [4, 33, MELS + 2]
 
 
-def test_the_compiled_head_gives_the_same_in_one_graph() -> None:
+@pytest.mark.parametrize("transcript", ["said", None])
+def test_the_compiled_head_gives_the_same_in_one_graph(transcript: str | None) -> None:
     torch._dynamo.reset()
-    head, eager, data = make(transcript=None), make(transcript=None), batch()
+    head, eager, data = make(transcript=transcript), make(transcript=transcript), batch()
     compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
     found, expected = compiled(reference(), data), eager(reference(), data)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
