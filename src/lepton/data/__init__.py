@@ -7,6 +7,7 @@ from lepton.data._audio_loader import AudioLoader
 from lepton.data._audio_rows import AudioRows
 from lepton.data._augment import Augment
 from lepton.data._augment_audio import AugmentAudio
+from lepton.data._decoding import decoded
 from lepton.data._encoders import Encoder, rules_from_dict, rules_to_dict
 from lepton.data._files import write_atomically
 from lepton.data._finite import drop_rows_not_finite
@@ -79,6 +80,7 @@ __all__ = [
     "class_names",
     "decode_image",
     "decode_mask",
+    "decoded",
     "describe_columns",
     "drop_rows_not_finite",
     "find_column",

@@ -73,7 +73,12 @@ def token_lengths(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def input_rows(
-    encoder: Encoder, table: pa.Table, *, image_size: Sequence[int] | None = None, one_image: bool = True
+    encoder: Encoder,
+    table: pa.Table,
+    *,
+    image_size: Sequence[int] | None = None,
+    one_image: bool = True,
+    next_tokens: bool = False,
 ) -> Rows:
     """Return the rows of a table as they are predicted: with inputs and without labels.
 
@@ -82,6 +87,7 @@ def input_rows(
         table: the rows.
         image_size: height and width of pictures; needed where there are some.
         one_image: whether the model takes one picture for each row; see `table_rows`.
+        next_tokens: whether `next_tokens`, the token after each of a text, are among the inputs.
 
     Raises:
         DataError: a column is missing.
@@ -90,6 +96,8 @@ def input_rows(
         return table_rows(encoder, table, {}, image_size=image_size, one_image=one_image)
     if isinstance(encoder, SequenceEncoder):
         inputs, lengths = encoder.encode(table)
+        if next_tokens:
+            inputs["next_tokens"], lengths["next_tokens"] = encoder.language_labels(table), lengths["tokens"]
         return SequenceData(inputs, {}, lengths)
     assert isinstance(encoder, AudioEncoder)
     return AudioRows(

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lepton.data import Encoder, LabelRule, input_loader, input_rows, rules_to_dict
+from lepton.data import Encoder, InputEncoder, LabelRule, SequenceEncoder, rules_to_dict
 from lepton.errors import ExportError, import_extra
 from lepton.export._check import LABELS, TOLERANCE, Differences
 from lepton.export._folder import new_place, open_session, run_session
 from lepton.export._manifest import MANIFEST, MODEL, Manifest, Port, described, hash_of
+from lepton.export._reading import Reading
 from lepton.export._readme import README, readme
 from lepton.nn import LeptonModel
-from lepton.tasks import Regression
+from lepton.tasks import LanguageModeling, Regression, SpeechRecognition
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,8 +49,8 @@ _REFUSED = {
 _AXES: dict[tuple[str, int], tuple[str, ...]] = {
     ("tokens", 2): ("length",),
     ("tokens", 3): ("", "length"),
+    ("next_tokens", 2): ("length",),
     ("characters", 3): ("length", "letters"),
-    ("labels", 2): ("length",),
     ("waveform", 2): ("samples",),
 }
 """Input and its number of dimensions -> those after the batch's that differ from batch to batch."""
@@ -73,24 +74,40 @@ class Export:
 class Predictor(nn.Module):
     """What is traced: a batch of inputs to what each task's `predict` gives, under `TASK.KEY`.
 
+    Of a transcript that is the logits, since no graph searches them; of a language model the perplexity of `tokens`
+    followed by `next_tokens`.
+
     Args:
         model: in eval mode.
         tasks: names of the tasks.
+        second: the number that begins a second text, for a model that reads one; there it is an empty one.
     """
 
-    def __init__(self, model: LeptonModel, tasks: Sequence[str]) -> None:
+    def __init__(self, model: LeptonModel, tasks: Sequence[str], second: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.tasks = list(tasks)
+        self.second = second
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the outputs of a batch of inputs, by their names."""
+        read = {name: value for name, value in inputs.items() if name != "next_tokens"}
+        if self.second is not None:
+            read["target"] = torch.full_like(read["tokens"][:, :1], self.second)
         if len(self.tasks) == len(self.model.task_names):  # heads together, as in training
-            outputs = self.model.predict_from(self.model.features(inputs), inputs)
+            outputs = self.model.predict_from(self.model.features(read), read)
         else:
-            outputs = self.model.outputs_of(inputs, self.tasks)
-        said = {task: self.model.task(task).predict(outputs[task]) for task in self.tasks}
+            outputs = self.model.outputs_of(read, self.tasks)
+        said = {task: self._said(task, outputs[task], inputs) for task in self.tasks}
         return {f"{task}.{key}": value for task in self.tasks for key, value in said[task].items()}
+
+    def _said(self, name: str, output: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        task = self.model.task(name)
+        if isinstance(task, SpeechRecognition):
+            return {"logits": output}
+        if isinstance(task, LanguageModeling):
+            return {"perplexity": task.perplexities(output, inputs["next_tokens"])}
+        return task.predict(output)
 
 
 def export_model(
@@ -127,23 +144,29 @@ def export_model(
     for module in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(module, "export", "an export")
     kept, left_out = _exportable(model, rules)
-    predictor = Predictor(copy.deepcopy(model).cpu(), [rule.task for rule in kept]).eval()
-    pictures: dict[str, Any] = {"image_size": image_size, "one_image": one_image}
+    second = encoder.rules.target if isinstance(encoder, SequenceEncoder) and encoder.target is not None else None
+    predictor = Predictor(copy.deepcopy(model).cpu(), [rule.task for rule in kept], second).eval()
+    reading = Reading(
+        image_size=None if image_size is None else (image_size[0], image_size[1]),
+        one_image=one_image,
+        next_tokens=any(rule.kind == "language_modeling" for rule in kept),
+    )
     with new_place(folder) as part:
         first = rows.take([row % rows.num_rows for row in range(EXAMPLE_ROWS)])
-        inputs = _batches(encoder, first, **pictures)[0]
-        ports = _write_graphs(_traced(predictor, inputs), inputs, list(predictor(inputs)), part)
+        inputs = next(reading.batches(encoder, first))
+        program = _traced(predictor, inputs, _open_sizes(encoder))
+        ports = _write_graphs(program, inputs, list(predictor(inputs)), part)
         manifest = Manifest(
             name=name,
             versions=_versions(),
             inputs=ports.inputs,
             outputs={rule.task: described(rule, ports.outputs[rule.task]) for rule in kept},
             rules=rules_to_dict(encoder, kept),
-            image_size=None if image_size is None else (image_size[0], image_size[1]),
-            one_image=one_image,
+            reading=reading,
+            beams=_beams(predictor),
             left_out=left_out,
         )
-        batches = [*_batches(encoder, rows, **pictures), *_batches(encoder, rows.slice(0, 1), **pictures)]
+        batches = [*reading.batches(encoder, rows), *reading.batches(encoder, rows.slice(0, 1))]
         checked = _compared(predictor, manifest, part, batches) | {"rows": rows.num_rows}
         manifest = dataclasses.replace(manifest, checked=checked)
         (part / README).write_text(readme(manifest), encoding="utf-8")
@@ -167,27 +190,35 @@ def _exportable(model: LeptonModel, rules: Sequence[LabelRule]) -> tuple[list[La
     return kept, reasons
 
 
-def _batches(encoder: Encoder, rows: pa.Table, **pictures: Any) -> list[dict[str, Tensor]]:
-    """Return the inputs of rows, batch by batch, in the order of their names."""
-    loader = input_loader(input_rows(encoder, rows, **pictures))
-    return [{name: inputs[name] for name in sorted(inputs)} for inputs, _ in loader]
+def _beams(predictor: Predictor) -> dict[str, int]:
+    tasks = [predictor.model.task(name) for name in predictor.tasks]
+    return {task.name: task.beam for task in tasks if isinstance(task, SpeechRecognition)}
 
 
 # -- graphs -------------------------------------------------------------------------------------------------------
-def _traced(predictor: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
+def _open_sizes(encoder: Encoder) -> dict[str, Any]:
+    """Return the sizes that may differ from batch to batch: their names, and the most that there can be."""
+    most = getattr(encoder.token_rules if isinstance(encoder, InputEncoder) else encoder, "max_length", None)
+    names = ("batch", "length", "letters", "samples")
+    return {name: torch.export.Dim(name, max=most if name == "length" else None) for name in names}
+
+
+def _traced(predictor: nn.Module, inputs: dict[str, Tensor], sizes: Mapping[str, Any]) -> torch.export.ExportedProgram:
     """Return the traced program, in which the number of rows and the lengths of sequences stay open."""
-    rows = torch.export.Dim("batch")
-    shapes = {name: {0: rows, **_open_axes(name, tensor)} for name, tensor in inputs.items()}
+    shapes = {
+        name: {place: sizes[axis] for place, axis in enumerate(_axes(name, tensor)) if axis}
+        for name, tensor in inputs.items()
+    }
     try:
         with torch.no_grad(), _quietly():
             return torch.export.export(predictor, (inputs,), dynamic_shapes=(shapes,), strict=False)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise ExportError(f"this model cannot be traced by torch.export: {_first_lines(error)}") from error
+        raise ExportError(f"this model cannot be traced by torch.export: {_reason(error)}") from error
 
 
-def _open_axes(name: str, tensor: Tensor) -> dict[int, Any]:
-    axes = _AXES.get((name, tensor.ndim), ())
-    return {place: torch.export.Dim.DYNAMIC for place, axis in enumerate(axes, 1) if axis}
+def _axes(name: str, tensor: Tensor) -> tuple[str, ...]:
+    """Return the name of each dimension of an input that stays open, from the first one on."""
+    return ("batch", *_AXES.get((name, tensor.ndim), ()))
 
 
 @dataclass(frozen=True)
@@ -218,7 +249,7 @@ def _write_graphs(
                 program, (), input_names=list(inputs), output_names=list(names), dynamo=True, verbose=False
             )
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise ExportError(f"this model cannot be written as ONNX: {_first_lines(error)}") from error
+        raise ExportError(f"this model cannot be written as ONNX: {_reason(error)}") from error
     assert graph is not None
     symbols = _symbols(dict(zip(inputs, taken, strict=True)))
     _name_axes(graph.model.graph, symbols)
@@ -239,8 +270,8 @@ def _symbols(taken: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the name of each size that stays open: `s2` -> `batch`."""
     found = {}
     for name, value in taken.items():
-        axes = ("batch", *_AXES.get((name, value.ndim), ()))
-        found |= {str(size): axis for size, axis in zip(value.shape, axes, strict=False) if not isinstance(size, int)}
+        sizes = zip(value.shape, _axes(name, value), strict=False)
+        found |= {str(size): axis for size, axis in sizes if not isinstance(size, int)}
     return found
 
 
@@ -271,9 +302,12 @@ def _quietly() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:400] or type(error).__name__
+def _reason(error: BaseException) -> str:
+    """Return the first lines of what an exporter's error was caused by, without colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:500] or type(error).__name__
 
 
 # -- comparison ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 from lepton.data import Encoder, LabelRule, rules_from_dict
 from lepton.errors import CheckpointError, ExportError
+from lepton.export._reading import Reading
 
 __all__ = ["FORMAT", "MANIFEST", "MODEL", "Manifest", "Port", "described", "hash_of", "is_export", "read_manifest"]
 
@@ -31,6 +32,8 @@ _HOLDS = {
     ("multi_label", "probability"): "sigmoid of the logits, one number for each label",
     ("regression", "value"): "in the units of the target's column: raw output * std + mean",
     ("segmentation", "label"): "number of the most probable class of each pixel: argmax of the logits",
+    ("language_modeling", "perplexity"): "exp of the mean negative log-probability of next_tokens",
+    ("speech_recognition", "logits"): "of the blank and the characters at each frame, searched by CTC afterwards",
     ("token_classification", "label"): "number of the most probable class at each position: argmax of the logits",
     ("token_classification", "probability"): "softmax of the logits at each position",
 }
@@ -73,8 +76,8 @@ class Manifest:
         inputs: what the graph takes.
         outputs: task -> what the graph gives for it.
         rules: rules of inputs and labels, see `lepton.data.rules_to_dict`.
-        image_size: height and width of pictures, if there are some.
-        one_image: whether a row has one picture; otherwise K of them.
+        reading: how rows become batches, beside the rules.
+        beams: transcript -> texts that the search for it keeps at a time.
         left_out: task of the run -> why it is not here.
         checked: rows that run and graph were compared on, the tolerance, and the largest difference of each output.
         files: file -> its SHA-256.
@@ -86,8 +89,8 @@ class Manifest:
     inputs: tuple[Port, ...]
     outputs: dict[str, tuple[Port, ...]]
     rules: dict[str, Any]
-    image_size: tuple[int, int] | None = None
-    one_image: bool = True
+    reading: Reading = Reading()  # noqa: RUF009  # frozen
+    beams: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     checked: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
@@ -115,8 +118,8 @@ class Manifest:
             "inputs": [asdict(port) for port in self.inputs],
             "tasks": tasks,
             "left_out": self.left_out,
-            "image_size": self.image_size,
-            "one_image": self.one_image,
+            "reading": asdict(self.reading),
+            "beams": self.beams,
             "rules": self.rules,
             "checked": self.checked,
             "files": self.files,
@@ -168,8 +171,8 @@ def _manifest_of(content: Mapping[str, Any], path: Path) -> Manifest:
             inputs=_ports(content["inputs"]),
             outputs={task: _ports(about["outputs"]) for task, about in content["tasks"].items()},
             rules=content["rules"],
-            image_size=None if content["image_size"] is None else tuple(content["image_size"]),
-            one_image=content["one_image"],
+            reading=_reading(content["reading"]),
+            beams=content["beams"],
             left_out=content["left_out"],
             checked=content["checked"],
             files=content["files"],
@@ -179,6 +182,11 @@ def _manifest_of(content: Mapping[str, Any], path: Path) -> Manifest:
     except (KeyError, TypeError, AttributeError, CheckpointError) as error:
         raise ExportError(f"{path} is damaged: {error}.") from error
     return found
+
+
+def _reading(found: Mapping[str, Any]) -> Reading:
+    size = found["image_size"]
+    return Reading(**{**found, "image_size": None if size is None else tuple(size)})
 
 
 def _ports(described: Sequence[Mapping[str, Any]]) -> tuple[Port, ...]:

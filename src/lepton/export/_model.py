@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from lepton.data import LabelRule, asked_rows, frame_of, input_loader, input_rows, table_of
+from lepton.data import LabelRule, SequenceEncoder, asked_rows, decoded, frame_of, table_of
 from lepton.errors import ConfigurationError, import_extra, nearest
 from lepton.export._folder import new_place, open_session, run_session, verified
 from lepton.export._manifest import MANIFEST, MODEL
+from lepton.tasks import SpeechRecognition
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,13 +69,28 @@ class ExportedModel:
         """
         rules = self._chosen(tasks)
         table = asked_rows(self.encoder, source)
-        rows = input_rows(self.encoder, table, image_size=self.manifest.image_size, one_image=self.manifest.one_image)
-        parts = [self.outputs(inputs, [rule.task for rule in rules]) for inputs, _ in input_loader(rows, batch_size)]
-        found: dict[str, Any] = {}
-        for rule in rules:
-            ports = self.manifest.outputs[rule.task]
-            found |= rule.decode({port.key: torch.cat([part[port.name] for part in parts]) for port in ports})
-        return frame_of(found, source)
+        said: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in rules}
+        words = self._words(table, rules)
+        for inputs in self.manifest.reading.batches(self.encoder, table, batch_size):
+            outputs = self.outputs(inputs, said)
+            counted = {"words": words[: len(next(iter(inputs.values())))]}
+            words = words[len(counted["words"]) :]
+            for rule in rules:
+                said[rule.task].append(self._said(rule, outputs) | counted)
+        return frame_of(decoded(rules, said), source)
+
+    def _words(self, table: pa.Table, rules: Sequence[LabelRule]) -> Tensor:
+        """Return how many words each row has [N], for tags; nothing where there are none."""
+        if isinstance(self.encoder, SequenceEncoder) and any(rule.kind == "token_classification" for rule in rules):
+            return torch.tensor(self.encoder.source_lengths(table))
+        return torch.zeros(0, dtype=torch.int64)
+
+    def _said(self, rule: LabelRule, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the task's `predict` gives; a transcript is searched for here, since no graph does."""
+        found = {port.key: outputs[port.name] for port in self.manifest.outputs[rule.task]}
+        if rule.kind != "speech_recognition":
+            return found
+        return SpeechRecognition(rule.task, rule.classes, beam=self.manifest.beams[rule.task]).predict(found["logits"])
 
     def table_of(self, texts: Sequence[str]) -> pa.Table:
         """Return texts, or paths of recordings, as the rows that `predict` takes.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from lepton.data import read_table
 from lepton.errors import ConfigurationError
 from lepton.export import Export
-from lepton.run._rows import held_out_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +27,7 @@ def export_run(run: Run, folder: Path | str | None = None, *, rows: Any = None) 
     Args:
         run: the run.
         folder: the new folder; by default `export`, or `export-2` and so on, in the run's folder.
-        rows: rows to compare run and exported model on; by default held-out rows of the run's own.
+        rows: rows to compare run and exported model on; by default rows of the run's own, the test rows first.
 
     Raises:
         ConfigurationError: the folder is there already, or there are no rows to compare on.
@@ -52,11 +51,15 @@ def export_run(run: Run, folder: Path | str | None = None, *, rows: Any = None) 
 
 
 def _rows(run: Run) -> pa.Table:
+    """Return rows of the run's own, those that did not train first."""
+    import pyarrow as pa
+
     try:
         tables = run.tables()
     except ConfigurationError as error:
         raise ConfigurationError(f"an export is compared with its run on real rows: {error} Or give rows.") from error
-    return tables[held_out_part(tables) or "train"]
+    parts = [tables[part].slice(0, CHECKED_ROWS) for part in ("test", "val", "train") if part in tables]
+    return pa.concat_tables(parts, promote_options="permissive")
 
 
 def _free(wanted: Path) -> Path:

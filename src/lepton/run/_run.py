@@ -20,6 +20,7 @@ from lepton.data import (
     SequenceEncoder,
     Split,
     asked_rows,
+    decoded,
     find_column,
     frame_of,
     read_table,
@@ -142,12 +143,8 @@ class Run:
             rows = encode_recordings(self.config, self.encoder, [], table, self.notes, "predicted")
             loader = make_loader(rows, self.config, batch_size=batch_size)
             return frame_of(predict_recordings(self.model.eval(), rules, loader), source)
-        table = read_table(source)
-        predicted = self._predicted(rows_of(self.config, self.encoder, [], table, {}), rules, batch_size)
-        found: dict[str, Any] = {}
-        for rule in rules:
-            found |= rule.decode(predicted[rule.task])
-        return frame_of(found, source)
+        rows = rows_of(self.config, self.encoder, [], read_table(source), {})
+        return frame_of(decoded(rules, self._said(rows, rules, batch_size)), source)
 
     def table_of(self, texts: Sequence[str]) -> pa.Table:
         """Return texts, or paths of recordings, as the rows that `predict` takes.
@@ -196,19 +193,17 @@ class Run:
         return [rule for rule in self.rules if rule.task in wanted]
 
     @torch.no_grad()
-    def _predicted(
+    def _said(
         self, rows: Rows, rules: Sequence[LabelRule], batch_size: int | None
-    ) -> dict[str, dict[str, Tensor]]:
+    ) -> dict[str, list[dict[str, Tensor]]]:
         """Return what each task's `predict` says, batch by batch: the outputs of a mask are larger than its labels."""
         self.model.eval()
-        parts: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in rules}
+        said: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in rules}
         for inputs, _ in make_loader(rows, self.config, batch_size=batch_size):
             outputs, _ = self.model(to_device(inputs, self.model.device))
-            for name, found in parts.items():
+            for name, found in said.items():
                 found.append({key: value.cpu() for key, value in self.model.task(name).predict(outputs[name]).items()})
-        return {
-            name: {key: torch.cat([part[key] for part in found]) for key in found[0]} for name, found in parts.items()
-        }
+        return said
 
     def evaluate(
         self, source: Any = None, *, part: Literal["train", "val", "test"] | None = None

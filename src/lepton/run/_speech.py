@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lepton.audio import LogMel
 from lepton.config import Config, trunks
-from lepton.data import SPEECH_KINDS, AudioEncoder, AudioRows, Column, LabelRule
+from lepton.data import SPEECH_KINDS, AudioEncoder, AudioRows, Column, LabelRule, decoded
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import to_device
 from lepton.nn import LeptonModel, SpeechHead
-from lepton.tasks import SpeechRecognition, SpeechSynthesis
+from lepton.tasks import SpeechSynthesis
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -243,21 +243,10 @@ def predict_recordings(model: LeptonModel, rules: Sequence[LabelRule], loader: L
         loader: gives the rows in order, without labels.
     """
     wanted = [rule for rule in rules if rule.kind != "speech_synthesis"]
-    texts: dict[str, list[str]] = {rule.task: [] for rule in wanted}
-    parts: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in wanted}
+    said: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in wanted}
     for inputs, _ in loader:
         outputs = model.outputs_of(to_device(inputs, model.device), [rule.task for rule in wanted])
         for rule in wanted:
-            task = model.task(rule.task)
-            said = {key: value.cpu() for key, value in task.predict(outputs[rule.task]).items()}
-            if isinstance(task, SpeechRecognition):
-                texts[rule.task] += [task.text(ids) for ids in said.pop("label").tolist()]
-            parts[rule.task].append(said)
-    columns: dict[str, Any] = {}
-    for rule in wanted:
-        said = {key: torch.cat([part[key] for part in parts[rule.task]]) for key in parts[rule.task][0]}
-        if rule.kind == "speech_recognition":
-            columns |= dict(zip(rule.predicted, (texts[rule.task], said["probability"].double().numpy()), strict=True))
-        else:
-            columns |= rule.decode(said)
-    return columns
+            found = model.task(rule.task).predict(outputs[rule.task])
+            said[rule.task].append({key: value.cpu() for key, value in found.items()})
+    return decoded(wanted, said)

@@ -203,7 +203,7 @@ def _check_recordings(waveform: Tensor, samples: Tensor) -> None:
     if not isinstance(samples, Tensor) or samples.dtype not in (torch.int64, torch.int32) or samples.ndim != 1:
         raise DataError(f"AcousticTrunk: samples must be lengths [B] in torch.int64, but it is {_said(samples)}.")
     rows, size = waveform.shape
-    if len(samples) != rows or size == 0:
+    if samples.shape[0] != rows or size == 0:
         raise DataError(
             f"AcousticTrunk: waveform is {list(waveform.shape)} and samples {list(samples.shape)}: they must be [B, N] "
             "with N >= 1, and [B]."
