@@ -95,6 +95,8 @@ def input_rows(
     if isinstance(encoder, InputEncoder):
         return table_rows(encoder, table, {}, image_size=image_size, one_image=one_image)
     if isinstance(encoder, SequenceEncoder):
+        if encoder.target in table.column_names:
+            table = table.drop_columns([encoder.target])  # it is what is to be found
         inputs, lengths = encoder.encode(table)
         if next_tokens:
             inputs["next_tokens"], lengths["next_tokens"] = encoder.language_labels(table), lengths["tokens"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ __all__ = ["LABELS", "TOLERANCE", "Differences"]
 TOLERANCE = 1e-4
 """Of numbers: probabilities as they are, values in standard deviations of their target, perplexities relative."""
 
+ROUNDING = 0.01
+"""Share of a number that is its unit where that is more: float32 has seven digits, however small the deviation is."""
+
 LABELS = 1e-3
 """Of class numbers: the share that may differ, since two classes can be equally probable."""
 
@@ -21,11 +24,12 @@ LABELS = 1e-3
 class Differences:
     """The largest difference of each output over batches.
 
-    Of floating-point outputs |a - b| / scale, infinite where one is NaN and the other is not; of whole numbers the
-    share of the entries that differ.
+    Of floating-point outputs |a - b| / max(u, r |a|) with the unit u and r = 0.01, or 1 where differences are relative,
+    infinite where one of them is NaN and the other is not; of whole numbers the share of the entries that differ.
 
     Args:
-        scales: output -> its unit; 1 where none is told.
+        scales: output -> its unit u; 1 where none is told.
+        relative: outputs whose differences are relative.
 
     Example:
         >>> import torch
@@ -35,8 +39,9 @@ class Differences:
         {'price.value': 0.01}
     """
 
-    def __init__(self, scales: Mapping[str, float] | None = None) -> None:
+    def __init__(self, scales: Mapping[str, float] | None = None, relative: Collection[str] = ()) -> None:
         self.scales = dict(scales or {})
+        self.relative = frozenset(relative)
         self._numbers: dict[str, float] = {}
         self._labels: dict[str, tuple[int, int]] = {}
 
@@ -53,8 +58,9 @@ class Differences:
                     f"the exported model gives {list(got.shape)} for {name!r}, the run {list(expected.shape)}."
                 )
             if expected.is_floating_point():
-                unit = self.scales.get(name, 1.0)
-                self._numbers[name] = max(self._numbers.get(name, 0.0), _distance(expected, got) / unit)
+                share = 1.0 if name in self.relative else ROUNDING
+                apart = _distance(expected, got, self.scales.get(name, 1.0), share)
+                self._numbers[name] = max(self._numbers.get(name, 0.0), apart)
             else:
                 wrong, all_ = self._labels.get(name, (0, 0))
                 self._labels[name] = wrong + int((got != expected).sum()), all_ + expected.numel()
@@ -81,9 +87,9 @@ class Differences:
             )
 
 
-def _distance(expected: Tensor, got: Tensor) -> float:
+def _distance(expected: Tensor, got: Tensor, unit: float, share: float) -> float:
     if not expected.numel():
         return 0.0
     one_is_nan = expected.isnan() != got.isnan()
-    apart = (expected.double() - got.double()).abs().nan_to_num(nan=0.0)  # equal infinities too
-    return float(apart.masked_fill(one_is_nan, torch.inf).max())
+    apart = (expected.double() - got.double()).abs() / (share * expected.double().abs()).clamp(min=unit)
+    return float(apart.nan_to_num(nan=0.0).masked_fill(one_is_nan, torch.inf).max())  # equal infinities are not apart

@@ -22,9 +22,9 @@ from lepton.errors import ExportError, import_extra
 from lepton.export._check import LABELS, TOLERANCE, Differences
 from lepton.export._folder import new_place, open_session, run_session
 from lepton.export._manifest import MANIFEST, MODEL, Manifest, Port, described, hash_of
-from lepton.export._reading import Reading
+from lepton.export._reading import LEAST_STEPS, Reading
 from lepton.export._readme import README, readme
-from lepton.nn import LeptonModel
+from lepton.nn import AcousticTrunk, LeptonModel
 from lepton.tasks import LanguageModeling, Regression, SpeechRecognition
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _AXES: dict[tuple[str, int], tuple[str, ...]] = {
     ("tokens", 3): ("", "length"),
     ("next_tokens", 2): ("length",),
     ("characters", 3): ("length", "letters"),
-    ("waveform", 2): ("samples",),
+    ("waveform", 2): ("steps",),
 }
 """Input and its number of dimensions -> those after the batch's that differ from batch to batch."""
 
@@ -150,11 +150,12 @@ def export_model(
         image_size=None if image_size is None else (image_size[0], image_size[1]),
         one_image=one_image,
         next_tokens=any(rule.kind == "language_modeling" for rule in kept),
+        step=2 * model.trunk.front.hop if isinstance(model.trunk, AcousticTrunk) else 1,
     )
     with new_place(folder) as part:
         first = rows.take([row % rows.num_rows for row in range(EXAMPLE_ROWS)])
-        inputs = next(reading.batches(encoder, first))
-        program = _traced(predictor, inputs, _open_sizes(encoder))
+        inputs = _widened(next(reading.batches(encoder, first)))
+        program = _traced(predictor, inputs, _open_sizes(encoder, reading))
         ports = _write_graphs(program, inputs, list(predictor(inputs)), part)
         manifest = Manifest(
             name=name,
@@ -196,11 +197,15 @@ def _beams(predictor: Predictor) -> dict[str, int]:
 
 
 # -- graphs -------------------------------------------------------------------------------------------------------
-def _open_sizes(encoder: Encoder) -> dict[str, Any]:
-    """Return the sizes that may differ from batch to batch: their names, and the most that there can be."""
+def _open_sizes(encoder: Encoder, reading: Reading) -> dict[str, Any]:
+    """Return the sizes that may differ from batch to batch: their names and their bounds."""
     most = getattr(encoder.token_rules if isinstance(encoder, InputEncoder) else encoder, "max_length", None)
-    names = ("batch", "length", "letters", "samples")
-    return {name: torch.export.Dim(name, max=most if name == "length" else None) for name in names}
+    return {
+        "batch": torch.export.Dim("batch"),
+        "length": torch.export.Dim("length", max=most),
+        "letters": torch.export.Dim("letters"),
+        "steps": reading.step * torch.export.Dim("steps", min=LEAST_STEPS),
+    }
 
 
 def _traced(predictor: nn.Module, inputs: dict[str, Tensor], sizes: Mapping[str, Any]) -> torch.export.ExportedProgram:
@@ -214,6 +219,17 @@ def _traced(predictor: nn.Module, inputs: dict[str, Tensor], sizes: Mapping[str,
             return torch.export.export(predictor, (inputs,), dynamic_shapes=(shapes,), strict=False)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise ExportError(f"this model cannot be traced by torch.export: {_reason(error)}") from error
+
+
+def _widened(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs twice where an open size is one, which would become a constant of the graph."""
+    found = {}
+    for name, tensor in inputs.items():
+        for place, axis in enumerate(_axes(name, tensor)):
+            if axis and tensor.shape[place] == 1:
+                tensor = torch.cat([tensor, tensor.narrow(place, 0, 1).expand_as(tensor)], place)
+        found[name] = tensor
+    return found
 
 
 def _axes(name: str, tensor: Tensor) -> tuple[str, ...]:
@@ -271,7 +287,9 @@ def _symbols(taken: Mapping[str, Tensor]) -> dict[str, str]:
     found = {}
     for name, value in taken.items():
         sizes = zip(value.shape, _axes(name, value), strict=False)
-        found |= {str(size): axis for size, axis in sizes if not isinstance(size, int)}
+        for size, axis in sizes:
+            if not isinstance(size, int):  # a symbol, or a multiple of one
+                found |= {str(symbol): axis for symbol in size.node.expr.free_symbols}
     return found
 
 
@@ -321,7 +339,8 @@ def _compared(
         ExportError: it is larger than that.
     """
     session = open_session(part / MODEL, manifest)
-    differences = Differences(_scales(predictor))
+    perplexities = [port.name for ports in manifest.outputs.values() for port in ports if port.key == "perplexity"]
+    differences = Differences(_scales(predictor), perplexities)
     for inputs in batches:
         differences.add(predictor(inputs), run_session(session, manifest, inputs))
     differences.refuse_large()

@@ -129,7 +129,7 @@ class AcousticTrunk(nn.Module):
     def _states(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states [B, L, D], and which of their frames are filled, bool [B, L]."""
         x = self._spectrogram(waveform, samples).to(self.stem.output.weight.dtype)
-        place = torch.arange((x.shape[1] + 1) // 2, device=x.device)
+        place = torch.arange((x.shape[1] - 1) // 2 + 1, device=x.device)  # as a convolution says it: see an export
         filled = place < self.frames(samples)[:, None]
         x = F.dropout(self.stem(x, filled), self.dropout, self.training)
         return self.encoder(x, filled), filled
