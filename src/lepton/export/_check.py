@@ -28,7 +28,7 @@ class Differences:
     infinite where one of them is NaN and the other is not; of whole numbers the share of the entries that differ.
 
     Args:
-        scales: output -> its unit u; 1 where none is told.
+        scales: output -> its unit u, a number or one for each column; 1 where none is told.
         relative: outputs whose differences are relative.
 
     Example:
@@ -39,7 +39,7 @@ class Differences:
         {'price.value': 0.01}
     """
 
-    def __init__(self, scales: Mapping[str, float] | None = None, relative: Collection[str] = ()) -> None:
+    def __init__(self, scales: Mapping[str, float | Tensor] | None = None, relative: Collection[str] = ()) -> None:
         self.scales = dict(scales or {})
         self.relative = frozenset(relative)
         self._numbers: dict[str, float] = {}
@@ -87,9 +87,10 @@ class Differences:
             )
 
 
-def _distance(expected: Tensor, got: Tensor, unit: float, share: float) -> float:
+def _distance(expected: Tensor, got: Tensor, unit: float | Tensor, share: float) -> float:
     if not expected.numel():
         return 0.0
     one_is_nan = expected.isnan() != got.isnan()
-    apart = (expected.double() - got.double()).abs() / (share * expected.double().abs()).clamp(min=unit)
+    units = torch.maximum(share * expected.double().abs(), torch.as_tensor(unit, dtype=torch.float64))
+    apart = (expected.double() - got.double()).abs() / units
     return float(apart.nan_to_num(nan=0.0).masked_fill(one_is_nan, torch.inf).max())  # equal infinities are not apart

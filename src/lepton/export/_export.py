@@ -218,7 +218,8 @@ def _traced(predictor: nn.Module, inputs: dict[str, Tensor], sizes: Mapping[str,
         with torch.no_grad(), _quietly():
             return torch.export.export(predictor, (inputs,), dynamic_shapes=(shapes,), strict=False)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise ExportError(f"this model cannot be traced by torch.export: {_reason(error)}") from error
+        way = "(in a trunk of your own, len(x) makes a size a constant: write x.shape[0])"
+        raise ExportError(f"this model cannot be traced by torch.export {way}: {_reason(error)}") from error
 
 
 def _widened(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -286,8 +287,7 @@ def _symbols(taken: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the name of each size that stays open: `s2` -> `batch`."""
     found = {}
     for name, value in taken.items():
-        sizes = zip(value.shape, _axes(name, value), strict=False)
-        for size, axis in sizes:
+        for size, axis in zip(value.shape, _axes(name, value), strict=False):
             if not isinstance(size, int):  # a symbol, or a multiple of one
                 found |= {str(symbol): axis for symbol in size.node.expr.free_symbols}
     return found
@@ -347,14 +347,10 @@ def _compared(
     return {"tolerance": TOLERANCE, "tolerated_labels": LABELS, "largest_difference": differences.largest}
 
 
-def _scales(predictor: Predictor) -> dict[str, float]:
-    """Return the standard deviation of each value that has one."""
-    found = {}
-    for name in predictor.tasks:
-        task = predictor.model.task(name)
-        if isinstance(task, Regression):
-            found[f"{name}.value"] = float(task.std.max())
-    return found
+def _scales(predictor: Predictor) -> dict[str, Tensor]:
+    """Return the standard deviations of values that have them, one for each column."""
+    tasks = [predictor.model.task(name) for name in predictor.tasks]
+    return {f"{task.name}.value": task.std for task in tasks if isinstance(task, Regression)}
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -128,7 +129,7 @@ class ExportedModel:
         Raises:
             ExportError: as for the class.
         """
-        if not Path(name).is_dir():
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not Path(name).exists() and not str(name).startswith("."):
             hub = import_extra("huggingface_hub", "hf", f"{str(name)!r} is no folder; to download it")
             name = hub.snapshot_download(str(name))
         return cls(name, threads=threads)
