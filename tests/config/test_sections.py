@@ -159,7 +159,7 @@ def test_the_schema_knows_every_option_of_every_class() -> None:
         missing = documented - set(known)
         texts = argument_texts(kind)
         from_data = {"name", "knots", "categories", "texts", "text_buckets", "table", "image", "images", "channels"}
-        from_data |= {"readers", "vocabulary", "characters", "mels", "padding", "config"}
+        from_data |= {"readers", "vocabulary", "characters", "mels", "padding", "config", "sample_rate"}
         marks = {"missing"} if snake_case(kind.__name__) in SEQUENCE_KINDS else set()
         assert missing <= from_data | marks | {"head"}, (kind, missing)
         for name in documented - missing - {"classes", "labels", "head"}:

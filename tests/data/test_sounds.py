@@ -294,3 +294,25 @@ def test_the_digits_of_people(data_folder: Path) -> None:
     lengths = encoder.samples(table)
     assert lengths[7] == len(read_audio(encoder.paths(table)[7])[0])
     assert 0.1 < float(lengths.double().mean()) / 8000 < 1.0
+
+
+def test_paths_beside_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not found from the current folder is looked for beside the table."""
+    place = tmp_path / "beside it"
+    place.mkdir()
+    soundfile.write(place / "a.wav", tone(400), 8000)
+    (place / "rows.csv").write_text("take,said\na.wav,yes\n,no\n")
+    assert read_table(place / "rows.csv").column("take").to_pylist() == [str(place / "a.wav"), None]
+    monkeypatch.chdir(place)
+    assert read_table("rows.csv").column("take").to_pylist() == ["a.wav", None]
+
+
+def test_a_wav_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "half.wav"
+    soundfile.write(path, tone(8000), 8000)
+    whole, _ = read_audio(path)
+    path.write_bytes(path.read_bytes()[: 44 + 2 * 3000])
+    found, rate = read_audio(path)
+    encoder = AudioEncoder.fit(table := read_table({"audio": [str(path)]}), "audio")
+    assert encoder.samples(table).tolist() == [3000]
+    assert rate == 8000 and torch.equal(found, whole[:3000])

@@ -120,7 +120,7 @@ def test_a_translation_is_left_out_with_the_reason(tmp_path: Path) -> None:
     assert list(found.manifest.left_out) == ["german"] and model.tasks == ["english", "animal"]
     for source in (sentences(20), ["the dog", ""]):  # with the second text beside the first, and without
         same(run.predict(source, tasks=["english", "animal"]), model.predict(source))
-    with pytest.raises(ConfigurationError, match="'german'.*left out: a translation is searched for"):
+    with pytest.raises(ConfigurationError, match=r"'german'.*left out: a translation is searched for"):
         model.predict(["the dog"], tasks=["german"])
     only = lepton.fit(sentences(), {"german": TASKS["german"]}, ignore=["animal"], folder=tmp_path / "only", **options)
     with pytest.raises(ExportError, match="no task of this run can be exported: 'german': a translation"):
@@ -132,9 +132,8 @@ def test_a_translation_is_left_out_with_the_reason(tmp_path: Path) -> None:
 def test_transcripts_and_speakers(tmp_path: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
     pytest.importorskip("jiwer")
-    from tests.run.test_speech import RATE, TASKS
+    from tests.run.test_speech import RATE, TASKS, recordings
     from tests.run.test_speech import TRUNK as ACOUSTIC
-    from tests.run.test_speech import recordings
 
     (tmp_path / "sounds").mkdir()
     rows = recordings(tmp_path / "sounds", 40)

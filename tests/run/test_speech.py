@@ -13,8 +13,12 @@ import pytest
 import torch
 
 import lepton
+from lepton.data import AudioRows
 from lepton.errors import CheckpointError, ConfigurationError, DataError
 from lepton.run import Run, check, load, make_config, probe, resume_run, run_baselines, train_run
+from lepton.run._build import initial_model
+from lepton.run._prepare import prepare
+from lepton.run._rows import labelled_rows
 from lepton.tasks import SpeechRecognition
 from lepton.train import Callback, TrainState
 
@@ -155,11 +159,16 @@ def test_texts_with_unknown_characters_count_as_errors(run: Run, table: dict[str
     """One word with a letter that training has not: nothing is learned or found there, and it is said."""
     rows = {name: values[:10] for name, values in table.items()}
     right = run.evaluate(rows)["said"].metrics["exact"]
-    rows["text"] = ["abz", *rows["text"][1:]]
-    with pytest.raises(DataError, match="'z'"):  # the synthesiser cannot read it
-        run.evaluate(rows)
-    del rows
-    assert right > 0.8
+    whole = run.evaluate(rows)["voice"].n_labels
+    rows["text"] = ["abz", None, *rows["text"][2:]]
+    found = run.evaluate(rows)
+    assert found["said"].metrics["exact"] == pytest.approx((10 * right - 1) / 9, abs=0.12) and right > 0.8
+    # Without a text that it can read, the synthesiser has no label.
+    assert found["voice"].n_labels < whole and np.isfinite(found["voice"].loss)
+    fewer = run.evaluate({name: values[2:] for name, values in rows.items()})["voice"]
+    assert found["voice"].n_labels == fewer.n_labels and found["voice"].loss == pytest.approx(fewer.loss, rel=1e-4)
+    for task in ("said", "voice"):
+        assert f"'{task}': 1 of 10 evaluated rows hold a character that training has not." in run.notes
 
 
 def test_a_recogniser_alone_counts_unknown_characters(table: dict[str, list[Any]], tmp_path: Path) -> None:
@@ -245,16 +254,79 @@ def test_what_does_not_go_together(
         lepton.fit(table, targets, folder=tmp_path / "run", quiet=True, **options)
 
 
-def test_a_row_without_text_cannot_be_spoken(table: dict[str, list[Any]], tmp_path: Path) -> None:
-    rows = {**table, "text": [None, *table["text"][1:]]}
-    with pytest.raises(DataError, match="has no text in 'text'"):
-        lepton.fit(rows, TASKS, folder=tmp_path / "run", quiet=True)
+def test_rows_without_text_teach_no_speech(table: dict[str, list[Any]]) -> None:
+    """What stands under a task's missing rows must not matter; other tasks learn from them."""
+    texts = [None if row % 3 == 0 else text for row, text in enumerate(table["text"])]
+    config = make_config(source=None, targets=TASKS, data={"split": {"val": 0, "test": 0}}, rest={"trunk": TRUNK})
+    prepared = prepare(config, {**table, "text": texts})
+    rows = prepared.data["train"]
+    assert isinstance(rows, AudioRows)
+    inputs, targets = rows.batch(torch.arange(6))
+    assert targets["voice"].isfinite().any((1, 2)).tolist() == [text is not None for text in texts[:6]]
+    assert (inputs["text"] > 0).any(1).tolist() == [text is not None for text in texts[:6]]
+    assert labelled_rows(rows, "voice").sum() == sum(text is not None for text in texts)
+    assert labelled_rows(rows, "who").all()
+    model = initial_model(prepared).eval()
+    outputs, weights = model(inputs)
+    criterion = lepton.MultiTaskLoss(model)
+    loss = criterion(outputs, targets, weights)
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_a_voice_column_that_is_not_there(table: dict[str, list[Any]], tmp_path: Path) -> None:
+def test_a_voice_column_that_is_of_no_use(table: dict[str, list[Any]]) -> None:
+    """It is said before the training, not behind it."""
     tasks = {"voice": {"type": "speech_synthesis", "column": "text", "voice": "whom"}}
+    config = make_config(source=None, targets=tasks, data={}, rest={"trunk": TRUNK})
     with pytest.raises(ConfigurationError, match=r"'whom'.*Did you mean 'who'"):
-        lepton.fit(table, tasks, trunk=TRUNK, training={"max_epochs": 1}, folder=tmp_path / "run", quiet=True)
+        check(config, source=table)
+    with pytest.raises(DataError, match=r"'whom' tells of no row whose voice"):
+        check(config, source={**table, "whom": [None] * len(table["text"])})
+
+
+@pytest.mark.parametrize("kind", ["language_modeling", "translation"])
+def test_a_task_that_learns_nothing_from_recordings(table: dict[str, list[Any]], kind: str) -> None:
+    config = make_config(source=None, targets={"text": kind}, data={}, rest={})
+    with pytest.raises(ConfigurationError, match=f"'text': a {kind} does not go with recordings"):
+        check(config, source=table)
+
+
+@pytest.mark.parametrize(
+    ("augment", "words"),
+    [({"noises": [15, 40]}, r"no option 'noises'.*Did you mean 'noise'"), ({"speed": "fast"}, "speed must be in")],
+)
+def test_wrong_augmentation(table: dict[str, list[Any]], tmp_path: Path, augment: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        lepton.fit(
+            table, ["who"], ignore=["text"], trunk=TRUNK, data={"augment": augment}, folder=tmp_path / "run", quiet=True
+        )
+
+
+def test_what_is_predicted_from(run: Run, table: dict[str, list[Any]], tmp_path: Path) -> None:
+    """A path, paths, rows or a folder, and the same for each."""
+    paths = [Path(path) for path in table["audio"][:3]]
+    wanted = run.predict(paths)
+    assert run.predict([str(path) for path in paths]).equals(wanted)
+    assert run.predict([{"audio": str(path)} for path in paths]).equals(wanted)
+    assert run.predict(paths[0]).equals(wanted.iloc[:1])
+    for number, path in enumerate(paths):
+        shutil.copy(path, tmp_path / f"{number}.wav")
+    assert run.predict(tmp_path)["said"].equals(wanted["said"])
+    with pytest.raises(DataError, match=r"hello: there is no such file"):
+        run.predict([paths[0], "hello"])
+    with pytest.raises(ConfigurationError, match=r"\['voice'\] find nothing in a recording"):
+        run.predict(paths, tasks=["voice"])
+
+
+def test_texts_without_room_are_counted(table: dict[str, list[Any]]) -> None:
+    """A letter takes a frame of the trunk's, and a blank must part equal ones: 0.2 s are 13 frames."""
+    rows = {"audio": table["audio"][:40], "text": table["text"][:40]}
+    soundfile.write(place := Path(rows["audio"][0]).parent / "short.wav", np.full(int(0.2 * RATE), 0.1), RATE)
+    config = make_config(source=None, targets={"said": TASKS["said"]}, data={"split": {"val": 0, "test": 0}}, rest={})
+    for text, many in (("ab" * 6 + "a", 0), ("ab" * 7, 4), ("a" * 7, 0), ("a" * 8, 4)):
+        told = {"audio": [str(place)] * 4 + rows["audio"][4:], "text": [text] * 4 + rows["text"][4:]}
+        notes = [note for note in prepare(config, told).notes if "has room for" in note]
+        assert notes == ([] if not many else [f"'said': 4 of 40 train rows {notes[0].split('train rows ')[1]}"])
 
 
 def test_damaged_voices_are_refused(run: Run, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_exported_names():
         "ctc_alignment",
         "ctc_beam",
         "ctc_greedy",
+        "mel_distortion",
     ]
 
 

@@ -25,25 +25,27 @@ def recipe(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training rows.")] = None,
     limit: Annotated[int | None, typer.Option(min=20, help="Rows of each part, to try the recipe out.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of everything.")] = 1,
-    alone: Annotated[bool, typer.Option(help="Train each task alone as well, for as long.")] = True,
+    alone: Annotated[bool, typer.Option(help="Train each task alone as well.")] = True,
     speaker: Annotated[str | None, typer.Option(help="Whose voice speaks, after: speech say TEXT.")] = None,
     sound: Annotated[Path, typer.Option("--output", "-o", help="The .wav that say writes.")] = Path("said.wav"),
     json_: Json = False,
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
-    """Train a complete application: all tasks on one network, then each alone for as long.
+    """Train a complete application: all tasks on one network, then each alone.
 
     Example: lepton recipe translation --data data/multi30k --limit 500 --epochs 2
 
     A trained speech recipe speaks: lepton recipe speech say "seven" --speaker nicolas
     """
+    from lepton.recipes.nlp import RecipeConfig
+
     output = Output(json_, quiet, plain)
-    run_recipe, settings_of = _recipe_named(name)
+    run_recipe = _recipe_named(name)
     place = folder or Path("runs") / name
     if overrides and overrides[0] == "say":
         return _say(name, overrides[1:], speaker, place, sound, output)
-    settings = settings_of(
+    settings = RecipeConfig(
         data=data,
         folder=place,
         epochs=epochs,
@@ -62,14 +64,18 @@ def recipe(
     output.result({"recipe": name, "seeds": found})
 
 
-def _recipe_named(name: str) -> tuple[Callable[..., Iterator[Any]], Callable[..., Any]]:
-    """Return what runs a recipe, and what makes its settings."""
-    from lepton.recipes import nlp, speech
+def _recipe_named(name: str) -> Callable[..., Iterator[Any]]:
+    """Return what runs a recipe."""
+    from lepton.recipes.nlp import RECIPES as LANGUAGE
+    from lepton.recipes.nlp import run_recipe as run_language
+    from lepton.recipes.speech import RECIPES as SPEECH
+    from lepton.recipes.speech import run_recipe as run_speech
 
-    for room in (nlp, speech):
-        if name in room.RECIPES:
-            return room.run_recipe, room.RecipeConfig
-    known = sorted([*nlp.RECIPES, *speech.RECIPES])
+    if name in LANGUAGE:
+        return run_language
+    if name in SPEECH:
+        return run_speech
+    known = sorted([*LANGUAGE, *SPEECH])
     raise ConfigurationError(f"there is no recipe {name!r}; there are {known}.{nearest(name, known)}")
 
 

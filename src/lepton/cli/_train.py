@@ -28,7 +28,7 @@ def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
 
 
 def fit(
-    source: Annotated[Path, typer.Argument(help="CSV, Parquet, JSON lines, or a folder of images.")],
+    source: Annotated[Path, typer.Argument(help="CSV, Parquet, JSON lines, or a folder of images or recordings.")],
     target: Targets,
     ignore: Annotated[list[str] | None, typer.Option(help="A column that is not read; repeat it.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="column=kind where inference is wrong; repeat it.")] = None,

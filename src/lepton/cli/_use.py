@@ -53,7 +53,8 @@ def evaluate(
 def predict(
     run: RunFolder,
     source: Annotated[
-        Path | None, typer.Argument(help="CSV, Parquet, JSON lines, text, a recording, or a folder of images.")
+        Path | None,
+        typer.Argument(help="CSV, Parquet, JSON lines, text, a recording, or a folder of images or recordings."),
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A text to predict from, instead of a file; repeat it.")
@@ -70,25 +71,24 @@ def predict(
 
     Example: lepton predict runs/houses new_houses.csv --keep id --output predicted.csv
     """
-    from lepton.data import AUDIO_SUFFIXES, beside, read_table, write_table
+    from lepton.data import AudioEncoder, beside, write_table
 
     if (source is None) == (not text):
         raise ConfigurationError("give rows to predict: a file, or --text.")
     loaded = _predictor(run, trust)
-    sound = source is not None and source.suffix.lower() in AUDIO_SUFFIXES
-    items = [str(source)] if sound else text
-    # An Arrow table, so that nothing but the core is needed.
-    rows = loaded.table_of(items) if items else read_table(source)
-    found = beside(rows, keep or ([rows.column_names[0]] if items else []), loaded.predict(rows, tasks=task))
+    rows = loaded.table_of(text or source)  # an Arrow table, so that nothing but the core is needed
+    named = bool(text) or isinstance(loaded.encoder, AudioEncoder)
+    found = beside(rows, keep or (loaded.encoder.names if named else []), loaded.predict(rows, tasks=task))
     out = Output(json_, quiet, plain)
+    notes = {"notes": loaded.notes} if loaded.notes else {}
     if output is not None:
         write_table(found, output)
-        out.show(f"Wrote {found.num_rows} rows to {output}.")
-        out.result({"rows": found.num_rows, "output": str(output)})
+        out.show(f"Wrote {found.num_rows} rows to {output}.", *loaded.notes)
+        out.result({"rows": found.num_rows, "output": str(output)} | notes)
         return
-    out.result({"rows": found.to_pylist()})
+    out.result({"rows": found.to_pylist()} | notes)
     probabilities = {name for rule in loaded.rules for name in rule.predicted[1:]}
-    out.show(preview(found, out.console.width, probabilities))
+    out.show(preview(found, out.console.width, probabilities), *loaded.notes)
 
 
 def _predictor(folder: Path, trust: bool) -> Run | ExportedModel:

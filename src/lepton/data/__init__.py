@@ -1,7 +1,7 @@
 """Rows to batches: sources, what columns hold, inputs, labels, images, recordings, splits, loaders, unusable rows."""
 
 from lepton.data._arrays import as_numbers, as_words
-from lepton.data._asked import asked_rows, table_of
+from lepton.data._asked import asked_rows
 from lepton.data._audio_encoder import AudioEncoder
 from lepton.data._audio_loader import AudioLoader
 from lepton.data._audio_rows import AudioRows
@@ -98,7 +98,6 @@ __all__ = [
     "source_exists",
     "split_rows",
     "summarise_column",
-    "table_of",
     "table_rows",
     "text_sizes",
     "token_lengths",

@@ -15,7 +15,10 @@ from lepton.errors import ConfigurationError, DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["asked_rows", "table_of"]
+__all__ = ["asked_rows"]
+
+FOLDER_COLUMN = "audio"
+"""What `read_table` calls the recordings of a folder."""
 
 
 def asked_rows(encoder: Encoder, source: Any) -> pa.Table:
@@ -23,37 +26,29 @@ def asked_rows(encoder: Encoder, source: Any) -> pa.Table:
 
     Args:
         encoder: rules of the model's inputs.
-        source: what `read_table` takes; for a model that reads one text a list of strings too, for one that reads
-            recordings the path of a sound file, or a list of them.
-    """
-    if isinstance(encoder, AudioEncoder) and (paths := _sound_files(source)):
-        return table_of(encoder, paths)
-    listed = isinstance(source, (list, tuple)) and (not source or not isinstance(source[0], Mapping))
-    if isinstance(encoder, SequenceEncoder) and listed:
-        return table_of(encoder, source)
-    return read_table(source)
-
-
-def table_of(encoder: Encoder, texts: Sequence[str]) -> pa.Table:
-    """Return texts, or paths of recordings, as the rows of a model that reads those.
-
-    Args:
-        encoder: rules of the model's inputs; where it reads words, a text is parted at its spaces.
-        texts: the texts, or paths.
+        source: what `read_table` takes. For a model that reads one text a list of strings too, parted at their spaces
+            where it reads words; for one that reads recordings the path of a sound file, a list of them, or a folder
+            that holds some, under whatever name the model knows them.
 
     Raises:
-        ConfigurationError: the model reads neither a text as a sequence nor recordings.
-        DataError: what is no string.
+        ConfigurationError: texts or paths for a model that reads neither a text as a sequence nor recordings.
+        DataError: what cannot be read, or is no string.
     """
-    import pyarrow as pa
-
     if isinstance(encoder, AudioEncoder):
-        return read_table({encoder.source: [str(path) for path in texts]})
+        return _recordings(encoder, source)
+    if not isinstance(source, (list, tuple)) or (source and isinstance(source[0], Mapping)):
+        return read_table(source)
     if not isinstance(encoder, SequenceEncoder):
         raise ConfigurationError(
             f"this run reads the columns {encoder.names[:8]}, neither one text nor recordings: give it rows that have "
             "them."
         )
+    return _texts(encoder, source)
+
+
+def _texts(encoder: SequenceEncoder, texts: Sequence[Any]) -> pa.Table:
+    import pyarrow as pa
+
     if not texts:
         raise DataError("there are no texts to predict.")
     wrong = [text for text in texts if not isinstance(text, str)]
@@ -64,8 +59,13 @@ def table_of(encoder: Encoder, texts: Sequence[str]) -> pa.Table:
     return pa.table({encoder.source: pa.array(list(texts), pa.string())})
 
 
-def _sound_files(source: Any) -> list[str]:
-    """Return the paths if the source is a sound file or a list of them."""
-    paths = source if isinstance(source, (list, tuple)) else [source]
-    sounds = all(isinstance(p, (str, Path)) and str(p).lower().endswith(AUDIO_SUFFIXES) for p in paths)
-    return [str(path) for path in paths] if paths and sounds else []
+def _recordings(encoder: AudioEncoder, source: Any) -> pa.Table:
+    """Return the recordings of a source as rows: one file, a list of them, a folder, or a table."""
+    one = isinstance(source, (str, Path)) and str(source).lower().endswith(AUDIO_SUFFIXES)
+    paths = [source] if one else source if isinstance(source, (list, tuple)) else []
+    if paths and all(isinstance(path, (str, Path)) for path in paths):
+        return read_table({encoder.source: [str(path) for path in paths]})
+    table = read_table(source)
+    if encoder.source in table.column_names or FOLDER_COLUMN not in table.column_names:
+        return table
+    return table.rename_columns([encoder.source if n == FOLDER_COLUMN else n for n in table.column_names])

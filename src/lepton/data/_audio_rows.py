@@ -43,6 +43,7 @@ class AudioRows(Dataset[Row]):
         inputs: other inputs, name -> tensor [N, ...]; whole numbers [N, U] are texts that 0 pads.
         targets: labels, name -> tensor [N, ...]; whole numbers [N, U] are texts that -100 pads.
         front_ends: task -> the front end that makes its target, the log-mel [M, mels], of the recording itself.
+        absent: task of `front_ends` -> bool [N], rows for which it has no target: NaN.
         cache_bytes: bound on the memory for decoded recordings, in bytes: the first rows that fit are kept.
         lengths: samples of each recording after resampling and cutting [N], as `AudioEncoder.samples` gives them;
             otherwise all headers are read.
@@ -72,6 +73,7 @@ class AudioRows(Dataset[Row]):
         inputs: Mapping[str, Tensor] | None = None,
         targets: Mapping[str, Tensor] | None = None,
         front_ends: Mapping[str, LogMel] | None = None,
+        absent: Mapping[str, Tensor] | None = None,
         cache_bytes: int = 0,
         lengths: Tensor | None = None,
     ) -> None:
@@ -85,6 +87,8 @@ class AudioRows(Dataset[Row]):
         self.inputs = dict(inputs or {})
         self.targets = dict(targets or {})
         self.front_ends = dict(front_ends or {})
+        self.absent = {task: torch.zeros(len(self.paths), dtype=torch.bool) for task in self.front_ends}
+        self.absent |= absent or {}
         self._check(lengths)
         self.lengths = self._header_lengths() if lengths is None else lengths.long()
         self._cache = WaveformCache(self.lengths, cache_bytes)
@@ -92,7 +96,7 @@ class AudioRows(Dataset[Row]):
     def _check(self, lengths: Tensor | None) -> None:
         if not self.paths:
             raise DataError("AudioRows: there are no rows.")
-        sizes = {name: len(column) for name, column in (self.inputs | self.targets).items()}
+        sizes = {name: len(column) for name, column in (self.inputs | self.targets | self.absent).items()}
         sizes |= {} if lengths is None else {"lengths": len(lengths)}
         for name, size in sizes.items():
             if size != len(self.paths):
@@ -145,7 +149,9 @@ class AudioRows(Dataset[Row]):
         samples = torch.tensor([len(waveform) for waveform in waveforms])
         waveform = pad_sequence(waveforms, batch_first=True)
         targets = {name: _cut(column[index], MISSING) for name, column in self.targets.items()}
-        targets |= {task: _log_mel(front, waveform, samples) for task, front in self.front_ends.items()}
+        for task, front in self.front_ends.items():
+            absent = self.absent[task][index, None, None]
+            targets[task] = _log_mel(front, waveform, samples).masked_fill(absent, torch.nan)
         if augment is not None:
             waveform = augment.disturb(waveform, samples, generator=generator)
         others = {name: _cut(column[index], 0) for name, column in self.inputs.items()}

@@ -50,8 +50,8 @@ class AugmentAudio:
             right = isinstance(noise, Sequence) and len(noise) == 2 and all(map(is_number, noise))
             right = right and noise[0] <= noise[1]
             require(right, "AugmentAudio", "noise", noise, "the least and the greatest ratio in dB, or None")
-        require(0 <= shift <= 10, "AugmentAudio", "shift", shift, "in [0, 10] seconds")
-        require(0 <= speed < 1, "AugmentAudio", "speed", speed, "in [0, 1)")
+        require(is_number(shift) and 0 <= shift <= 10, "AugmentAudio", "shift", shift, "in [0, 10] seconds")
+        require(is_number(speed) and 0 <= speed < 1, "AugmentAudio", "speed", speed, "in [0, 1)")
         self.noise = None if noise is None else (float(noise[0]), float(noise[1]))
         self.shift = shift
         self.speed = speed

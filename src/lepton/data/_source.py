@@ -56,6 +56,9 @@ def read_table(source: Any) -> pa.Table:
             gives the column `image`. Recordings give the column `audio` in place of `image`; their sub-folders are
             always classes, also where the files in them have the same stems.
 
+    Relative paths of pictures and recordings in a file are looked for in the current folder, and where the first one is
+    not there, beside the file.
+
     In a CSV file, a few malformed rows (at most 1 %) are left out with a warning; the words of `MISSING_WORDS` are
     missing values; and where the delimiter is no comma, `1,5` is one and a half. A column of mixed types is text.
 
@@ -76,6 +79,8 @@ def read_table(source: Any) -> pa.Table:
         path = Path(source)
         name = str(path)
         table = _read_path(path)
+        if path.is_file():
+            table = _absolute(table, path.parent, found_first=True)
     else:
         name = f"the {type(source).__name__}"
         table = from_memory(source)
@@ -363,8 +368,14 @@ def _refuse_half_pairs(folder: Path, stems: Mapping[str, Mapping[str, str]]) -> 
                 )
 
 
-def _absolute(table: pa.Table, folder: Path) -> pa.Table:
-    """Resolve the paths of files that lie in the folder."""
+def _absolute(table: pa.Table, folder: Path, *, found_first: bool = False) -> pa.Table:
+    """Resolve the paths of pictures and recordings that lie in the folder.
+
+    Args:
+        table: what was read.
+        folder: that the paths are relative to.
+        found_first: leave a column as it is unless its first file lies there, and not where the path says.
+    """
     import pyarrow as pa
 
     for place, field in enumerate(table.schema):
@@ -372,7 +383,8 @@ def _absolute(table: pa.Table, folder: Path) -> pa.Table:
             continue
         values = table.column(place).to_pylist()
         named = next((value for value in values if value), "")
-        if named.lower().endswith(IMAGE_SUFFIXES + AUDIO_SUFFIXES):
+        there = not found_first or ((folder / named).is_file() and not Path(named).is_file())
+        if named.lower().endswith(IMAGE_SUFFIXES + AUDIO_SUFFIXES) and there:
             full = [None if value is None else str(folder / value) for value in values]
             table = table.set_column(place, field.name, pa.array(full))
     return table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from lepton.data import LabelRule, SequenceEncoder, asked_rows, decoded, frame_of, table_of
+from lepton.data import LabelRule, SequenceEncoder, asked_rows, decoded, frame_of
 from lepton.errors import ConfigurationError, import_extra, nearest
 from lepton.export._folder import new_place, open_session, run_session, verified
 from lepton.export._manifest import MANIFEST, MODEL
@@ -35,6 +35,7 @@ class ExportedModel:
         manifest: what it says of itself.
         encoder: rules of the inputs.
         rules: rules of the labels, one for each task.
+        notes: sentences about what was predicted, as a run has them: none.
 
     Raises:
         ExportError: the folder is no export, was changed, is incomplete, or was written by a newer Lepton.
@@ -45,6 +46,7 @@ class ExportedModel:
         self.folder = Path(folder)
         self.manifest = verified(self.folder)
         self.encoder, self.rules = self.manifest.encoder_and_rules()
+        self.notes: list[str] = []
         self._session = open_session(self.folder / MODEL, self.manifest, threads)
 
     @property
@@ -69,7 +71,7 @@ class ExportedModel:
             ConfigurationError: an unknown task.
         """
         rules = self._chosen(tasks)
-        table = asked_rows(self.encoder, source)
+        table = self.table_of(source)
         said: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in rules}
         words = self._words(table, rules)
         for inputs in self.manifest.reading.batches(self.encoder, table, batch_size):
@@ -93,13 +95,14 @@ class ExportedModel:
             return found
         return SpeechRecognition(rule.task, rule.classes, beam=self.manifest.beams[rule.task]).predict(found["logits"])
 
-    def table_of(self, texts: Sequence[str]) -> pa.Table:
-        """Return texts, or paths of recordings, as the rows that `predict` takes.
+    def table_of(self, source: Any) -> pa.Table:
+        """Return the rows that `predict` makes of a source: a table of it, of its texts, or of its recordings.
 
         Raises:
-            ConfigurationError: this model reads neither a text as a sequence nor recordings.
+            ConfigurationError: paths or texts for a model that reads neither a text as a sequence nor recordings.
+            DataError: what cannot be read, or is no string.
         """
-        return table_of(self.encoder, texts)
+        return asked_rows(self.encoder, source)
 
     def outputs(self, inputs: Mapping[str, Tensor], tasks: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return the outputs of the graph for a batch of inputs: `TASK.KEY` -> tensor [B, ...].

@@ -25,7 +25,7 @@ class RecipeRun:
         seed: its seed.
         run: all tasks on one network.
         seconds: time of the processor for the training and its evaluations.
-        alone: each task trained alone for as long; None where that was not wanted.
+        alone: each task trained alone; None where that was not wanted.
         further: what else was measured, name -> value.
     """
 

@@ -19,7 +19,8 @@ class RecipeConfig:
         folder: where the runs are written; a number is added if it is taken.
         epochs: passes over the training rows; None for the recipe's own number.
         limit: rows that are read of each source, to try the recipe out; None for all.
-        alone: whether each task is trained alone as well, for as long as all together.
+        alone: whether each task is trained alone as well: in the language recipes for as long as all together, in the
+            speech recipes for as many epochs.
         seeds: trainings of everything, from the seed of the configuration on.
         overrides: values of the configuration to change, as `trunk.width=64`.
     """

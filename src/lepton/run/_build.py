@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lepton.config import Config, Custom, load_class, make_balancer, make_task, trunks
-from lepton.data import TEXT_BUCKETS, AudioEncoder, Encoder, InputEncoder, LabelRule, SequenceEncoder
+from lepton.data import TEXT_BUCKETS, AudioEncoder, AudioRows, Encoder, InputEncoder, LabelRule, SequenceEncoder
 from lepton.errors import ConfigurationError
 from lepton.nn import HuggingFaceTrunk, LeptonModel
 from lepton.run._prepare import Prepared
@@ -48,7 +48,7 @@ def build_model(
     trunk = _trunk_for(config.trunk, encoder, chosen, trust, architecture)
     size = encoder.vocabulary if isinstance(encoder, SequenceEncoder) else 0
     heads = speech_heads(chosen, trunk)
-    told = {"vocabulary": size, "mels": getattr(config.trunk, "mels", 0), "trust": trust}
+    told: dict[str, Any] = {"vocabulary": size, "mels": getattr(config.trunk, "mels", 0), "trust": trust}
     tasks = [make_task(r.task, config.tasks[r.task], r.classes, head=heads.get(r.task), **told) for r in chosen]
     return LeptonModel(trunk, tasks, balancer=make_balancer(config.balance), gradients=config.balance.gradients)
 
@@ -68,8 +68,9 @@ def initial_model(prepared: Prepared, *, trust: bool = False, only: str | None =
         task = model.task(name)
         if isinstance(task, Regression):
             task.fit_statistics(prepared.data["train"].targets[name])
-    if isinstance(prepared.encoder, AudioEncoder):
-        fit_spectra(model, prepared.data["train"])
+    train = prepared.data["train"]
+    if isinstance(train, AudioRows):
+        fit_spectra(model, train)
     return model
 
 

@@ -40,8 +40,8 @@ def fit(
     What the columns hold and what kind of task each target is are inferred and said; every decision can be changed.
 
     Args:
-        source: a path to CSV, Parquet or JSON lines, a folder of images or recordings, a DataFrame, a pyarrow Table, or a mapping
-            of columns; see `lepton.data.read_table`.
+        source: a path to CSV, Parquet or JSON lines, a folder of images or recordings, a DataFrame, a pyarrow Table, or
+            a mapping of columns; see `lepton.data.read_table`.
         targets: columns to predict; or a mapping from names of tasks to a kind such as `"regression"`, or to options,
             `{"churn": {"type": "classification", "label_smoothing": 0.1}}`.
         inputs: column -> kind, for those to read; by default all that are no targets.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lepton.config import check_config, dump_yaml, methods, trunks
-from lepton.data import Column, describe_columns, find_column, infer_task, read_table
+from lepton.data import SPEECH_KINDS, Column, describe_columns, find_column, infer_task, read_table
 from lepton.errors import ConfigurationError
+from lepton.run._label_rules import is_transcript
 from lepton.run._prepare import planned_training
 
 __all__ = ["commented_config"]
@@ -46,7 +47,10 @@ def commented_config(source: Path, targets: Sequence[str], *, relative_to: Path 
     for name in targets:
         find_column(table, name)
     columns = {column.name: column for column in describe_columns(table)}
-    kinds = {name: infer_task(table, columns[name]) for name in targets}
+    kinds = {
+        name: "speech_recognition" if is_transcript(table, columns[name], columns) else infer_task(table, columns[name])
+        for name in targets
+    }
     path = os.path.relpath(source, relative_to) if relative_to is not None else str(source)
     lines = [
         "# Everything about one run of Lepton. Train it:  lepton train FILE   Look first:  lepton validate FILE",
@@ -55,7 +59,7 @@ def commented_config(source: Path, targets: Sequence[str], *, relative_to: Path 
         *_data(path, table.num_rows, [column for name, column in columns.items() if name not in kinds]),
         *_tasks(kinds, columns),
         *_network(),
-        *_training(table.num_rows, any(column.kind == "image" for column in columns.values())),
+        *_training(table.num_rows, {column.kind for column in columns.values()}),
     ]
     text = "\n".join(lines) + "\n"
     _check(text)
@@ -75,10 +79,12 @@ def _scalar(value: Any) -> str:
 def _data(path: str, n_rows: int, columns: Sequence[Column]) -> Iterator[str]:
     yield "data:"
     yield f"  source: {_scalar(path)}  # {n_rows} rows"
-    yield "  inputs:  # column: number, category, boolean, date, text or image"
+    heard = [column.name for column in columns if column.kind == "audio"][:1]
+    yield "  inputs:  # column: number, category, boolean, date, text, image or, alone, audio"
     width = max((len(_scalar(column.name)) for column in columns), default=0)
     for column in columns:
-        mark, kind = ("# ", "category") if column.kind in ("ignore", "labels") else ("", column.kind)
+        unread = column.kind in ("ignore", "labels") or column.name not in (heard or [column.name])
+        mark, kind = ("# " if unread else "", "category" if column.kind in ("ignore", "labels") else column.kind)
         missing = f", {column.missing:.1%} missing" if column.missing else ""
         head = f"{_scalar(column.name)}:".ljust(width + 1)
         yield f"    {mark}{head} {kind}".ljust(width + 18) + f"  # {column.why}{missing}"
@@ -97,7 +103,7 @@ def _tasks(kinds: Mapping[str, str], columns: Mapping[str, Column]) -> Iterator[
     for name, kind in kinds.items():
         yield f"  {_scalar(name)}:  # {columns[name].why}"
         yield f"    type: {kind}"
-        if kind != "regression":
+        if kind not in ("regression", *SPEECH_KINDS):
             yield "    label_smoothing: 0.0"
         yield "    loss_weight: 1.0"
         yield "    priority: 1.0"
@@ -114,13 +120,13 @@ def _network() -> Iterator[str]:
     yield ""
 
 
-def _training(n_rows: int, pictures: bool) -> Iterator[str]:
+def _training(n_rows: int, kinds: Collection[str]) -> Iterator[str]:
     config = check_config({"data": {}, "tasks": ["a"]})
     section, split = config.training, config.data.split
     yield "training:  # what is commented out is what these rows give; it changes with them unless it is given"
     yield from _options("  ", section, _SHOWN["training"])
     train_rows = max(1, round(n_rows * (1 - split.val - split.test)))
-    for name, value in planned_training(train_rows, pictures=pictures).items():
+    for name, value in planned_training(train_rows, pictures="image" in kinds, sequences="audio" in kinds).items():
         yield f"  # {name}: {value}"
     yield ""
     yield "seed: 0"

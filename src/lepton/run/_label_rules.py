@@ -26,7 +26,7 @@ from lepton.run._rows import has_label
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["check_labels", "check_names", "label_rule", "with_training_tags"]
+__all__ = ["check_labels", "check_names", "is_transcript", "label_rule", "with_training_tags"]
 
 
 def label_rule(name: str, section: Any, table: pa.Table, columns: Mapping[str, Column]) -> LabelRule:
@@ -89,12 +89,17 @@ def with_training_tags(rule: LabelRule, section: Any, train: pa.Table) -> LabelR
     return dataclasses.replace(rule, classes=_classes(rule.kind, section, train, rule.columns))
 
 
+def is_transcript(table: pa.Table, column: Column, columns: Mapping[str, Column]) -> bool:
+    """Return whether a column holds what is said in recordings: texts beside them, too many to be classes."""
+    heard = any(other.kind == "audio" for other in columns.values())
+    return heard and column.kind in ("text", "category", "ignore") and too_many_classes(table, column)
+
+
 def _inferred(table: pa.Table, column: Column, columns: Mapping[str, Column]) -> str:
     """Return the kind of task: lists as long as a column of words are its tags, texts of recordings transcripts."""
     import pyarrow.compute as pc
 
-    heard = any(other.kind == "audio" for other in columns.values())
-    if heard and column.kind in ("text", "category", "ignore") and too_many_classes(table, column):
+    if is_transcript(table, column, columns):
         return "speech_recognition"
     tags = table.column(column.name)
     if column.kind == "labels":

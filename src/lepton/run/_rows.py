@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from lepton.data import (
     rows_at_once,
     table_rows,
 )
-from lepton.errors import DataError
+from lepton.errors import ConfigurationError, DataError, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,7 +98,7 @@ def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor
 def labelled_rows(rows: Rows, task: str) -> Tensor:
     """Return bool [N]: which rows have a label of a task; of masks, which rows have one."""
     if isinstance(rows, AudioRows) and task in rows.front_ends:
-        return torch.ones(len(rows), dtype=torch.bool)
+        return ~rows.absent[task]
     if isinstance(rows, ImageRows) and task in rows.masks:
         return torch.tensor([path is not None for path in rows.masks[task]])
     return has_label(rows.targets[task])
@@ -167,14 +168,26 @@ def _augment(config: Config, rows: ImageRows) -> Augment | None:
     told = config.data.augment
     if told is False:
         return None
-    return Augment(**{"missing": rows.missing, **(told if isinstance(told, Mapping) else {})})
+    return Augment(**{"missing": rows.missing, **_options(Augment, told)})
 
 
 def _augment_audio(config: Config) -> AugmentAudio | None:
     told = config.data.augment
-    if told is False:
-        return None
-    return AugmentAudio(**(told if isinstance(told, Mapping) else {}))
+    return None if told is False else AugmentAudio(**_options(AugmentAudio, told))
+
+
+def _options(kind: type, told: bool | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of `data.augment`, if it tells some.
+
+    Raises:
+        ConfigurationError: one that there is not.
+    """
+    options = told if isinstance(told, Mapping) else {}
+    known = list(inspect.signature(kind).parameters)
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(f"data.augment has no option {name!r}; there are {known}.{nearest(name, known)}")
+    return options
 
 
 def image_size(paths: Iterable[str | None], limit: int = 50) -> tuple[int, int]:

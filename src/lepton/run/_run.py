@@ -24,7 +24,6 @@ from lepton.data import (
     find_column,
     frame_of,
     read_table,
-    table_of,
 )
 from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
 from lepton.evaluate import TaskResult, evaluate, to_device
@@ -121,7 +120,7 @@ class Run:
         Args:
             source: rows as for `lepton.fit`; targets need not be there, further columns and any order are fine. A run
                 that reads one text takes a list of strings too; one that reads words parts them at spaces. One that
-                reads recordings takes the path of a sound file, or a list of them.
+                reads recordings takes the path of a sound file, a list of them, or a folder that holds some.
             tasks: names of the tasks to predict, by default all that are not auxiliary.
             batch_size: rows at a time; by default 1024, or 64 with pictures.
 
@@ -133,29 +132,28 @@ class Run:
 
         Raises:
             DataError: a column that the run reads is missing.
-            ConfigurationError: an unknown task.
+            ConfigurationError: an unknown task, or nothing but a synthesiser.
         """
         rules = self._chosen(tasks)
         if isinstance(self.encoder, SequenceEncoder):
             return frame_of(self._predicted_texts(self.encoder, source, rules, batch_size), source)
         if isinstance(self.encoder, AudioEncoder):
-            table = asked_rows(self.encoder, source)
-            rows = encode_recordings(self.config, self.encoder, [], table, self.notes, "predicted")
-            loader = make_loader(rows, self.config, batch_size=batch_size)
-            return frame_of(predict_recordings(self.model.eval(), rules, loader), source)
+            return frame_of(self._heard(self.encoder, source, rules, batch_size), source)
         rows = rows_of(self.config, self.encoder, [], read_table(source), {})
         return frame_of(decoded(rules, self._said(rows, rules, batch_size)), source)
 
-    def table_of(self, texts: Sequence[str]) -> pa.Table:
-        """Return texts, or paths of recordings, as the rows that `predict` takes.
+    def table_of(self, source: Any) -> pa.Table:
+        """Return the rows that `predict` makes of a source: a table of it, of its texts, or of its recordings.
 
-        A run that reads words parts texts at spaces.
+        Args:
+            source: as for `predict`. A run that reads words parts texts at spaces; one that reads recordings takes
+                those of a folder under whatever name it knows them.
 
         Raises:
-            ConfigurationError: this run reads neither a text as a sequence nor recordings.
-            DataError: what is no string.
+            ConfigurationError: paths or texts for a run that reads neither a text as a sequence nor recordings.
+            DataError: what cannot be read, or is no string.
         """
-        return table_of(self.encoder, texts)
+        return asked_rows(self.encoder, source)
 
     def say(self, text: str, voice: str | None = None, *, pace: float = 1.0) -> Speech:
         """Speak a text: for a run with a task of the kind `speech_synthesis`.
@@ -178,9 +176,19 @@ class Run:
     def _predicted_texts(
         self, encoder: SequenceEncoder, source: Any, rules: Sequence[LabelRule], batch_size: int | None
     ) -> dict[str, Any]:
-        table = asked_rows(encoder, source)
+        table = self.table_of(source)
         loader = make_loader(prediction_rows(encoder, table), self.config, batch_size=batch_size)
         return predict_sequences(self.model.eval(), encoder, rules, table, loader)
+
+    def _heard(
+        self, encoder: AudioEncoder, source: Any, rules: Sequence[LabelRule], batch_size: int | None
+    ) -> dict[str, Any]:
+        if all(rule.kind == "speech_synthesis" for rule in rules):
+            names = [rule.task for rule in rules]
+            raise ConfigurationError(f"{names} find nothing in a recording, they speak: run.say(text), or lepton say.")
+        rows = encode_recordings(self.config, encoder, [], self.table_of(source), self.notes, "predicted")
+        loader = make_loader(rows, self.config, batch_size=batch_size)
+        return predict_recordings(self.model.eval(), rules, loader)
 
     def _chosen(self, tasks: Iterable[str] | None) -> list[LabelRule]:
         if tasks is None:

@@ -12,8 +12,17 @@ from torch import Tensor
 
 from lepton.audio import LogMel
 from lepton.config import Config, trunks
-from lepton.data import SPEECH_KINDS, AudioEncoder, AudioRows, Column, LabelRule, decoded
-from lepton.errors import ConfigurationError, DataError
+from lepton.data import (
+    SEQUENCE_KINDS,
+    SPEECH_KINDS,
+    UNSEEN,
+    AudioEncoder,
+    AudioRows,
+    Column,
+    LabelRule,
+    decoded,
+)
+from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.evaluate import to_device
 from lepton.nn import LeptonModel, SpeechHead
 from lepton.tasks import SpeechSynthesis
@@ -43,6 +52,12 @@ SPECTRA = 256
 
 EXAMPLE_SECONDS, EXAMPLE_TEXT = 1.0, 8
 """The recording whose operations are counted, and the characters of its text."""
+
+UNHEARD = ("segmentation", *SEQUENCE_KINDS)
+"""Kinds of tasks that learn nothing from recordings."""
+
+BEYOND = -100
+"""The label beyond a text's end."""
 
 VOICE_OF_ALL = "all"
 """The voice of a synthesiser whose recordings nobody told apart."""
@@ -76,6 +91,8 @@ def audio_rules(
     if not recordings and not special and not reads_recordings(config.trunk.type):
         return None
     _check_recordings(config, recordings, special)
+    for rule in rules:
+        _check_task(config, rule, columns)
     source = dataclasses.replace(recordings[0], kind="audio")
     _check_alone(source, open_to, told is not None, notes)
     # A synthesiser reads the alignment of a recogniser, which must stand before it.
@@ -96,6 +113,25 @@ def _check_recordings(config: Config, recordings: Sequence[Column], special: Seq
         raise ConfigurationError(
             f"a run has one speech_synthesis, not {[rule.task for rule in special if rule.kind == 'speech_synthesis']}."
         )
+
+
+def _check_task(config: Config, rule: LabelRule, columns: Sequence[Column]) -> None:
+    """Refuse a task that learns nothing from recordings, and a voice that nobody told."""
+    if rule.kind in UNHEARD:
+        raise ConfigurationError(
+            f"task {rule.task!r}: a {rule.kind} does not go with recordings: choose another kind, or leave the column "
+            "of recordings out, data: {ignore: [COLUMN]}."
+        )
+    voice = config.tasks[rule.task].voice if rule.kind == "speech_synthesis" else None
+    if voice is None:
+        return
+    known = {column.name: column for column in columns}
+    if voice not in known:
+        raise ConfigurationError(
+            f"task {rule.task!r}: voice names the column {voice!r}, which is not there.{nearest(voice, known)}"
+        )
+    if known[voice].missing == 1:
+        raise DataError(f"task {rule.task!r}: the column {voice!r} tells of no row whose voice it is.")
 
 
 def _check_alone(source: Column, open_to: Sequence[Column], told: bool, notes: list[str]) -> None:
@@ -132,12 +168,14 @@ def encode_recordings(
     inputs: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
     spectra: dict[str, LogMel] = {}
+    silent: dict[str, Tensor] = {}
     for rule in rules:
         unknown, what = 0, "a character that training has not"
         if rule.kind == "speech_recognition":
             targets[rule.task], unknown = encoder.text_labels(table, rule.columns[0])
         elif rule.kind == "speech_synthesis":
-            inputs["text"] = _texts_to_speak(encoder, rule, table)
+            inputs["text"], unknown = _texts_to_speak(encoder, rule, table)
+            silent[rule.task] = (inputs["text"] == 0).all(1)
             spectra[rule.task] = LogMel(encoder.sample_rate, mels=config.trunk.mels)
         else:
             targets[rule.task], unknown = rule.encode(table, strict=part == "train")
@@ -145,6 +183,12 @@ def encode_recordings(
         if unknown:
             notes.append(f"{rule.task!r}: {unknown} of {table.num_rows} {part} rows hold {what}.")
     samples = encoder.samples(table)
+    for rule in rules:
+        if rule.kind == "speech_recognition" and (short := _too_short(encoder, targets[rule.task], samples)):
+            notes.append(
+                f"{rule.task!r}: {short} of {table.num_rows} {part} rows have a text with more characters than the "
+                "recording has room for: nothing is learned from them."
+            )
     if long := encoder.truncated(table).get(encoder.source, 0):
         notes.append(
             f"column {encoder.source!r}: {long} of {table.num_rows} {part} recordings are cut at data.max_seconds = "
@@ -158,20 +202,25 @@ def encode_recordings(
         inputs=inputs,
         targets=targets,
         front_ends=spectra,
+        absent=silent,
         lengths=samples,
         cache_bytes=AUDIO_CACHE_BYTES,
     )
 
 
-def _texts_to_speak(encoder: AudioEncoder, rule: LabelRule, table: pa.Table) -> Tensor:
-    ids = encoder.text_ids(table, rule.columns[0])
-    silent = (ids == 0).all(1)
-    if silent.any():
-        raise DataError(
-            f"task {rule.task!r}: row {int(silent.int().argmax())}, counted from 0, has no text in "
-            f"{rule.columns[0]!r}: a synthesiser learns from texts with their recordings; leave such rows out."
-        )
-    return ids
+def _too_short(encoder: AudioEncoder, labels: Tensor, samples: Tensor) -> int:
+    """Return how many texts CTC cannot place: one frame of the trunk's for each character, and between equal ones."""
+    there = labels != BEYOND
+    twice = (labels[:, 1:] == labels[:, :-1]) & there[:, 1:]
+    needed = there.sum(1) + twice.sum(1)
+    frames = (torch.as_tensor(LogMel(encoder.sample_rate).frames(samples)) + 1) // 2
+    return int((needed > frames).sum())
+
+
+def _texts_to_speak(encoder: AudioEncoder, rule: LabelRule, table: pa.Table) -> tuple[Tensor, int]:
+    """Return the characters [N, U] of texts, none of one that cannot be spoken, and how many have unknown ones."""
+    labels, unknown = encoder.text_labels(table, rule.columns[0])
+    return labels.masked_fill((labels == UNSEEN).any(1, keepdim=True), 0).clamp(min=0), unknown
 
 
 # -- the model ----------------------------------------------------------------------------------------------------
@@ -182,13 +231,15 @@ def speech_heads(rules: Sequence[LabelRule], trunk: Any) -> dict[str, SpeechHead
         rules: the model's tasks, in their order.
         trunk: an acoustic trunk.
     """
+    speakers = [rule for rule in rules if rule.kind == "speech_synthesis"]
+    if not speakers:
+        return {}
     recognisers = [rule.task for rule in rules if rule.kind == "speech_recognition"]
     transcript = recognisers[0] if recognisers else None
-    spoken = [rule for rule in rules if rule.kind == "speech_synthesis"]
-    front = trunk.front if spoken else None
+    front = trunk.front
     return {
         rule.task: SpeechHead(trunk.out_features, len(rule.classes), front.mels, front.hop, transcript=transcript)
-        for rule in spoken
+        for rule in speakers
     }
 
 

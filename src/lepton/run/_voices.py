@@ -102,11 +102,6 @@ def write_voices(folder: Path, model: LeptonModel, prepared: Prepared) -> None:
         return
     train = prepared.tables["train"]
     column = prepared.config.tasks[rule.task].voice
-    if column is not None and column not in train.column_names:
-        raise ConfigurationError(
-            f"task {rule.task!r}: voice names the column {column!r}, which is not there."
-            f"{nearest(column, train.column_names)}"
-        )
     names = [VOICE_OF_ALL] * train.num_rows if column is None else map(_name, train.column(column).to_pylist())
     loader = make_loader(prepared.data["train"], prepared.config)
     found = mean_voices(model.eval(), rule.task, list(names), loader)
@@ -198,6 +193,6 @@ def _chosen(voice: str | None, voices: Mapping[str, Tensor]) -> str:
     if voice is None and len(voices) == 1:
         return next(iter(voices))
     if voice is None or voice not in voices:
-        wrong = "which voice is meant" if voice is None else f"there is no voice {voice!r}"
-        raise ConfigurationError(f"{wrong}? The voices are {sorted(voices)}.{nearest(voice or '', voices)}")
+        wrong = "which voice is meant?" if voice is None else f"there is no voice {voice!r}."
+        raise ConfigurationError(f"{wrong} The voices are {sorted(voices)}.{nearest(voice or '', voices)}")
     return voice

@@ -175,7 +175,27 @@ class SpeechSynthesis(Standardised):
 
 
 def mel_distortion(log_mel: Tensor, reference: Tensor) -> Tensor:
-    """Return the mel-cepstral distortion [...] in dB of frames [..., K] of ln magnitudes; see `metrics`."""
+    """Return how far frames are from others, in dB: their mel-cepstral distortion.
+
+        10 / ln 10 sqrt(2 sum_i (c_i - c'_i)^2),   i = 1 to 13
+
+    with c the cosine transform of ln mel magnitudes, 2 / K sum_k x_k cos(pi i (k + 1/2) / K): a root mean square
+    over the bands of what is left of the difference without its mean and its finest detail. Source: Kubichek,
+    "Mel-Cepstral Distance Measure for Objective Speech Quality Assessment", 1993.
+
+    Args:
+        log_mel: natural logarithms of mel magnitudes [..., K].
+        reference: the same of what it is compared with, [..., K].
+
+    Returns:
+        The distortion of each frame [...].
+
+    Example:
+        >>> import torch
+        >>> frame = torch.zeros(64)
+        >>> mel_distortion(frame + 1, frame).item() < 1e-3  # loudness alone is no distortion
+        True
+    """
     cepstrum = (log_mel - reference) @ _cosines(log_mel.shape[-1]).to(log_mel)
     return 10 / math.log(10) * (2 * cepstrum.square().sum(-1)).sqrt()
 

@@ -1,4 +1,4 @@
-"""The speech recipes: all tasks on one network, each alone for as long, and what judges hear of the synthesiser."""
+"""The speech recipes: all tasks on one network, each alone, and what judges hear of the synthesiser."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _all_speakers(settings: RecipeConfig, rows: list[Recording], folder: Path, q
     for seed in range(config.seed, config.seed + settings.seeds):
         found = _trained(config, seed, folder / f"seed-{seed}", quiet)
         if settings.alone:
-            found.alone = run_baselines(load(found.run.folder), budget="time", boosting=False, quiet=quiet)
+            found.alone = run_baselines(load(found.run.folder), boosting=False, quiet=quiet)
         found.further["spoken"] = _heard(found.run, judges, rows, found.run.folder / "spoken")
         yield found
 

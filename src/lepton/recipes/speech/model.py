@@ -34,10 +34,11 @@ def speech(settings: RecipeConfig, rows: Path, tasks: tuple[str, ...] = tuple(TA
             "source": str(rows),
             "inputs": {"audio": "audio"},
             "split": {"method": "column", "column": "part"},
+            "augment": {"noise": None, "shift": 0.03, "speed": 0.1},
         },
         "tasks": {name: TASKS[name] for name in tasks},
-        "trunk": {"type": "acoustic", "width": 128, "depth": 3, "heads": 4},
-        "training": {"batch_size": 32, "max_epochs": 30, "learning_rate": 2e-3, "patience": 100, "num_workers": 0},
+        "trunk": {"type": "acoustic", "width": 96, "depth": 2, "heads": 4, "masks": 1},
+        "training": {"batch_size": 16, "max_epochs": 30, "learning_rate": 3e-3, "patience": 100, "num_workers": 0},
     }
     if settings.epochs is not None:
         content["training"]["max_epochs"] = settings.epochs

@@ -9,25 +9,29 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.data import SEQUENCE_KINDS, InputEncoder, LabelRule, SequenceEncoder, as_numbers
+from lepton.data import SEQUENCE_KINDS, SPEECH_KINDS, InputEncoder, LabelRule, as_numbers
 from lepton.errors import import_extra
+from lepton.run._encoders import Encoder
 
 __all__ = ["UNREAD", "BoostedTrees", "boosting_columns", "can_boost"]
 
 Floats = npt.NDArray[np.float64]
 
-UNREAD = ("text", "tokens", "words", "image")
+UNREAD = ("text", "tokens", "words", "image", "audio")
 """Kinds of columns that trees do not read."""
 
 MOST_CATEGORIES = 254
 """scikit-learn's trees tell so many categories apart; the rarest beyond count as missing."""
+UNLEARNED = ("segmentation", *SEQUENCE_KINDS, *SPEECH_KINDS)
+"""Kinds of task that trees do not learn."""
+
 LEAVES = 31
 FEWEST_TO_STOP_EARLY = 200
 
 
-def can_boost(encoder: InputEncoder | SequenceEncoder, rule: LabelRule) -> bool:
+def can_boost(encoder: Encoder, rule: LabelRule) -> bool:
     """Return whether there is a column that trees read, and the task is one that they learn."""
-    return rule.kind not in ("segmentation", *SEQUENCE_KINDS) and any(c.kind not in UNREAD for c in encoder.columns)
+    return rule.kind not in UNLEARNED and any(c.kind not in UNREAD for c in encoder.columns)
 
 
 def boosting_columns(encoder: InputEncoder, table: Any) -> tuple[Floats, list[bool]]:

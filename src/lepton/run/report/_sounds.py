@@ -94,7 +94,8 @@ def _example(
 ) -> SpeechExample:
     waveform = rows.waveform(place)
     front: Any = run.model.trunk.front
-    said, truth, characters = "", "", ()
+    said, truth = "", ""
+    characters: tuple[tuple[str, float, float], ...] = ()
     if readers:
         rule = readers[0]
         said = found[rule.task][place]
@@ -150,6 +151,8 @@ def speech_of(run: Run, table: pa.Table) -> tuple[tuple[SpeechExample, SpeechExa
     for place, real in enumerate(recordings_of(run, table)):
         voice = None if column is None else str(table.column(column)[place].as_py())
         text = table.column(rule.columns[0])[place].as_py()
+        if text is None:
+            continue
         try:
             spoken = run.say(str(text), voice)
         except LeptonError:  # a voice or a character that training has not: there is nothing to set beside it
