@@ -40,13 +40,19 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def same(expected: Any, found: Any) -> None:
-    """Compare two tables of predictions: numbers closely, everything else exactly."""
+def same(expected: Any, found: Any, scale: float = 1.0) -> None:
+    """Compare two tables of predictions: numbers closely, everything else exactly.
+
+    Args:
+        expected: predictions of the run.
+        found: those of the exported model.
+        scale: the deviation of the numbers, where it is more than that of `expected`.
+    """
     assert list(expected) == list(found)
     for name in expected:
         if expected[name].dtype.kind == "f":
-            scale = max(1.0, np.nanstd(expected[name]))
-            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5 * scale)
+            unit = max(scale, np.nanstd(expected[name]))
+            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5 * unit)
         else:
             assert [repr(value) for value in found[name]] == [repr(value) for value in expected[name]]
 
