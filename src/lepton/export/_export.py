@@ -258,7 +258,8 @@ def _write_graphs(
         part: the folder.
     """
     taken = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder")][-len(inputs) :]
-    given = [node.meta["val"] for node in program.graph.output_node().args[0]]
+    last: Any = program.graph.output_node().args[0]
+    given = [node.meta["val"] for node in last]
     try:
         with _quietly():
             torch.export.save(program, part / PROGRAM)
