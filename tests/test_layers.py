@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "nn": 4,
     "evaluate": 5,
     "train": 6,
+    "export": 7,
     "insight": 7,
     "transfer": 7,
     "config": 8,
@@ -35,7 +36,11 @@ LAYERS: dict[str, int] = {
     "recipes": 10,
     "cli": 11,
 }
-ONLY: dict[str, set[str]] = {"balance": {"errors", "linalg"}, "data": {"errors", "audio", "tasks"}}
+ONLY: dict[str, set[str]] = {
+    "balance": {"errors", "linalg"},
+    "data": {"errors", "audio", "tasks"},
+    "export": {"errors", "data", "nn", "tasks"},
+}
 """Packages that may import less than everything below them."""
 
 

@@ -6,6 +6,7 @@
     ├── ForkError            (RuntimeError)  a graph or features that the fork cannot balance
     ├── DataError            (ValueError)    rows that cannot be turned into a batch
     ├── CheckpointError      (RuntimeError)  a checkpoint that is damaged or of another run
+    ├── ExportError          (RuntimeError)  a model that cannot be exported, or an exported one that is damaged
     ├── TrainingError        (RuntimeError)  a training that cannot go on
     └── MissingExtraError    (ImportError)   an optional dependency that is not installed
 
@@ -27,6 +28,7 @@ __all__ = [
     "CheckpointError",
     "ConfigurationError",
     "DataError",
+    "ExportError",
     "ForkError",
     "LeptonError",
     "MissingExtraError",
@@ -64,6 +66,10 @@ class DataError(LeptonError, ValueError):
 
 class CheckpointError(LeptonError, RuntimeError):
     """A checkpoint that is damaged, incomplete or of another run."""
+
+
+class ExportError(LeptonError, RuntimeError):
+    """A model that cannot be exported, or an exported one that is damaged or incomplete."""
 
 
 class TrainingError(LeptonError, RuntimeError):

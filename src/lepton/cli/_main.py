@@ -15,7 +15,7 @@ from lepton.cli._doctor import doctor
 from lepton.cli._look import baseline, probe, validate
 from lepton.cli._recipe import recipe
 from lepton.cli._train import fit, init, train
-from lepton.cli._use import evaluate, predict, report, say
+from lepton.cli._use import evaluate, export, predict, report, say
 from lepton.errors import LeptonError
 
 __all__ = ["main"]
@@ -51,7 +51,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (fit, init, validate, probe, train, evaluate, predict, say, baseline, report, recipe, demo, doctor):
+for verb in (fit, init, validate, probe, train, evaluate, predict, say, export, baseline, report, recipe, demo, doctor):
     app.command()(guarded(verb))
 
 

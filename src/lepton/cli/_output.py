@@ -77,6 +77,6 @@ class Output:
     def result(self, content: Mapping[str, Any]) -> None:
         """Print the result for programs, if that is asked for; what is not finite becomes null."""
         if self.as_json:
-            from lepton.run import without_nan
+            from lepton.data import without_nan
 
             typer.echo(json.dumps(without_nan(content), default=str, ensure_ascii=False))

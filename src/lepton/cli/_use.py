@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lepton.cli._exported import exported
 from lepton.cli._output import Json, Output, Plain, Quiet, RunFolder, Trust
 from lepton.cli._preview import preview
 from lepton.cli._spoken import spoken
 from lepton.errors import ConfigurationError
 
-__all__ = ["evaluate", "predict", "report", "say"]
+if TYPE_CHECKING:
+    from lepton.export import ExportedModel
+    from lepton.run import Run
+
+__all__ = ["evaluate", "export", "predict", "report", "say"]
 
 
 def evaluate(
@@ -62,16 +67,15 @@ def predict(
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
-    """Predict all tasks for rows, or for texts; a table on the screen, or a file.
+    """Predict all tasks for rows, or for texts, with a run or an exported model; a table on the screen, or a file.
 
     Example: lepton predict runs/houses new_houses.csv --keep id --output predicted.csv
     """
-    from lepton.data import AudioEncoder
-    from lepton.run import beside, load, write_table
+    from lepton.data import AudioEncoder, beside, write_table
 
     if (source is None) == (not text):
         raise ConfigurationError("give rows to predict: a file, or --text.")
-    loaded = load(run, trust=trust)
+    loaded = _predictor(run, trust)
     rows = loaded.table_of(text or source)  # an Arrow table, so that nothing but the core is needed
     named = bool(text) or isinstance(loaded.encoder, AudioEncoder)
     found = beside(rows, keep or (loaded.encoder.names if named else []), loaded.predict(rows, tasks=task))
@@ -85,6 +89,44 @@ def predict(
     out.result({"rows": found.to_pylist()} | notes)
     probabilities = {name for rule in loaded.rules for name in rule.predicted[1:]}
     out.show(preview(found, out.console.width, probabilities), *loaded.notes)
+
+
+def _predictor(folder: Path, trust: bool) -> Run | ExportedModel:
+    """Load a run, or an exported model without importing what only runs need."""
+    from lepton.export import ExportedModel, is_export
+
+    if is_export(folder):
+        return ExportedModel(folder)
+    from lepton.run import load
+
+    return load(folder, trust=trust)
+
+
+def export(
+    run: RunFolder,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The new folder; by default `export` in the run's.")
+    ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Rows to compare run and export on; by default the run's own test rows.")
+    ] = None,
+    trust: Trust = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
+) -> None:
+    """Write a new folder with the model as ONNX and all rules, which predicts without any training code.
+
+    Example: lepton export runs/houses -o houses-model
+    """
+    from lepton.run import load
+
+    out = Output(json_, quiet, plain)
+    loaded = load(run, trust=trust)
+    with out.busy("Exporting"):
+        found = loaded.export(output, rows=rows)
+    out.show(*exported(found))
+    out.result({"folder": str(found.folder), "sizes": dict(found.sizes), **found.manifest.checked})
 
 
 def report(

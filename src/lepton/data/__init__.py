@@ -1,16 +1,23 @@
 """Rows to batches: sources, what columns hold, inputs, labels, images, recordings, splits, loaders, unusable rows."""
 
 from lepton.data._arrays import as_numbers, as_words
+from lepton.data._asked import asked_rows
 from lepton.data._audio_encoder import AudioEncoder
 from lepton.data._audio_loader import AudioLoader
 from lepton.data._audio_rows import AudioRows
 from lepton.data._augment import Augment
 from lepton.data._augment_audio import AugmentAudio
+from lepton.data._decoding import decoded
+from lepton.data._encoders import Encoder, rules_from_dict, rules_to_dict
+from lepton.data._files import write_atomically
 from lepton.data._finite import drop_rows_not_finite
+from lepton.data._frames import beside, frame_of, write_table
 from lepton.data._image_loader import ImageLoader
 from lepton.data._image_rows import ImageRows
 from lepton.data._images import decode_image, decode_mask
+from lepton.data._input_rows import Loader, Rows, input_loader, input_rows, rows_at_once, table_rows, token_lengths
 from lepton.data._inputs import TEXT_BUCKETS, InputEncoder
+from lepton.data._json import without_nan
 from lepton.data._kinds import Column, Kind, describe_columns, find_column
 from lepton.data._labels import hide_labels
 from lepton.data._parts import PARTS, Split, SplitRule
@@ -48,12 +55,15 @@ __all__ = [
     "AugmentAudio",
     "Column",
     "ColumnSummary",
+    "Encoder",
     "ImageLoader",
     "ImageRows",
     "InputEncoder",
     "Kind",
     "LabelRule",
     "LengthLoader",
+    "Loader",
+    "Rows",
     "SequenceData",
     "SequenceEncoder",
     "SequenceInputs",
@@ -65,20 +75,34 @@ __all__ = [
     "Tokenizer",
     "as_numbers",
     "as_words",
+    "asked_rows",
+    "beside",
     "class_names",
     "decode_image",
     "decode_mask",
+    "decoded",
     "describe_columns",
     "drop_rows_not_finite",
     "find_column",
+    "frame_of",
     "hide_labels",
     "infer_task",
+    "input_loader",
+    "input_rows",
     "is_list",
     "read_audio",
     "read_table",
+    "rows_at_once",
+    "rules_from_dict",
+    "rules_to_dict",
     "source_exists",
     "split_rows",
     "summarise_column",
+    "table_rows",
     "text_sizes",
+    "token_lengths",
     "too_many_classes",
+    "without_nan",
+    "write_atomically",
+    "write_table",
 ]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import lepton
-from lepton.run import Baselines, Run, without_nan
+from lepton.data import without_nan
+from lepton.run import Baselines, Run
 from lepton.train import Callback, StepResult, TrainState, write_atomically
 
 __all__ = ["ProcessTime", "RecipeRun", "write_results"]

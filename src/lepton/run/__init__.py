@@ -8,9 +8,7 @@ from lepton.run._build import build_model
 from lepton.run._doctor import Diagnosis, diagnose
 from lepton.run._fit import default_folder, fit, make_config, override_config
 from lepton.run._folder import new_folder
-from lepton.run._frames import beside, write_table
 from lepton.run._init import commented_config
-from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._run import Run, load
 from lepton.run._summary import metrics_table, score_notes, seen_words
@@ -39,7 +37,6 @@ __all__ = [
     "StepCost",
     "TaskPlan",
     "Validation",
-    "beside",
     "build_model",
     "check",
     "commented_config",
@@ -60,8 +57,6 @@ __all__ = [
     "score_notes",
     "seen_words",
     "train_run",
-    "without_nan",
-    "write_table",
 ]
 
 

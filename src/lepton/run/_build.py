@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from lepton.config import Config, Custom, load_class, make_balancer, make_task, trunks
-from lepton.data import TEXT_BUCKETS, AudioEncoder, AudioRows, InputEncoder, LabelRule, SequenceEncoder
+from lepton.data import TEXT_BUCKETS, AudioEncoder, AudioRows, Encoder, InputEncoder, LabelRule, SequenceEncoder
 from lepton.errors import ConfigurationError
 from lepton.nn import HuggingFaceTrunk, LeptonModel
-from lepton.run._encoders import Encoder
 from lepton.run._prepare import Prepared
 from lepton.run._sequences import readers_of
 from lepton.run._speech import fit_spectra, speech_heads

@@ -6,7 +6,6 @@ import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ import torch
 from torch import nn
 
 from lepton.config import Config, config_yaml, read_config
-from lepton.data import InputEncoder, LabelRule, Split
+from lepton.data import Encoder, InputEncoder, LabelRule, Split, rules_from_dict, rules_to_dict
 from lepton.errors import CheckpointError, ConfigurationError
-from lepton.run._encoders import ENCODERS, Encoder
 from lepton.train import write_atomically
 
 __all__ = [
@@ -133,21 +131,15 @@ def read_run_config(folder: Path) -> Config:
 
 def write_rules(folder: Path, encoder: Encoder, rules: Sequence[LabelRule]) -> None:
     """Write `rules.json`: how columns become inputs and labels."""
-    kind = next(name for name, kind in ENCODERS.items() if isinstance(encoder, kind))
-    write_json(folder / "rules.json", {kind: encoder.to_dict(), "labels": [asdict(rule) for rule in rules]})
+    write_json(folder / "rules.json", rules_to_dict(encoder, rules))
 
 
 def read_rules(folder: Path) -> tuple[Encoder, list[LabelRule]]:
     """Read what `write_rules` wrote."""
-    try:
-        found: Mapping[str, Any] = json.loads((folder / "rules.json").read_text(encoding="utf-8"))
-        rules = [
-            LabelRule(**{**r, "columns": tuple(r["columns"]), "classes": tuple(r["classes"])}) for r in found["labels"]
-        ]
-        kind = next(name for name in ENCODERS if name in found)
-        return ENCODERS[kind].from_dict(found[kind]), rules
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise CheckpointError(f"{folder / 'rules.json'} cannot be read: {error}.") from error
+    path = folder / "rules.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path} cannot be read: there is no such file.")
+    return rules_from_dict(read_json(path), str(path))
 
 
 def write_architecture(folder: Path, trunk: nn.Module) -> None:

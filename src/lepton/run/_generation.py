@@ -9,24 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lepton.data import LabelRule, SequenceEncoder
-from lepton.errors import DataError
+from lepton.data import LabelRule, Loader, SequenceEncoder, decoded
 from lepton.evaluate import TaskResult, to_device
 from lepton.insight import TextScores, text_scores
 from lepton.nn import LeptonModel, beam_search, greedy_search
 from lepton.run._rows import EVALUATION_SEQUENCES
-from lepton.tasks import Translation
+from lepton.tasks import LanguageModeling, Translation
 from lepton.train import Callback, TrainState
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lepton.run._rows import Loader
 
-__all__ = ["SearchScores", "predict_sequences", "text_table", "with_search_scores"]
+__all__ = ["SearchScores", "predict_sequences", "with_search_scores"]
 
 SEARCHED_ROWS = 500
 """Validation texts that are translated after every epoch, greedily, to draw a curve and to select by."""
@@ -45,8 +42,9 @@ def predict_sequences(
         table: the rows, for words and labels.
         loader: gives the same rows in order, without labels.
     """
-    found: dict[str, list[Any]] = {rule.task: [] for rule in rules}
+    said: dict[str, list[dict[str, Any]]] = {rule.task: [] for rule in rules}
     labels = encoder.language_labels(table)
+    words = torch.tensor(encoder.source_lengths(table))
     first = 0
     for inputs, _ in loader:
         moved = to_device(inputs, model.device)
@@ -55,50 +53,21 @@ def predict_sequences(
         size, length = inputs["tokens"].shape
         own = labels[first : first + size, :length].long().to(model.device)
         for rule in rules:
-            if rule.kind == "language_modeling":
-                found[rule.task] += _perplexities(outputs[rule.task], own)
-            elif rule.kind == "translation":
-                found[rule.task] += _translated(model, rule.task, moved["tokens"], encoder)
+            task = model.task(rule.task)
+            if isinstance(task, LanguageModeling):
+                said[rule.task].append({"perplexity": task.perplexities(outputs[rule.task], own).cpu()})
+            elif isinstance(task, Translation):
+                said[rule.task].append({"text": _translated(model, task, moved["tokens"], encoder)})
             else:
-                said = {key: value.cpu() for key, value in model.task(rule.task).predict(outputs[rule.task]).items()}
-                found[rule.task].append(said)
+                found = {key: value.cpu() for key, value in task.predict(outputs[rule.task]).items()}
+                counted = {"words": words[first : first + size]} if rule.kind == "token_classification" else {}
+                said[rule.task].append(found | counted)
         first += size
-    columns: dict[str, Any] = {}
-    for rule in rules:
-        if rule.kind == "language_modeling":
-            columns[rule.predicted[0]] = found[rule.task]
-        elif rule.kind == "translation":
-            columns[rule.task] = found[rule.task]
-        elif rule.kind == "token_classification":
-            lengths = encoder.source_lengths(table)
-            columns[rule.task] = _tags(rule, found[rule.task], lengths, encoder.max_length - 2)
-        else:
-            parts = found[rule.task]
-            columns |= rule.decode({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
-    return columns
+    return decoded(rules, said)
 
 
-def _perplexities(logits: Tensor, labels: Tensor) -> list[float]:
-    """Return for each row exp of the mean negative log-probability of its tokens."""
-    losses = F.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=-100, reduction="none")
-    return (losses.sum(1) / (labels != -100).sum(1)).exp().tolist()
-
-
-def _translated(model: LeptonModel, task: str, tokens: Tensor, encoder: SequenceEncoder) -> list[str]:
-    kind = model.task(task)
-    assert isinstance(kind, Translation)
-    return [encoder.decode(ids) for ids in beam_search(model, task, tokens, beam=kind.beam)]
-
-
-def _tags(rule: LabelRule, said: Sequence[Mapping[str, Tensor]], lengths: Sequence[int], most: int) -> list[Any]:
-    """Return the tags of each row's words; None for words beyond the `most` that are read."""
-    rows = [row for part in said for row in part["label"].tolist()]
-    found = []
-    for labels, number in zip(rows, lengths, strict=True):
-        read = min(number, most)
-        tags: list[str | None] = [rule.classes[label] for label in labels[1 : read + 1]]
-        found.append(tags + [None] * (number - read))
-    return found
+def _translated(model: LeptonModel, task: Translation, tokens: Tensor, encoder: SequenceEncoder) -> list[str]:
+    return [encoder.decode(ids) for ids in beam_search(model, task.name, tokens, beam=task.beam)]
 
 
 @torch.no_grad()
@@ -164,24 +133,6 @@ def _completed(result: TaskResult, scores: TextScores | None) -> TaskResult:
         metrics={**result.metrics, "bleu": scores.bleu, "chrf": scores.chrf},
         signatures={"bleu": scores.bleu_signature, "chrf": scores.chrf_signature},
     )
-
-
-def text_table(texts: Sequence[str], encoder: SequenceEncoder) -> pa.Table:
-    """Return a table whose column of texts holds these; where words are read, a text is parted at its spaces.
-
-    Raises:
-        DataError: what is no text.
-    """
-    import pyarrow as pa
-
-    if not texts:
-        raise DataError("there are no texts to predict.")
-    wrong = [text for text in texts if not isinstance(text, str)]
-    if wrong:
-        raise DataError(
-            f"texts to predict must be strings, but one is a {type(wrong[0]).__name__}: {str(wrong[0])[:60]!r}."
-        )
-    return pa.table({encoder.source: pa.array(list(texts), pa.string())})
 
 
 class SearchScores(Callback):

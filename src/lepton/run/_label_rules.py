@@ -12,6 +12,7 @@ from lepton.data import (
     SPEECH_KINDS,
     Column,
     LabelRule,
+    Rows,
     class_names,
     decode_mask,
     find_column,
@@ -20,7 +21,7 @@ from lepton.data import (
     too_many_classes,
 )
 from lepton.errors import ConfigurationError, DataError
-from lepton.run._rows import Rows, has_label
+from lepton.run._rows import has_label
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,8 +14,10 @@ from lepton.data import (
     SPEECH_KINDS,
     AudioEncoder,
     Column,
+    Encoder,
     InputEncoder,
     LabelRule,
+    Rows,
     SequenceEncoder,
     Split,
     SplitRule,
@@ -23,9 +25,8 @@ from lepton.data import (
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
-from lepton.run._encoders import Encoder
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
-from lepton.run._rows import Rows, image_size, labels_of, rows_of
+from lepton.run._rows import image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
 from lepton.run._speech import audio_rules, encode_recordings, fit_recordings
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds

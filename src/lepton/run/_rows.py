@@ -21,11 +21,14 @@ from lepton.data import (
     InputEncoder,
     LabelRule,
     LengthLoader,
+    Loader,
+    Rows,
     SequenceData,
-    TensorData,
     TensorLoader,
     decode_image,
     decode_mask,
+    rows_at_once,
+    table_rows,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
 
@@ -34,8 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVALUATION_SEQUENCES",
-    "Loader",
-    "Rows",
     "has_label",
     "held_out_part",
     "image_size",
@@ -44,14 +45,8 @@ __all__ = [
     "labels_of",
     "make_loader",
     "rows_of",
-    "token_lengths",
 ]
 
-Rows = TensorData | SequenceData | ImageRows | AudioRows
-Loader = TensorLoader | ImageLoader | AudioLoader
-
-EVALUATION_BATCH = 1024
-IMAGE_EVALUATION_BATCH = EVALUATION_RECORDINGS = 64
 EVALUATION_SEQUENCES = 64
 """Rows at a time of sequences: a vocabulary of scores for every token is large."""
 CACHE_BYTES = 2 << 30
@@ -77,33 +72,16 @@ def rows_of(
         table: the rows.
         targets: the labels that are no masks, name -> [N, ...]; may be empty.
     """
-    inputs = encoder.encode(table)
-    if not encoder.images:
-        return (
-            TensorData(inputs, targets) if not encoder.tokens else SequenceData(inputs, targets, token_lengths(inputs))
-        )
-    size = config.data.image_size
-    assert size is not None, "resolved"
-    paths = encoder.image_paths(table)
     masked = [rule for rule in rules if rule.kind == "segmentation" and rule.columns[0] in table.column_names]
-    alone = config.trunk.type != "mixed"
-    columns = list(paths.values())
-    images: list[Any] = columns[0] if alone else [list(row) for row in zip(*columns, strict=True)]
-    return ImageRows(
-        images,
-        size=(size[0], size[1]),
-        inputs=inputs,
-        targets=targets,
-        masks={rule.task: table.column(rule.columns[0]).to_pylist() for rule in masked},
-        classes={rule.task: len(rule.classes) for rule in masked},
-        missing=masked[0].missing if masked else 255,
-        cache_bytes=CACHE_BYTES,
-    )
-
-
-def token_lengths(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return for inputs with `tokens` how many each text of a row has: `tokens` -> [N, H]."""
-    return {"tokens": (inputs["tokens"] != 0).sum(2)}
+    pictures = {
+        "image_size": config.data.image_size,
+        "one_image": config.trunk.type != "mixed",
+        "masks": {rule.task: table.column(rule.columns[0]).to_pylist() for rule in masked},
+        "classes": {rule.task: len(rule.classes) for rule in masked},
+        "missing": masked[0].missing if masked else 255,
+        "cache_bytes": CACHE_BYTES,
+    }
+    return table_rows(encoder, table, targets, **(pictures if encoder.images else {}))
 
 
 def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor, int]:
@@ -155,13 +133,6 @@ def _presence(path: str | None, rule: LabelRule) -> Tensor:
     return (counts[:classes].double() >= least).float()
 
 
-_AT_ONCE: dict[type, int] = {
-    ImageRows: IMAGE_EVALUATION_BATCH,
-    SequenceData: EVALUATION_SEQUENCES,
-    AudioRows: EVALUATION_RECORDINGS,
-}
-
-
 def make_loader(
     rows: Rows,
     config: Config,
@@ -179,8 +150,7 @@ def make_loader(
         batch_size: rows at a time, instead of the usual number.
         in_order: whether it matters, without training, in which order the rows come; sequences are quicker if not.
     """
-    evaluation = next((size for kind, size in _AT_ONCE.items() if isinstance(rows, kind)), EVALUATION_BATCH)
-    size = min(batch_size or (config.training.batch_size if training else evaluation), len(rows))
+    size = min(batch_size or (config.training.batch_size if training else rows_at_once(rows)), len(rows))
     order: dict[str, Any] = {"shuffle": training, "seed": config.seed, "drop_last": training and len(rows) > size}
     if isinstance(rows, ImageRows):
         augment = _augment(config, rows) if training else None

@@ -12,26 +12,38 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config
-from lepton.data import AudioEncoder, LabelRule, SequenceEncoder, Split, find_column, read_table
+from lepton.data import (
+    AudioEncoder,
+    Encoder,
+    LabelRule,
+    Rows,
+    SequenceEncoder,
+    Split,
+    asked_rows,
+    decoded,
+    find_column,
+    frame_of,
+    read_table,
+)
 from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
-from lepton.run._encoders import Encoder
 from lepton.run._folder import check_vocabulary, read_architecture, read_json, read_rules, read_run_config, read_split
-from lepton.run._frames import frame_of
-from lepton.run._generation import predict_sequences, text_table, with_search_scores
+from lepton.run._generation import predict_sequences, with_search_scores
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, read_source, split_tables
-from lepton.run._rows import Rows, held_out_part, make_loader, rows_of
+from lepton.run._rows import held_out_part, make_loader, rows_of
 from lepton.run._sequences import prediction_rows
-from lepton.run._speech import encode_recordings, predict_recordings, recordings_table
+from lepton.run._speech import encode_recordings, predict_recordings
 from lepton.run._summary import seen_words
 from lepton.run._voices import Speech, read_voices, speak
 from lepton.train import load_weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from lepton.export import Export
 
 __all__ = ["Run", "load"]
 
@@ -127,12 +139,8 @@ class Run:
             return frame_of(self._predicted_texts(self.encoder, source, rules, batch_size), source)
         if isinstance(self.encoder, AudioEncoder):
             return frame_of(self._heard(self.encoder, source, rules, batch_size), source)
-        table = read_table(source)
-        predicted = self._predicted(rows_of(self.config, self.encoder, [], table, {}), rules, batch_size)
-        found: dict[str, Any] = {}
-        for rule in rules:
-            found |= rule.decode(predicted[rule.task])
-        return frame_of(found, source)
+        rows = rows_of(self.config, self.encoder, [], read_table(source), {})
+        return frame_of(decoded(rules, self._said(rows, rules, batch_size)), source)
 
     def table_of(self, source: Any) -> pa.Table:
         """Return the rows that `predict` makes of a source: a table of it, of its texts, or of its recordings.
@@ -145,16 +153,7 @@ class Run:
             ConfigurationError: paths or texts for a run that reads neither a text as a sequence nor recordings.
             DataError: what cannot be read, or is no string.
         """
-        if isinstance(self.encoder, AudioEncoder):
-            return recordings_table(self.encoder, source)
-        if not isinstance(source, (list, tuple)) or (source and isinstance(source[0], Mapping)):
-            return read_table(source)
-        if not isinstance(self.encoder, SequenceEncoder):
-            raise ConfigurationError(
-                f"this run reads the columns {self.encoder.names[:8]}, neither one text nor recordings: give "
-                "it rows that have them."
-            )
-        return text_table(source, self.encoder)
+        return asked_rows(self.encoder, source)
 
     def say(self, text: str, voice: str | None = None, *, pace: float = 1.0) -> Speech:
         """Speak a text: for a run with a task of the kind `speech_synthesis`.
@@ -202,19 +201,17 @@ class Run:
         return [rule for rule in self.rules if rule.task in wanted]
 
     @torch.no_grad()
-    def _predicted(
+    def _said(
         self, rows: Rows, rules: Sequence[LabelRule], batch_size: int | None
-    ) -> dict[str, dict[str, Tensor]]:
+    ) -> dict[str, list[dict[str, Tensor]]]:
         """Return what each task's `predict` says, batch by batch: the outputs of a mask are larger than its labels."""
         self.model.eval()
-        parts: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in rules}
+        said: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in rules}
         for inputs, _ in make_loader(rows, self.config, batch_size=batch_size):
             outputs, _ = self.model(to_device(inputs, self.model.device))
-            for name, found in parts.items():
+            for name, found in said.items():
                 found.append({key: value.cpu() for key, value in self.model.task(name).predict(outputs[name]).items()})
-        return {
-            name: {key: torch.cat([part[key] for part in found]) for key in found[0]} for name, found in parts.items()
-        }
+        return said
 
     def evaluate(
         self, source: Any = None, *, part: Literal["train", "val", "test"] | None = None
@@ -286,6 +283,24 @@ class Run:
         from lepton.run.report import write_run_report
 
         return write_run_report(self, self.folder / "report.html" if path is None else Path(path))
+
+    def export(self, folder: Path | str | None = None, *, rows: Any = None) -> Export:
+        """Write a new folder with the model as ONNX and all rules, which predicts without any training code.
+
+        Args:
+            folder: the new folder; by default `export`, or `export-2` and so on, in the run's folder.
+            rows: rows to compare run and exported model on; by default held-out rows of the run's own.
+
+        Returns:
+            What was written and the largest difference of each output; `lepton.export.ExportedModel` reads the folder.
+
+        Raises:
+            ConfigurationError: the folder is there already, or there are no rows to compare on.
+            ExportError: the model cannot be exported, or predicts something else than the run.
+        """
+        from lepton.run._export import export_run
+
+        return export_run(self, folder, rows=rows)
 
     # -- showing ----------------------------------------------------------------------------------------------
     def __repr__(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 from lepton.audio import LogMel
 from lepton.config import Config, trunks
 from lepton.data import (
-    AUDIO_SUFFIXES,
     SEQUENCE_KINDS,
     SPEECH_KINDS,
     UNSEEN,
@@ -22,17 +20,17 @@ from lepton.data import (
     AudioRows,
     Column,
     LabelRule,
-    read_table,
+    decoded,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.evaluate import to_device
 from lepton.nn import LeptonModel, SpeechHead
-from lepton.tasks import SpeechRecognition, SpeechSynthesis
+from lepton.tasks import SpeechSynthesis
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lepton.run._rows import Loader
+    from lepton.data import Loader
 
 __all__ = [
     "audio_rules",
@@ -43,7 +41,6 @@ __all__ = [
     "mean_voices",
     "predict_recordings",
     "reads_recordings",
-    "recordings_table",
     "speech_heads",
 ]
 
@@ -61,9 +58,6 @@ UNHEARD = ("segmentation", *SEQUENCE_KINDS)
 
 BEYOND = -100
 """The label beyond a text's end."""
-
-FOLDER_COLUMN = "audio"
-"""What `read_table` calls the recordings of a folder."""
 
 VOICE_OF_ALL = "all"
 """The voice of a synthesiser whose recordings nobody told apart."""
@@ -294,22 +288,6 @@ def example_recordings(encoder: AudioEncoder, rows: int) -> dict[str, Tensor]:
 
 
 # -- predictions --------------------------------------------------------------------------------------------------
-def recordings_table(encoder: AudioEncoder, source: Any) -> pa.Table:
-    """Return the recordings of a source as rows: one file, a list of them, a folder, or a table.
-
-    Raises:
-        DataError: what cannot be read.
-    """
-    one = isinstance(source, (str, Path)) and str(source).lower().endswith(AUDIO_SUFFIXES)
-    paths = [source] if one else source if isinstance(source, (list, tuple)) else []
-    if paths and all(isinstance(path, (str, Path)) for path in paths):
-        return read_table({encoder.source: [str(path) for path in paths]})
-    table = read_table(source)
-    if encoder.source in table.column_names or FOLDER_COLUMN not in table.column_names:
-        return table
-    return table.rename_columns([encoder.source if n == FOLDER_COLUMN else n for n in table.column_names])
-
-
 @torch.no_grad()
 def predict_recordings(model: LeptonModel, rules: Sequence[LabelRule], loader: Loader) -> dict[str, Any]:
     """Return the predictions of all tasks that predict something of a recording, column by column.
@@ -320,21 +298,10 @@ def predict_recordings(model: LeptonModel, rules: Sequence[LabelRule], loader: L
         loader: gives the rows in order, without labels.
     """
     wanted = [rule for rule in rules if rule.kind != "speech_synthesis"]
-    texts: dict[str, list[str]] = {rule.task: [] for rule in wanted}
-    parts: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in wanted}
+    said: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in wanted}
     for inputs, _ in loader:
         outputs = model.outputs_of(to_device(inputs, model.device), [rule.task for rule in wanted])
         for rule in wanted:
-            task = model.task(rule.task)
-            said = {key: value.cpu() for key, value in task.predict(outputs[rule.task]).items()}
-            if isinstance(task, SpeechRecognition):
-                texts[rule.task] += [task.text(ids) for ids in said.pop("label").tolist()]
-            parts[rule.task].append(said)
-    columns: dict[str, Any] = {}
-    for rule in wanted:
-        said = {key: torch.cat([part[key] for part in parts[rule.task]]) for key in parts[rule.task][0]}
-        if rule.kind == "speech_recognition":
-            columns |= dict(zip(rule.predicted, (texts[rule.task], said["probability"].double().numpy()), strict=True))
-        else:
-            columns |= rule.decode(said)
-    return columns
+            found = model.task(rule.task).predict(outputs[rule.task])
+            said[rule.task].append({key: value.cpu() for key, value in found.items()})
+    return decoded(wanted, said)

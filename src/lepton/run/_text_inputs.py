@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lepton.config import Config
-from lepton.data import Column, InputEncoder, text_sizes
+from lepton.data import Column, InputEncoder, Rows, text_sizes, token_lengths
 from lepton.errors import ConfigurationError, MissingExtraError, import_extra
-from lepton.run._rows import Rows, token_lengths
 
 if TYPE_CHECKING:
     import pyarrow as pa

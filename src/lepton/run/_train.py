@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lepton
 from lepton.config import Config
-from lepton.data import SequenceEncoder
+from lepton.data import Loader, SequenceEncoder, without_nan
 from lepton.errors import CheckpointError
 from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel
@@ -26,9 +26,8 @@ from lepton.run._folder import (
     write_split,
 )
 from lepton.run._generation import SearchScores, with_search_scores
-from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._rows import Loader, make_loader
+from lepton.run._rows import make_loader
 from lepton.run._run import Run
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
 from lepton.run._voices import write_voices

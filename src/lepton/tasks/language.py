@@ -135,6 +135,18 @@ class LanguageModeling(NextToken):
         (8.0, 2.0)
     """
 
+    def perplexities(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return for each row exp of the mean negative log-probability of its tokens, [B]; NaN without any.
+
+        Args:
+            output: logits [B, L, V].
+            target: labels [B, L].
+        """
+        present = self.mask(target)
+        log_p = at_least_float32(output).log_softmax(-1)
+        chosen = log_p.gather(-1, target.where(present, 0).unsqueeze(-1)).squeeze(-1).where(present, 0.0)
+        return (-chosen.sum(1) / present.sum(1)).exp()
+
 
 class Translation(NextToken):
     """The next token of a text's translation, by cross-entropy: logits [B, L, V], labels [B, L].

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lepton.data import write_atomically
 from lepton.errors import CheckpointError
 
 __all__ = [
@@ -30,32 +31,6 @@ __all__ = [
 MODEL, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 
 log = logging.getLogger("lepton")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds either the old content or the new.
-
-    Args:
-        path: the file; its folder is made.
-        content: all of it.
-
-    Raises:
-        OSError: the disk is full or cannot be written to.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        _write(part, content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 # -- whole folders ------------------------------------------------------------------------------------------------
@@ -82,8 +57,8 @@ def write_checkpoint(folder: Path, files: Mapping[str, bytes], *, keep_previous:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for name, content in files.items():
-            _write(part / name, content)
-        _write(part / MANIFEST, json.dumps(manifest, indent=2).encode())
+            write_atomically(part / name, content)
+        write_atomically(part / MANIFEST, json.dumps(manifest, indent=2).encode())
         _verified(part)
         _sync(part)
         _swap(part, folder, previous)

@@ -129,7 +129,7 @@ class AcousticTrunk(nn.Module):
     def _states(self, waveform: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states [B, L, D], and which of their frames are filled, bool [B, L]."""
         x = self._spectrogram(waveform, samples).to(self.stem.output.weight.dtype)
-        place = torch.arange((x.shape[1] + 1) // 2, device=x.device)
+        place = torch.arange((x.shape[1] - 1) // 2 + 1, device=x.device)  # as a convolution says it: see an export
         filled = place < self.frames(samples)[:, None]
         x = F.dropout(self.stem(x, filled), self.dropout, self.training)
         return self.encoder(x, filled), filled
@@ -203,7 +203,7 @@ def _check_recordings(waveform: Tensor, samples: Tensor) -> None:
     if not isinstance(samples, Tensor) or samples.dtype not in (torch.int64, torch.int32) or samples.ndim != 1:
         raise DataError(f"AcousticTrunk: samples must be lengths [B] in torch.int64, but it is {_said(samples)}.")
     rows, size = waveform.shape
-    if len(samples) != rows or size == 0:
+    if samples.shape[0] != rows or size == 0:
         raise DataError(
             f"AcousticTrunk: waveform is {list(waveform.shape)} and samples {list(samples.shape)}: they must be [B, N] "
             "with N >= 1, and [B]."

@@ -138,6 +138,9 @@ class TextColumns(nn.Module):
         """Return the means [B, out_features] over the ids [B, H, L] that are no padding; zero where all are."""
         inside = (text > 0) & (text < self.buckets)
         rows = (text + self.offsets) * inside  # row 0 is the padding of the first column, and of every other
+        if torch.compiler.is_exporting():  # ONNX has no bags
+            found = F.embedding(rows, self.table) * inside[..., None]
+            return (found.sum(2) / inside.sum(2, keepdim=True).clamp(min=1)).flatten(1)
         if not rows.shape[-1]:
             return self.table.new_zeros(len(rows), self.out_features)
         bags: Tensor = F.embedding_bag(rows.flatten(0, 1), self.table, mode="mean", padding_idx=0)

@@ -156,8 +156,8 @@ class HuggingFaceTrunk(nn.Module):
             highest = states.masked_fill(~inside[..., None], -torch.inf).amax(1)
             return highest.masked_fill(~inside.any(1, keepdim=True), 0)
         places = torch.arange(inside.shape[1], device=inside.device)
-        place = (inside * (len(places) - places if self.pooling == "first" else places + 1)).argmax(1)
-        return states[torch.arange(len(states), device=states.device), place]
+        place = (inside * (places.shape[0] - places if self.pooling == "first" else places + 1)).argmax(1)
+        return states[torch.arange(states.shape[0], device=states.device), place]
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if tokens.ndim != 2 or tokens.is_floating_point():

@@ -132,10 +132,10 @@ class MixedTrunk(nn.Module):
             )
         flat = image.flatten(0, 1)
         gone = None if missing is None else missing.flatten() != 0
-        vectors = trunk(flat if gone is None else flat[_stand_ins(gone)]).mean((2, 3))
+        vectors = trunk(flat if gone is None or not self.training else flat[_stand_ins(gone)]).mean((2, 3))
         if gone is not None:
             vectors = torch.where(gone[:, None], self.absent, vectors)
-        return vectors.reshape(len(image), -1)  # type: ignore[no-any-return]
+        return vectors.reshape(image.shape[0], -1)  # type: ignore[no-any-return]
 
     def _texts(self, trunk: TransformerTrunk, tokens: Tensor | None) -> Tensor:
         if tokens is None or tokens.ndim != 3 or tokens.shape[1] != self.texts or tokens.is_floating_point():
@@ -147,7 +147,7 @@ class MixedTrunk(nn.Module):
         states = trunk(flat)
         pooled = states if isinstance(states, Tensor) else next(iter(states.values()))
         vectors = torch.where((flat == PAD).all(1, keepdim=True), self.no_text, pooled)
-        return (vectors.reshape(len(tokens), self.texts, -1) + self.text_columns).flatten(1)
+        return (vectors.reshape(tokens.shape[0], self.texts, -1) + self.text_columns).flatten(1)
 
 
 def _check_pooled(text: TransformerTrunk) -> None:
@@ -164,6 +164,6 @@ def _stand_ins(gone: Tensor) -> Tensor:
     instead would make the shape depend on the data, which the compiler refuses and a GPU waits for.
     """
     order = gone.long().argsort(stable=True)
-    place = torch.arange(len(gone), device=gone.device)
+    place = torch.arange(gone.shape[0], device=gone.device)
     present = (~gone).sum().clamp(min=1)
     return torch.where(gone, order[place % present], place)

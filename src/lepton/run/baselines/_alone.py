@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config, check_config, content_of
-from lepton.data import AudioEncoder, SequenceEncoder
+from lepton.data import AudioEncoder, Loader, SequenceEncoder
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
 from lepton.run._generation import SearchScores, with_search_scores
 from lepton.run._prepare import Prepared, encode_rows, read_source, split_tables
-from lepton.run._rows import Loader, make_loader
+from lepton.run._rows import make_loader
 from lepton.run._run import Run
 from lepton.run._train import make_loaders, make_trainer
 from lepton.train import Callback, TrainState, TrainStep

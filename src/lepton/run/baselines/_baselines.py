@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
-from lepton.data import InputEncoder
+from lepton.data import InputEncoder, without_nan
 from lepton.errors import DataError, import_extra, is_whole, require
 from lepton.evaluate import TaskResult
 from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore, score_outputs
 from lepton.run._folder import read_json, write_json
-from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared
 from lepton.run._rows import held_out_part
 from lepton.run._run import Run

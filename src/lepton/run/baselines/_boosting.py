@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.data import SEQUENCE_KINDS, SPEECH_KINDS, InputEncoder, LabelRule, as_numbers
+from lepton.data import SEQUENCE_KINDS, SPEECH_KINDS, Encoder, InputEncoder, LabelRule, as_numbers
 from lepton.errors import import_extra
-from lepton.run._encoders import Encoder
 
 __all__ = ["UNREAD", "BoostedTrees", "boosting_columns", "can_boost"]
 

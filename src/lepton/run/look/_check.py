@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lepton.config import Config, content_of
-from lepton.data import Column
+from lepton.data import Column, without_nan
 from lepton.run._build import build_model
-from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import labelled_rows
 from lepton.run._summary import columns_table, count_parameters, plan_table

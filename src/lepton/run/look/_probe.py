@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config, check_config, content_of
-from lepton.data import ImageRows
+from lepton.data import ImageRows, Loader, Rows, without_nan
 from lepton.errors import is_whole, require
 from lepton.evaluate import evaluate
 from lepton.insight import (
@@ -39,9 +39,8 @@ from lepton.insight import (
 )
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
-from lepton.run._json import without_nan
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._rows import Loader, Rows, label_overlap
+from lepton.run._rows import label_overlap
 from lepton.run._train import make_loaders, make_trainer, steps_per_epoch
 
 if TYPE_CHECKING:

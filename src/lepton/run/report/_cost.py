@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lepton.config import Config
-from lepton.data import AudioEncoder, SequenceEncoder
+from lepton.data import AudioEncoder, Encoder, SequenceEncoder
 from lepton.evaluate import to_device
 from lepton.insight import CostFacts
 from lepton.nn import LeptonModel
-from lepton.run._encoders import Encoder
 from lepton.run._sequences import EXAMPLE_TOKENS, example_sequences
 from lepton.run._speech import example_recordings
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton.data import find_column
+from lepton.data._files import write_atomically
+from lepton.data._kinds import find_column
 from lepton.errors import ConfigurationError, import_extra
-from lepton.train import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
