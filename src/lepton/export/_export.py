@@ -224,7 +224,7 @@ def _traced(predictor: nn.Module, inputs: dict[str, Tensor], sizes: Mapping[str,
 
 def _widened(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the inputs twice where an open size is one, which would become a constant of the graph."""
-    found = {}
+    found: dict[str, str] = {}
     for name, tensor in inputs.items():
         for place, axis in enumerate(_axes(name, tensor)):
             if axis and tensor.shape[place] == 1:
@@ -286,7 +286,7 @@ def _port(name: str, value: Tensor, symbols: Mapping[str, str]) -> Port:
 
 def _symbols(taken: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the name of each size that stays open: `s2` -> `batch`."""
-    found = {}
+    found: dict[str, str] = {}
     for name, value in taken.items():
         for size, axis in zip(value.shape, _axes(name, value), strict=False):
             if not isinstance(size, int):  # a symbol, or a multiple of one

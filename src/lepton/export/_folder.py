@@ -90,7 +90,7 @@ def open_session(path: Path, manifest: Manifest, threads: int | None = None) -> 
     _check_ports(path, "inputs", [port.name for port in manifest.inputs], session.get_inputs())
     outputs = [port.name for ports in manifest.outputs.values() for port in ports]
     _check_ports(path, "outputs", outputs, session.get_outputs())
-    return session  # type: ignore[no-any-return]
+    return session
 
 
 def run_session(
