@@ -224,7 +224,7 @@ def _traced(predictor: nn.Module, inputs: dict[str, Tensor], sizes: Mapping[str,
 
 def _widened(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the inputs twice where an open size is one, which would become a constant of the graph."""
-    found: dict[str, str] = {}
+    found: dict[str, Tensor] = {}
     for name, tensor in inputs.items():
         for place, axis in enumerate(_axes(name, tensor)):
             if axis and tensor.shape[place] == 1:
