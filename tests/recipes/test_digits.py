@@ -135,7 +135,7 @@ def command(*arguments: str, cwd: Path, **options) -> subprocess.Popen[str]:
 
 
 def test_control_c_keeps_what_was_trained(tmp_path: Path) -> None:
-    running = command("demo", "--seeds", "1", "--epochs", "20", "--scenes", "512", cwd=tmp_path)
+    running = command("demo", "--seeds", "1", "--epochs", "4", "--scenes", "512", cwd=tmp_path)
     results = tmp_path / "runs" / "demo" / "results.json"
     deadline = time.monotonic() + 120
     while not results.exists() and time.monotonic() < deadline:

@@ -147,8 +147,10 @@ FROM_DATA = (
 @functools.cache
 def trunks() -> dict[str, type]:
     """Return the trunks, by their names in YAML."""
-    names = [name for name in lepton.nn.__all__ if name.endswith(("Trunk", "Net"))]
-    return {snake_case(name).removesuffix("_trunk"): getattr(lepton.nn, name) for name in names}
+    found = {name: getattr(lepton.nn, name) for name in lepton.nn.__all__ if name.endswith(("Trunk", "Net"))}
+    # One around another trunk is made from a trained model, not from a configuration.
+    made = {name: kind for name, kind in found.items() if "trunk" not in inspect.signature(kind).parameters}
+    return {snake_case(name).removesuffix("_trunk"): kind for name, kind in made.items()}
 
 
 def _trunk_type(kind: type, parameter: str) -> type | None:
