@@ -36,9 +36,9 @@ SETTINGS: dict[str, dict[str, float]] = {
     "joint": {},
     "fine-tuning": {},
     "LwF": {"strength": 2.0},
-    "EWC": {"strength": 1000.0},
+    "EWC": {"strength": 10000.0},
     "replay": {"rows": 64},
-    "A-GEM": {"rows": 256},
+    "A-GEM": {"rows": 64},
 }
 GRIDS: dict[str, dict[str, Sequence[float]]] = {
     "LwF": {"strength": (0.5, 1.0, 2.0)},
