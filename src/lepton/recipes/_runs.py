@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,13 @@ class ProcessTime(Callback):
         row["train/process_seconds"] = self.spent
 
 
-def write_results(path: Path, name: str, done: Sequence[RecipeRun], more: Mapping[str, Any] | None = None) -> None:
+def write_results(path: Path, name: str, done: Sequence[RecipeRun]) -> None:
     """Write `results.json`: every seed that is done, whole or not at all.
 
     Args:
         path: the file.
         name: the recipe.
         done: its seeds.
-        more: further entries.
     """
     content = {"recipe": name, "lepton": lepton.__version__, "seeds": [found.to_dict() for found in done]}
-    write_atomically(path, json.dumps(without_nan(content | dict(more or {})), indent=1, ensure_ascii=False).encode())
+    write_atomically(path, json.dumps(without_nan(content), indent=1, ensure_ascii=False).encode())

@@ -165,15 +165,7 @@ def speak(
     fits = is_number(pace) and SLOWEST <= pace <= FASTEST
     require(fits, "say", "pace", pace, f"a number from {SLOWEST:g} to {FASTEST:g}")
     chosen = _chosen(voice, voices)
-    said = encoder.normalise(text)
-    if not said:
-        raise DataError(f"the text {text!r} is empty: there is nothing to say.")
-    unknown = sorted(set(said) - set(encoder.characters))
-    if unknown:
-        raise DataError(
-            f"the text {text!r} holds {unknown}, which no training text had; known are {encoder.characters}: write it "
-            "in these, such as numbers as words."
-        )
+    said = _sayable(text, encoder)
     ids = encoder.text_ids(pa.table({"text": [said]}), "text").long()
     head = model.heads[rule.task]
     assert isinstance(head, SpeechHead)
@@ -193,6 +185,20 @@ def speak(
         front.hop,
         tuple(front.centres.tolist()),
     )
+
+
+def _sayable(text: str, encoder: AudioEncoder) -> str:
+    """Return the text as the synthesiser reads it."""
+    said = encoder.normalise(text)
+    if not said:
+        raise DataError(f"the text {text!r} is empty: there is nothing to say.")
+    unknown = sorted(set(said) - set(encoder.characters))
+    if unknown:
+        raise DataError(
+            f"the text {text!r} holds {unknown}, which no training text had; known are {encoder.characters}: write it "
+            "in these, such as numbers as words."
+        )
+    return said
 
 
 def _chosen(voice: str | None, voices: Mapping[str, Tensor]) -> str:
