@@ -28,10 +28,12 @@ LAYERS: dict[str, int] = {
     "nn": 4,
     "evaluate": 5,
     "train": 6,
+    "compress": 7,
     "export": 7,
     "insight": 7,
     "transfer": 7,
     "config": 8,
+    "serve": 8,
     "run": 9,
     "recipes": 10,
     "cli": 11,
@@ -40,6 +42,7 @@ ONLY: dict[str, set[str]] = {
     "balance": {"errors", "linalg"},
     "data": {"errors", "audio", "tasks"},
     "export": {"errors", "data", "nn", "tasks"},
+    "serve": {"errors", "data", "export"},
 }
 """Packages that may import less than everything below them."""
 
