@@ -25,6 +25,7 @@ from lepton.balance import (
     Fixed,
     Frozen,
     GeometricMean,
+    GradDrop,
     GradNorm,
     GradVac,
     LearnedWeights,
@@ -104,6 +105,7 @@ LOSS = {
     "Log(Equal)": (lambda: Log(Equal()), LossTraits(3.0, (1, 1 / 2, 1 / 4), 0)),
     "Log(Uncertainty)": (lambda: Log(Uncertainty()), LossTraits(3.0, (1, 1 / 2, 1 / 4), 0)),
     "GeometricMean": (GeometricMean, LossTraits(3.0, (2 / 3, 1 / 3, 1 / 6))),
+    "GradDrop": (GradDrop, LossTraits(3.0, (1, 1, 1), invalid=({"leak": -0.1}, {"seed": 0.5}))),
     "IMTLL": (IMTLL, LossTraits(3.0, (1, 1, 1))),
     "RandomWeight": (RandomWeight, LossTraits(1.0, invalid=({"seed": 0.5},))),
     "SmoothTchebycheff": (

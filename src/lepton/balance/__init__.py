@@ -15,6 +15,7 @@ from lepton.balance._famo import FAMO
 from lepton.balance._fixed import Fixed
 from lepton.balance._frozen import Frozen
 from lepton.balance._geometric_mean import GeometricMean
+from lepton.balance._grad_drop import GradDrop
 from lepton.balance._grad_norm import GradNorm
 from lepton.balance._grad_vac import GradVac
 from lepton.balance._imtl_g import IMTLG
@@ -51,6 +52,7 @@ __all__ = [
     "Fixed",
     "Frozen",
     "GeometricMean",
+    "GradDrop",
     "GradNorm",
     "GradVac",
     "GradientBalancer",

@@ -211,7 +211,7 @@ class LeptonModel(nn.Module):
     def task_weights(self) -> Tensor:
         """Return the weights [T] on the losses: `loss_weight` times what the balancer knows before the batch."""
         weights = self.balancer.task_weights()
-        if not self.balancer.uses_gramian:
+        if not self.balancer.acts_at_fork:
             weights = weights * self.priority
         return weights * self.loss_weight
 
