@@ -20,8 +20,8 @@ def nash_weights(gramian: Tensor) -> Tensor:
         gramian: [T, T], inner products of the gradients; zero rows are absent tasks.
     """
     scaled = gramian.double() / rounded_trace(gramian)
-    size = torch.linalg.matrix_norm(scaled)
-    return size.sqrt() * solve_power(ridge(scaled, gramian.dtype), 1.0, present_tasks(gramian))
+    found = solve_power(ridge(scaled, gramian.dtype), 1.0, present_tasks(gramian))
+    return found * torch.linalg.matrix_norm(scaled).sqrt()
 
 
 @final

@@ -244,7 +244,7 @@ def _combine_at_features(
     if fused is not None:
         total[0] = fused.trunk_gradient(weights[:count], plan.segments).to(leaves[0].dtype)
     sizes = [leaves[index].shape[dim] for index, dim in enumerate(plan.feature_dims)]
-    columns = weights.split(sizes, 1)
+    columns = torch.split(weights, sizes, 1)
     for position, cotangent in enumerate(cotangents):
         task, leaf = divmod(position, n_leaves)
         place = position if plan.per_task else leaf
