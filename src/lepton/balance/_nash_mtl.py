@@ -20,8 +20,8 @@ def nash_weights(gramian: Tensor) -> Tensor:
         gramian: [T, T], inner products of the gradients; zero rows are absent tasks.
     """
     scaled = gramian.double() / rounded_trace(gramian)
-    found = solve_power(ridge(scaled, gramian.dtype), 1.0, present_tasks(gramian))
-    return found * torch.linalg.matrix_norm(scaled).sqrt()
+    size = scaled.square().sum().sqrt()
+    return size.sqrt() * solve_power(ridge(scaled, gramian.dtype), 1.0, present_tasks(gramian))
 
 
 @final
