@@ -112,6 +112,6 @@ def test_two_objectives_descend_and_are_drawn(tmp_path: Path, capsys: pytest.Cap
     picture = tmp_path / "two.png"
     paths = example.main(["--steps", "200", "--methods", "Equal,FAMO,NashMTL", "--picture", str(picture)])
     assert picture.stat().st_size > 10_000 and "NashMTL" in capsys.readouterr().out
-    for found in paths.values():  # (9, -1) stands above the bowls, from where every method goes down
+    for found in paths.values():  # from (9, -1) one bowl is near and one is far: every method goes towards the far one
         start, end = example.objectives(found[4][0]), example.objectives(found[4][-1])
-        assert (end < start).all()
+        assert end[1] < start[1] - 0.1 and end.sum() < start.sum() - 0.1
