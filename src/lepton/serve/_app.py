@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from lepton.export import ExportedModel
 from lepton.serve._batching import Batcher
 from lepton.serve._engine import Engine, Work
-from lepton.serve._guard import Guard
+from lepton.serve._guard import Guard, Receive, Scope, Send
 from lepton.serve._limits import Limits
 from lepton.serve._metrics import Metrics
 from lepton.serve._openapi import Description
@@ -46,7 +46,9 @@ class Service:
         self.uploads = UploadReader(self.reader, limits.max_pixels, limits.max_rows)
         self.batcher = Batcher(Engine(model, self.reader.columns, limits.max_batch), limits, self.metrics)
         self.ready = False
-        self.guard = Guard(self._application(), limits, self.metrics, _PATHS)
+        self.app = self._application()
+        self.direct = {"/predict": self.predict, "/predict/file": self.predict_file}
+        self.guard = Guard(self._answer, limits, self.metrics, _PATHS)
 
     def _application(self) -> FastAPI:
         name = self.model.manifest.name or self.model.folder.name
@@ -77,6 +79,19 @@ class Service:
         finally:
             self.ready = False
             await self.batcher.stop()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request: a prediction by the shortest way, which halves what it costs beside the model."""
+        answer = self.direct.get(scope.get("path", ""))
+        if answer is None or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await answer(request)
+        except Problem as problem:
+            response = await _answer_problem(request, problem)
+        await response(scope, receive, send)
 
     # -- answers ----------------------------------------------------------------------------------------------
     async def predict(self, request: Request) -> Response:

@@ -11,7 +11,7 @@ from lepton.serve._limits import Limits
 from lepton.serve._metrics import Metrics
 from lepton.serve._problem import Problem
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "Receive", "Scope", "Send"]
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
