@@ -17,14 +17,24 @@ from lepton.serve._guard import Guard, Receive, Scope, Send
 from lepton.serve._limits import Limits
 from lepton.serve._metrics import Metrics
 from lepton.serve._openapi import Description
-from lepton.serve._page import page
+from lepton.serve._page import HEADERS, interface_page, trial_page
 from lepton.serve._problem import Problem
 from lepton.serve._request import RequestReader
 from lepton.serve._uploads import UploadReader
 
 __all__ = ["Service"]
 
-_PATHS = ("/predict", "/predict/file", "/health", "/health/live", "/health/ready", "/metrics", "/", "/openapi.json")
+_PATHS = (
+    "/predict",
+    "/predict/file",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/",
+    "/docs",
+    "/openapi.json",
+)
 
 
 class Service:
@@ -44,7 +54,8 @@ class Service:
         self.metrics = Metrics()
         self.reader = RequestReader(model)
         self.uploads = UploadReader(self.reader, limits.max_pixels, limits.max_rows)
-        self.batcher = Batcher(Engine(model, self.reader.columns, limits.max_batch), limits, self.metrics)
+        self.engine = Engine(model, self.reader.columns, limits.max_batch)
+        self.batcher = Batcher(self.engine, limits, self.metrics)
         self.ready = False
         self.app = self._application()
         self.direct = {"/predict": self.predict, "/predict/file": self.predict_file}
@@ -64,13 +75,16 @@ class Service:
         _route(app, "/health/live", self.live, **self.described.live)
         _route(app, "/metrics", self.read_metrics, **self.described.metrics)
         _route(app, "/", self.front, False)
+        _route(app, "/docs", self.docs, False)
         app.openapi = lambda: self.described.whole(app)  # type: ignore[method-assign]
-        self._front = page(self.reader, self.uploads, self.model, self.limits)
+        self._front = trial_page(name, self.reader, self.model, self.limits)
+        self._interface = interface_page(name)
         return app
 
     @contextlib.asynccontextmanager
     async def _life(self, app: Any) -> AsyncIterator[None]:
         del app
+        self.engine.warm(self.reader.example)
         self.batcher.start()
         self.ready = True
         self.guard.on_start()
@@ -126,7 +140,12 @@ class Service:
     async def front(self, request: Request) -> Response:
         """Give the page for people."""
         del request
-        return HTMLResponse(self._front, headers=_PAGE_HEADERS)
+        return HTMLResponse(self._front, headers=HEADERS)
+
+    async def docs(self, request: Request) -> Response:
+        """Give the page about the interface."""
+        del request
+        return HTMLResponse(self._interface, headers=HEADERS)
 
 
 def _route(
@@ -134,13 +153,6 @@ def _route(
 ) -> None:
     method = "POST" if path.startswith("/predict") else "GET"
     app.add_api_route(path, answer, methods=[method], include_in_schema=shown, response_model=None, **described)
-
-
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def _json(body: bytes) -> Response:

@@ -68,18 +68,19 @@ class Description:
     @property
     def health(self) -> dict[str, Any]:
         """What `add_api_route` should know of /health/ready."""
-        return {"summary": "Whether requests are taken", "responses": _said("ready") | _problems(503)}
+        return {"summary": "Whether requests are taken", "description": "", "responses": _said("ready") | _problems(503)}
 
     @property
     def live(self) -> dict[str, Any]:
         """What `add_api_route` should know of /health/live."""
-        return {"summary": "Whether the server runs", "responses": _said("live")}
+        return {"summary": "Whether the server runs", "description": "", "responses": _said("live")}
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What `add_api_route` should know of /metrics."""
         content = {"text/plain": {"schema": {"type": "string"}}}
-        return {"summary": "Counts for Prometheus", "responses": {200: {"description": "Text.", "content": content}}}
+        answers = {200: {"description": "Text.", "content": content}}
+        return {"summary": "Counts for Prometheus", "description": "", "responses": answers}
 
     def whole(self, app: FastAPI) -> dict[str, Any]:
         """Return the description of an application whose routes were told what is above."""
@@ -163,4 +164,4 @@ def _predicted(rule: LabelRule) -> dict[str, Any]:
         "token_classification": {"type": "array", "items": {"type": ["string", "null"]}},
         "speech_recognition": {"type": "string"},
     }.get(rule.kind, number)
-    return dict.fromkeys(rule.predicted, number) | {name: first for name in rule.predicted[:1]}
+    return dict.fromkeys(rule.predicted, number) | dict.fromkeys(rule.predicted[:1], first)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
-from pydantic_core import PydanticCustomError, from_json
-from typing_extensions import NotRequired, TypedDict
+from pydantic_core import from_json
+from typing_extensions import TypedDict
 
 from lepton.errors import nearest
 from lepton.export import ExportedModel
@@ -45,6 +45,8 @@ class RequestReader:
 
     Attributes:
         columns: what a row holds.
+        names: of the columns.
+        tasks: what can be predicted.
         adapter: the type of a request.
     """
 
@@ -52,7 +54,7 @@ class RequestReader:
         self.columns = asked_columns(model.encoder)
         self.tasks = tuple(model.tasks)
         self.left_out = dict(model.manifest.left_out)
-        self._names = [column.name for column in self.columns]
+        self.names = [column.name for column in self.columns]
         self._uploaded = [column.name for column in self.columns if column.is_file]
         self.adapter: TypeAdapter[Any] = TypeAdapter(self._request_type())
 
@@ -135,7 +137,7 @@ class RequestReader:
         if len(place) == 1:
             return self._wrong_rows(kind, value)
         if len(place) == 2:
-            return f"row {place[1]} must be an object with the columns {_few(self._names)}, but it is {_shown(value)}."
+            return f"row {place[1]} must be an object with the columns {_few(self.names)}, but it is {_shown(value)}."
         return f"row {place[1]}: {self._wrong_value(place[2], kind, value)}"
 
     def _wrong_tasks(self, place: Sequence[Any], value: Any) -> str:
@@ -149,7 +151,7 @@ class RequestReader:
 
     def _wrong_rows(self, kind: str, value: Any) -> str:
         if kind == "missing":
-            return f'there are no "rows": send {{"rows": [{{...}}]}} with the columns {_few(self._names)}.'
+            return f'there are no "rows": send {{"rows": [{{...}}]}} with the columns {_few(self.names)}.'
         if kind == "too_short":
             return "rows is an empty list: there is nothing to predict."
         return f"rows must be a list of objects, or one object, but it is {_shown(value)}."
@@ -157,7 +159,7 @@ class RequestReader:
     def _wrong_value(self, name: str, kind: str, value: Any) -> str:
         column = next(column for column in self.columns if column.name == name)
         if kind == "missing":
-            return f"column {name!r} is missing{_instead(name, value)}; the model reads {_few(self._names)}."
+            return f"column {name!r} is missing{_instead(name, value)}; the model reads {_few(self.names)}."
         if kind == "finite_number":
             return f"column {name!r} is {value}, which is no number of JSON: send null where a value is missing."
         return f"column {name!r} must be {column.words}, but it is {_shown(value)}."
