@@ -173,7 +173,7 @@ def test_the_description_is_made_of_the_model(client: Any) -> None:
     assert client.post("/predict", content=json.dumps(example)).status_code == 200
 
 
-def test_a_model_reads_what_its_folder_is_called_and_named_after(client: Any) -> None:
+def test_the_page_fetches_nothing_from_elsewhere(client: Any) -> None:
     page = client.get("/")
     assert page.status_code == 200 and "default-src 'none'" in page.headers["content-security-policy"]
     assert "http://" not in page.text and "https://" not in page.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from lepton.serve._engine import Work
 from lepton.serve._limits import Limits
 from lepton.serve._metrics import Metrics
-from lepton.serve._problem import Problem
+from lepton.serve._problem import FAILED, Problem
 
 __all__ = ["Batcher"]
+
+_log = logging.getLogger("lepton.serve")
 
 _RETRY = 1
 """Seconds after which a client may come again."""
@@ -107,11 +110,19 @@ class Batcher:
             if not batch:
                 continue
             start = time.monotonic()
-            answers = await loop.run_in_executor(self._thread, self._predict, [one.work for one in batch])
+            answers = await loop.run_in_executor(self._thread, self._safely, [one.work for one in batch])
             rows = sum(len(one.work.rows) for one in batch)
             self._metrics.batch(rows, time.monotonic() - start, [start - one.since for one in batch])
             for one, answer in zip(batch, answers, strict=True):
                 _give(one.answer, answer)
+
+    def _safely(self, batch: Sequence[Work]) -> Sequence[bytes | Problem]:
+        """Predict; whatever is raised, the queue goes on."""
+        try:
+            return self._predict(batch)
+        except Exception:  # noqa: BLE001  # logged with its traceback
+            _log.exception("a batch of %d requests failed", len(batch))
+            return [Problem(500, FAILED)] * len(batch)
 
     async def _collected(self) -> bool:
         """Wait until there is a batch to predict; return False when there is none and none will come."""

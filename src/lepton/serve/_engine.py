@@ -18,7 +18,7 @@ from lepton.data import InputEncoder, decode_image
 from lepton.errors import DataError
 from lepton.export import ExportedModel
 from lepton.serve._columns import AskedColumn
-from lepton.serve._problem import Problem
+from lepton.serve._problem import FAILED, Problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,7 +95,7 @@ class Engine:
             return Problem(422, str(error))
         except Exception:  # noqa: BLE001  # logged with its traceback; the server goes on
             _log.exception("a request of %d rows failed", len(work.rows))
-            return Problem(500, "the prediction failed; the server's log says why.")
+            return Problem(500, FAILED)
 
     def _together(self, batch: Sequence[Work]) -> list[bytes]:
         rows = [row for work in batch for row in work.rows]

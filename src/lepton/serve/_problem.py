@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Problem"]
+__all__ = ["FAILED", "Problem"]
+
+FAILED = "the prediction failed; the server's log says why."
+"""What is said of a fault of our own: its traceback is nobody's business but the log's."""
 
 
 class Problem(Exception):
