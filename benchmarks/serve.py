@@ -32,7 +32,6 @@ import lepton
 from lepton.balance import Equal
 from lepton.data import InputEncoder, LabelRule, TensorLoader, describe_columns, read_table
 from lepton.export import export_model
-from lepton.nn import LeptonModel
 from lepton.recipes.digits import Scenes, make_model, make_scenes
 from lepton.recipes.digits.data import HEIGHT, PIXEL_CLASSES, WIDTH
 from lepton.train import Trainer
@@ -57,7 +56,7 @@ class PictureTrunk(nn.Sequential):
 
 
 def export_scenes(folder: Path, epochs: int = 2, scenes: int = 1200) -> tuple[Path, list[bytes]]:
-    """Train the demonstration's network, export it for PNG files, and return the folder and PNG files of test scenes."""
+    """Train the demonstration's network, export it for PNG files, and return its folder and some PNG files."""
     parts: Scenes = make_scenes(scenes, 100, seed=0)
     model = make_model(("left", "right", "pixels", "sum"), Equal(), seed=0)
     Trainer(model, max_epochs=epochs, learning_rate=2e-3).fit(
@@ -89,9 +88,7 @@ def export_table(folder: Path, rows: int = 2000) -> tuple[Path, list[dict[str, A
     table: dict[str, Any] = {f"n{i}": draw.normal(size=rows) for i in range(6)}
     table |= {f"c{i}": np.array(list("abcdefgh"))[draw.integers(0, 8, rows)] for i in range(3)}
     labels = {"price": table["n0"] * 2 + draw.normal(size=rows), "sold": (table["n1"] > 0).astype(str)}
-    run = lepton.fit(
-        table | labels, ["price", "sold"], training={"max_epochs": 1}, folder=folder / "run", quiet=True
-    )
+    run = lepton.fit(table | labels, ["price", "sold"], training={"max_epochs": 1}, folder=folder / "run", quiet=True)
     run.export(folder / "table")
     plain = {name: column.tolist() for name, column in table.items()}
     return folder / "table", [{name: plain[name][row] for name in plain} for row in range(200)]

@@ -68,7 +68,8 @@ class Description:
     @property
     def health(self) -> dict[str, Any]:
         """What `add_api_route` should know of /health/ready."""
-        return {"summary": "Whether requests are taken", "description": "", "responses": _said("ready") | _problems(503)}
+        answers = _said("ready") | _problems(503)
+        return {"summary": "Whether requests are taken", "description": "", "responses": answers}
 
     @property
     def live(self) -> dict[str, Any]:
@@ -128,12 +129,14 @@ class Description:
     def _form(self) -> dict[str, Any]:
         file: dict[str, Any] = {"type": "string", "format": "binary"}
         several = len(self.reader.columns) == 1
-        parts = {column.name: {"type": "array", "items": file} if several else file for column in self.uploads.files}
+        files = {"type": "array", "items": file, "minItems": 1, "maxItems": self.limits.max_rows}
+        parts: dict[str, Any] = {column.name: files if several else file for column in self.uploads.files}
         needed = list(parts) if several else []
         if self.uploads.others:
             needed.append("row")
             parts["row"] = {"type": "string", "description": f"The other columns as JSON: {self.reader.example}"}
-        return {"type": "object", "properties": parts, "required": needed}
+        parts["tasks"] = {"type": "array", "items": {"$ref": f"{_COMPONENTS}TaskName"}}
+        return {"type": "object", "properties": parts, "required": needed, "additionalProperties": False}
 
 
 def _problems(*statuses: int) -> dict[int | str, Any]:

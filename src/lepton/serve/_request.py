@@ -16,7 +16,7 @@ from lepton.export import ExportedModel
 from lepton.serve._columns import AskedColumn, asked_columns
 from lepton.serve._problem import Problem
 
-__all__ = ["Asked", "RequestReader"]
+__all__ = ["Asked", "RequestReader", "shown"]
 
 Row = Mapping[str, Any]
 
@@ -133,28 +133,28 @@ class RequestReader:
         if place[:1] == ("tasks",):
             return self._wrong_tasks(place, value)
         if place[:1] != ("rows",):
-            return f'the body must be an object {{"rows": [{{...}}], "tasks": [...]}}, but it is {_shown(value)}.'
+            return f'the body must be an object {{"rows": [{{...}}], "tasks": [...]}}, but it is {shown(value)}.'
         if len(place) == 1:
             return self._wrong_rows(kind, value)
         if len(place) == 2:
-            return f"row {place[1]} must be an object with the columns {_few(self.names)}, but it is {_shown(value)}."
+            return f"row {place[1]} must be an object with the columns {_few(self.names)}, but it is {shown(value)}."
         return f"row {place[1]}: {self._wrong_value(place[2], kind, value)}"
 
     def _wrong_tasks(self, place: Sequence[Any], value: Any) -> str:
         if len(place) > 1 and isinstance(value, str):
             return self._no_task(value)
-        return f"tasks must be a list of some of {list(self.tasks)}, or left out for all, but it holds {_shown(value)}."
+        return f"tasks must be a list of some of {list(self.tasks)}, or left out for all, but it holds {shown(value)}."
 
     def _no_task(self, name: str) -> str:
         why = f" It was left out: {self.left_out[name]}." if name in self.left_out else nearest(name, self.tasks)
-        return f"there is no task {_shown(name)}; tasks: {list(self.tasks)}.{why}"
+        return f"there is no task {shown(name)}; tasks: {list(self.tasks)}.{why}"
 
     def _wrong_rows(self, kind: str, value: Any) -> str:
         if kind == "missing":
             return f'there are no "rows": send {{"rows": [{{...}}]}} with the columns {_few(self.names)}.'
         if kind == "too_short":
             return "rows is an empty list: there is nothing to predict."
-        return f"rows must be a list of objects, or one object, but it is {_shown(value)}."
+        return f"rows must be a list of objects, or one object, but it is {shown(value)}."
 
     def _wrong_value(self, name: str, kind: str, value: Any) -> str:
         column = next(column for column in self.columns if column.name == name)
@@ -162,7 +162,7 @@ class RequestReader:
             return f"column {name!r} is missing{_instead(name, value)}; the model reads {_few(self.names)}."
         if kind == "finite_number":
             return f"column {name!r} is {value}, which is no number of JSON: send null where a value is missing."
-        return f"column {name!r} must be {column.words}, but it is {_shown(value)}."
+        return f"column {name!r} must be {column.words}, but it is {shown(value)}."
 
 
 def _annotated(column: AskedColumn) -> Any:
@@ -179,7 +179,8 @@ def _instead(name: str, row: Any) -> str:
     return f" ({hint.strip().replace('Did you mean', 'was it meant by')})" if hint else ""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value of a request as a message may repeat it."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 

@@ -11,7 +11,7 @@ from lepton.errors import DataError
 from lepton.serve._columns import AskedColumn
 from lepton.serve._engine import Row, Work
 from lepton.serve._problem import Problem
-from lepton.serve._request import RequestReader
+from lepton.serve._request import RequestReader, shown
 
 __all__ = ["PICTURES", "RECORDINGS", "UploadReader"]
 
@@ -76,12 +76,13 @@ class UploadReader:
         names = [column.name for column in self.files]
         for name in files:
             if name not in names:
-                raise Problem(422, f"the form holds a file {name!r}, but the model reads {names}.")
+                raise Problem(422, f"the form holds a file {shown(name)}, but the model reads {names}.")
         for name in fields:
             if name in names:
                 raise Problem(422, f"{name!r} came as a text: send a file (with curl: -F {name}=@FILE).")
-            if name not in (_ROW, "tasks"):
-                raise Problem(422, f"the form holds {name!r}, but may hold {[*names, _ROW, 'tasks']}.")
+            allowed = [*([_ROW] if self.others else []), "tasks"]
+            if name not in allowed:
+                raise Problem(422, f"the form holds {shown(name)}, but may hold {[*names, *allowed]}.")
 
     def _rows(self, files: Mapping[str, Sequence[bytes]], row: Sequence[str]) -> list[Row]:
         if len(self.reader.columns) == 1:
