@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,15 +70,18 @@ class Engine:
                 ready[number] = self._read(work)
             except DataError as error:
                 found[number] = Problem(422, str(error))
-        if len(ready) > 1:
-            try:
-                found |= zip(ready, self._together(list(ready.values())), strict=True)
-            except Exception:  # noqa: BLE001  # whoever is to blame, the others get their answers
-                _log.exception("a batch of %d requests failed: each is tried alone", len(ready))
-                found |= {number: self._alone(work) for number, work in ready.items()}
-        else:
-            found |= {number: self._alone(work) for number, work in ready.items()}
+        found |= zip(ready, self._answers(list(ready.values())), strict=True)
         return [found[number] for number in range(len(batch))]
+
+    def _answers(self, batch: Sequence[Work]) -> Sequence[bytes | Problem]:
+        if len(batch) > 1:
+            try:
+                return self._together(batch)
+            except DataError:
+                pass  # one of them is at fault, and is told so below
+            except Exception:  # noqa: BLE001  # whoever is to blame, the others get their answers
+                _log.exception("a batch of %d requests failed: each is tried alone", len(batch))
+        return [self._alone(work) for work in batch]
 
     def warm(self, example: Row) -> None:
         """Predict once for nobody: the first prediction loads libraries and takes a hundred times as long.
@@ -173,7 +177,10 @@ class Engine:
             paths = [str(Path(folder, f"recording {number}.wav")) for number in range(len(rows))]
             for path, row in zip(paths, rows, strict=True):
                 Path(path).write_bytes(row[name])
-            found = self.model.predict(pa.table({name: paths}), tasks=tasks, batch_size=self.at_once)
+            try:
+                found = self.model.predict(pa.table({name: paths}), tasks=tasks, batch_size=self.at_once)
+            except DataError as error:
+                raise DataError(str(error).replace(f"{folder}{os.sep}", "")) from None
         return {name: found.column(name).to_pylist() for name in found.column_names}
 
 

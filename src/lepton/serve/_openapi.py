@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.responses import PlainTextResponse
 
 from lepton.data import LabelRule
 from lepton.export import ExportedModel
@@ -52,7 +53,7 @@ class Description:
     def predict_file(self) -> dict[str, Any]:
         """What `add_api_route` should know of /predict/file."""
         content: dict[str, Any] = {"multipart/form-data": {"schema": self._form()}}
-        if len(self.reader.columns) == 1:
+        if self.uploads.files and len(self.reader.columns) == 1:
             kinds = PICTURES if self.uploads.files[0].kind == "image" else RECORDINGS
             content |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds.values()}
         tasks = {"type": "array", "items": {"$ref": f"{_COMPONENTS}TaskName"}}
@@ -69,19 +70,22 @@ class Description:
     def health(self) -> dict[str, Any]:
         """What `add_api_route` should know of /health/ready."""
         answers = _said("ready") | _problems(503)
-        return {"summary": "Whether requests are taken", "description": "", "responses": answers}
+        words = "While the server starts and while it stops, 503."
+        return {"summary": "Whether requests are taken", "description": words, "responses": answers}
 
     @property
     def live(self) -> dict[str, Any]:
         """What `add_api_route` should know of /health/live."""
-        return {"summary": "Whether the server runs", "description": "", "responses": _said("live")}
+        return {"summary": "Whether the server runs", "description": "Also while it stops.", "responses": _said("live")}
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What `add_api_route` should know of /metrics."""
         content = {"text/plain": {"schema": {"type": "string"}}}
         answers = {200: {"description": "Text.", "content": content}}
-        return {"summary": "Counts for Prometheus", "description": "", "responses": answers}
+        words = "Answers by status, durations, the size of batches and of the queue."
+        kind = PlainTextResponse
+        return {"summary": "Counts for Prometheus", "description": words, "responses": answers, "response_class": kind}
 
     def whole(self, app: FastAPI) -> dict[str, Any]:
         """Return the description of an application whose routes were told what is above."""

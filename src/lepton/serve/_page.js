@@ -166,6 +166,12 @@ function show(found) {
   document.getElementById("answer").hidden = false;
 }
 
+// What stands there was said of an earlier row.
+function stale(is) {
+  document.getElementById("predictions").classList.toggle("stale", is);
+  document.getElementById("answer").classList.toggle("stale", is);
+}
+
 async function ask() {
   const problem = document.getElementById("problem");
   const took = document.getElementById("took");
@@ -180,7 +186,9 @@ async function ask() {
     took.textContent = "answered in " + (performance.now() - start).toFixed(0) + " ms";
     if (!answer.ok) throw new Error(content.detail);
     show(content.predictions[0]);
+    stale(false);
   } catch (error) {
+    stale(true);
     problem.textContent = error instanceof TypeError ? "The server cannot be reached." : error.message;
     problem.hidden = false;
   } finally {
@@ -189,5 +197,6 @@ async function ask() {
 }
 
 build();
+document.querySelector("form").oninput = () => stale(true);
 document.querySelector("form").onsubmit = (event) => { event.preventDefault(); ask(); };
 if (!model.columns.some((column) => column.accept !== null)) ask();
