@@ -2,6 +2,8 @@
 
 python benchmarks/serve.py [SECONDS]
 
+For a server of the usual speed, uvloop and httptools should be installed: pip install "uvicorn[standard]".
+
 The server is a process of its own, asked over loopback by raw sockets in this one. "one client" sends a row, waits for
 the answer, and sends the next. Every request must get an answer; they are counted.
 """
@@ -31,9 +33,11 @@ from torch import Tensor, nn
 import lepton
 from lepton.balance import Equal
 from lepton.data import InputEncoder, LabelRule, TensorLoader, describe_columns, read_table
-from lepton.export import export_model
+from lepton.export import ExportedModel, export_model
 from lepton.recipes.digits import Scenes, make_model, make_scenes
 from lepton.recipes.digits.data import HEIGHT, PIXEL_CLASSES, WIDTH
+from lepton.serve._columns import asked_columns
+from lepton.serve._engine import Engine, Work
 from lepton.train import Trainer
 
 CLIENTS = 50
@@ -232,10 +236,10 @@ def load(server: Server, requests: Sequence[bytes], clients: int, seconds: float
     return Load(spent, sent, statuses, latencies, time.process_time() - own, server.seconds - used)
 
 
-def measure(name: str, folder: Path, requests: Sequence[bytes], seconds: float) -> None:
+def measure(name: str, folder: Path, requests: Sequence[bytes], seconds: float, *options: str) -> None:
     print(f"\n{name}\n{HEAD}")
     rates = {}
-    with serving(folder, "--threads", "1") as server:
+    with serving(folder, "--threads", "1", *options) as server:
         load(server, requests, CLIENTS, 0.5)
         before = server.rss
         for words, clients in (("one client", 1), (f"{CLIENTS} clients", CLIENTS)):
@@ -243,13 +247,66 @@ def measure(name: str, folder: Path, requests: Sequence[bytes], seconds: float) 
             rates[clients] = found.rate
             print(found.row(words))
         print(f"memory of the server: {before:.0f} MB before, {server.rss:.0f} MB after")
-    with serving(folder, "--threads", "1", "--max-batch", "1") as server:
+    with serving(folder, "--threads", "1", "--max-batch", "1", *options) as server:
         load(server, requests, CLIENTS, 0.5)
         found = load(server, requests, CLIENTS, seconds)
         print(found.row(f"{CLIENTS} clients, --max-batch 1"))
     print(
         f"50 clients over one client: {rates[CLIENTS] / rates[1]:.1f} times; "
         f"over 50 clients without batching: {rates[CLIENTS] / found.rate:.1f} times"
+    )
+
+
+# -- where the time goes ------------------------------------------------------------------------------------------
+BARE = """
+import socket, uvicorn
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"600")]})
+    await send({"type": "http.response.body", "body": b"x" * 600})
+listener = socket.socket(proto=socket.IPPROTO_TCP)
+listener.bind(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+uvicorn.Server(config).run(sockets=[listener])
+"""
+
+
+def bare(requests: Sequence[bytes], seconds: float) -> float:
+    """Return the microseconds of a processor that uvicorn takes for a request that is answered with 600 letters."""
+    process = subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        server = Server(("127.0.0.1", int(process.stdout.readline())), process)
+        time.sleep(1)
+        load(server, requests, CLIENTS, 0.5)
+        found = load(server, requests, CLIENTS, seconds)
+        return found.server / found.sent * 1e6
+    finally:
+        process.kill()
+
+
+def alone(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """Return the microseconds of a processor for each row without HTTP: read, graph, answer; for 1 and 50 rows."""
+    model = ExportedModel(folder, threads=1)
+    engine, found = Engine(model, asked_columns(model.encoder), 64), {}
+    for number in (1, CLIENTS):
+        batch = [Work([row], tuple(model.tasks)) for row in rows[:number]]
+        times = []
+        for _ in range(60):
+            start = time.process_time()
+            engine(batch)
+            times.append(time.process_time() - start)
+        found[number] = float(np.median(times)) / number * 1e6
+    return found
+
+
+def explain(name: str, folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    found = alone(folder, rows)
+    ratio = found[1] / found[CLIENTS]
+    print(
+        f"{name} without HTTP: {found[1]:.0f} us for one row, {found[CLIENTS]:.0f} us for one of {CLIENTS}: "
+        f"{ratio:.1f} times"
     )
 
 
@@ -263,8 +320,18 @@ def main() -> None:
         bodies = [json.dumps({"rows": [row]}).encode() for row in rows]
         asked = [request_of("/predict", body, "application/json") for body in bodies]
         measure("Table model, one row a request", folder, asked, seconds)
+        print(f"\nuvicorn itself: {bare(asked, seconds):.0f} us a request")
+        explain("demo model", Path(place) / "scenes", [{"scene": picture} for picture in pictures])
+        explain("table model", folder, rows)
         body = json.dumps({"rows": rows[:50]}).encode()
-        measure("Table model, 50 rows a request", folder, [request_of("/predict", body, "application/json")], seconds)
+        measure(
+            "Table model, 50 rows a request",
+            folder,
+            [request_of("/predict", body, "application/json")],
+            seconds,
+            "--max-queue",
+            "4000",
+        )
 
 
 if __name__ == "__main__":

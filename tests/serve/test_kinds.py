@@ -71,7 +71,9 @@ def test_lists_of_words(tmp_path: Path) -> None:
         rows = [{column: value} for value in words]
         found = client.post("/predict", json={"rows": rows}).json()["predictions"]
         assert [row["tags"] for row in found] == [list(tags) for tags in wanted["tags"]]
-        assert [row["next_perplexity"] for row in found] == pytest.approx(wanted["next_perplexity"], rel=1e-4)
+        said = [row["next_perplexity"] for row in found]
+        assert said[:3] == pytest.approx(wanted["next_perplexity"][:3], rel=1e-4)
+        assert said[3] is None and np.isnan(wanted["next_perplexity"][3])
         (cut,) = client.post("/predict", json={"rows": {column: "the  dog"}}).json()["predictions"]
         assert cut["tags"] == found[0]["tags"]
         answer = client.post("/predict", json={"rows": {column: ["the", 3]}})

@@ -52,7 +52,23 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-VERBS = (fit, init, validate, probe, train, evaluate, predict, say, export, serve, baseline, report, recipe, demo, doctor)
+VERBS = (
+    fit,
+    init,
+    validate,
+    probe,
+    train,
+    evaluate,
+    predict,
+    say,
+    export,
+    serve,
+    baseline,
+    report,
+    recipe,
+    demo,
+    doctor,
+)
 
 for verb in VERBS:
     app.command()(guarded(verb))
