@@ -58,6 +58,7 @@ def test_pictures_that_may_be_missing_beside_a_number(tmp_path: Path) -> None:
         assert answer.status_code == 422 and "send a form" in answer.json()["detail"]
 
 
+@pytest.mark.slow
 def test_lists_of_words(tmp_path: Path) -> None:
     from tests.run.test_texts import tagged
 

@@ -53,21 +53,8 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 VERBS = (
-    fit,
-    init,
-    validate,
-    probe,
-    train,
-    evaluate,
-    predict,
-    say,
-    export,
-    serve,
-    baseline,
-    report,
-    recipe,
-    demo,
-    doctor,
+    *(fit, init, validate, probe, train, evaluate, predict, say, export, serve, baseline, report),
+    *(recipe, demo, doctor),
 )
 
 for verb in VERBS:

@@ -89,12 +89,14 @@ class Description:
 
     def whole(self, app: FastAPI) -> dict[str, Any]:
         """Return the description of an application whose routes were told what is above."""
-        if app.openapi_schema is None:
-            words = f"Tasks: {', '.join(self.model.tasks)}."
-            found = get_openapi(title=app.title, version=app.version, description=words, routes=app.routes)
-            found["components"] = {"schemas": self.schemas}
-            app.openapi_schema = found
-        return app.openapi_schema
+        known: dict[str, Any] | None = app.openapi_schema
+        if known is not None:
+            return known
+        words = f"Tasks: {', '.join(self.model.tasks)}."
+        found: dict[str, Any] = get_openapi(title=app.title, version=app.version, description=words, routes=app.routes)
+        found["components"] = {"schemas": self.schemas}
+        app.openapi_schema = found
+        return found
 
     def _answers(self, *more: int) -> dict[int | str, Any]:
         content = {"application/json": {"schema": {"$ref": f"{_COMPONENTS}Answer"}}}

@@ -59,23 +59,16 @@ class RequestReader:
         self.adapter: TypeAdapter[Any] = TypeAdapter(self._request_type())
 
     # -- the type ---------------------------------------------------------------------------------------------
-    def row_type(self) -> Any:
-        """Return the type of one row: a key for each column that is no file."""
-        fields: dict[str, Any] = {column.name: _annotated(column) for column in self.columns if not column.is_file}
-        row: Any = TypedDict("Row", fields)  # type: ignore[operator]
-        row.__pydantic_config__ = ConfigDict(strict=True, json_schema_extra={"example": self.example})
-        return row
-
     def _request_type(self) -> Any:
-        row = self.row_type()
+        """Return the type of a request: rows with a key for each column that is no file, and names of tasks."""
+        columns = {column.name: _annotated(column) for column in self.columns if not column.is_file}
+        row: Any = _object("Row", columns, json_schema_extra={"example": self.example})
         tasks: Any = Literal[self.tasks]
         fields = {
-            "rows": Annotated[list[row], BeforeValidator(_listed), Field(min_length=1)],  # type: ignore[valid-type]
+            "rows": Annotated[list[row], BeforeValidator(_listed), Field(min_length=1)],
             "tasks": NotRequired[Annotated[list[tasks], Field(min_length=1)] | None],
         }
-        request: Any = TypedDict("Request", fields)  # type: ignore[operator]
-        request.__pydantic_config__ = ConfigDict(strict=True)
-        return request
+        return _object("Request", fields)
 
     @property
     def example(self) -> dict[str, Any]:
@@ -163,6 +156,14 @@ class RequestReader:
         if kind == "finite_number":
             return f"column {name!r} is {value}, which is no number of JSON: send null where a value is missing."
         return f"column {name!r} must be {column.words}, but it is {shown(value)}."
+
+
+def _object(name: str, fields: Mapping[str, Any], **config: Any) -> Any:
+    """Return the type of a JSON object whose keys any words may be."""
+    make: Any = TypedDict
+    found = make(name, dict(fields))
+    found.__pydantic_config__ = {"strict": True, **config}
+    return found
 
 
 def _annotated(column: AskedColumn) -> Any:

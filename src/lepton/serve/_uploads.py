@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from lepton.errors import DataError
@@ -90,8 +90,8 @@ class UploadReader:
         for name, found in files.items():
             if len(found) > 1:
                 raise Problem(422, f"the form holds {len(found)} files {name!r}: send one row at a time.")
-        found = self._other_values(row)
-        return [found | {column.name: self._one(column, files.get(column.name, [])) for column in self.files}]
+        others = self._other_values(row)
+        return [others | {column.name: self._one(column, files.get(column.name, [])) for column in self.files}]
 
     def _several(self, column: AskedColumn, files: Mapping[str, Sequence[bytes]]) -> list[Row]:
         found = files.get(column.name, [])
@@ -154,7 +154,7 @@ async def _form(content_type: str, body: bytes) -> tuple[dict[str, list[bytes]],
     from starlette.datastructures import Headers, UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
 
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = MultiPartParser(
