@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -76,7 +77,7 @@ class Service:
         _route(app, "/metrics", self.read_metrics, **self.described.metrics)
         _route(app, "/", self.front, False)
         _route(app, "/docs", self.docs, False)
-        app.openapi = lambda: self.described.whole(app)  # type: ignore[method-assign]
+        app.openapi = functools.cache(lambda: self.described.whole(app))  # type: ignore[method-assign]
         self._front = trial_page(name, self.reader, self.model, self.limits)
         self._interface = interface_page(name)
         return app

@@ -89,13 +89,9 @@ class Description:
 
     def whole(self, app: FastAPI) -> dict[str, Any]:
         """Return the description of an application whose routes were told what is above."""
-        known: dict[str, Any] | None = app.openapi_schema
-        if known is not None:
-            return known
         words = f"Tasks: {', '.join(self.model.tasks)}."
         found: dict[str, Any] = get_openapi(title=app.title, version=app.version, description=words, routes=app.routes)
         found["components"] = {"schemas": self.schemas}
-        app.openapi_schema = found
         return found
 
     def _answers(self, *more: int) -> dict[int | str, Any]:
@@ -106,7 +102,7 @@ class Description:
     # -- schemas ----------------------------------------------------------------------------------------------
     def _schemas(self) -> dict[str, Any]:
         request = self.reader.adapter.json_schema(ref_template=f"{_COMPONENTS}{{model}}")
-        found = request.pop("$defs")
+        found: dict[str, Any] = request.pop("$defs")
         row = {"$ref": f"{_COMPONENTS}Row"}
         rows = {"type": "array", "items": row, "minItems": 1, "maxItems": self.limits.max_rows}
         tasks = {"type": "array", "items": {"$ref": f"{_COMPONENTS}TaskName"}, "minItems": 1}
