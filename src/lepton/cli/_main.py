@@ -14,6 +14,7 @@ from lepton.cli._demo import demo
 from lepton.cli._doctor import doctor
 from lepton.cli._look import baseline, probe, validate
 from lepton.cli._recipe import recipe
+from lepton.cli._serve import serve
 from lepton.cli._train import fit, init, train
 from lepton.cli._use import evaluate, export, predict, report, say
 from lepton.errors import LeptonError
@@ -51,7 +52,12 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (fit, init, validate, probe, train, evaluate, predict, say, export, baseline, report, recipe, demo, doctor):
+VERBS = (
+    *(fit, init, validate, probe, train, evaluate, predict, say, export, serve, baseline, report),
+    *(recipe, demo, doctor),
+)
+
+for verb in VERBS:
     app.command()(guarded(verb))
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lepton.data import LabelRule, SequenceEncoder, asked_rows, decoded, frame_of
-from lepton.errors import ConfigurationError, ExportError, import_extra, nearest
+from lepton.errors import ConfigurationError, ExportError, import_extra, nearest, require
 from lepton.export._check import compared
 from lepton.export._folder import Export, finished, new_place, open_session, run_session, verified
 from lepton.export._manifest import MANIFEST, MODEL
@@ -74,15 +74,35 @@ class ExportedModel:
         """
         rules = self._chosen(tasks)
         table = self.table_of(source)
+        batches = self.manifest.reading.batches(self.encoder, table, batch_size)
+        return frame_of(self._decoded(rules, batches, self._words(table, rules)), source)
+
+    def columns(self, batches: Iterable[Mapping[str, Tensor]], tasks: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return the predictions for inputs that are tensors already, column by column as `predict` names them.
+
+        Args:
+            batches: of inputs, name -> tensor [B, ...] as `manifest.inputs` lists them.
+            tasks: names of the tasks to predict, by default all that are here.
+
+        Raises:
+            ConfigurationError: an unknown task, or tags, which need to know how many words a row has.
+        """
+        rules = self._chosen(tasks)
+        tags = [rule.task for rule in rules if rule.kind == "token_classification"]
+        require(not tags, "columns", "tasks", tags, "no tags of words: give rows to `predict`")
+        return self._decoded(rules, batches, torch.zeros(0, dtype=torch.int64))
+
+    def _decoded(
+        self, rules: Sequence[LabelRule], batches: Iterable[Mapping[str, Tensor]], words: Tensor
+    ) -> dict[str, Any]:
         said: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in rules}
-        words = self._words(table, rules)
-        for inputs in self.manifest.reading.batches(self.encoder, table, batch_size):
+        for inputs in batches:
             outputs = self.outputs(inputs, said)
             counted = {"words": words[: len(next(iter(inputs.values())))]}
             words = words[len(counted["words"]) :]
             for rule in rules:
                 said[rule.task].append(self._said(rule, outputs) | counted)
-        return frame_of(decoded(rules, said), source)
+        return decoded(rules, said)
 
     def _words(self, table: pa.Table, rules: Sequence[LabelRule]) -> Tensor:
         """Return how many words each row has [N], for tags; nothing where there are none."""
