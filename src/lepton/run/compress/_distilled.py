@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from lepton.run._train import Procedure, train_prepared
 from lepton.run._watch import Watch, watched
 from lepton.train import Trainer
 
-__all__ = ["Distilled", "Gain", "distilled_run"]
+__all__ = ["Distilled", "Gain", "check_student", "distilled_run", "train_students"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +167,38 @@ def distilled_run(
     """
     require(is_whole(seeds), "distilled_run", "seeds", seeds, "a whole number of at least 1")
     require(epochs is None or is_whole(epochs), "distilled_run", "epochs", epochs, "a whole number of at least 1")
+    told = {"strength": strength, "temperature": temperature, "features": features}
+    with watched(quiet) as watch:
+        return train_students(
+            teachers, student, Path(folder), watch, options=told, epochs=epochs, seeds=seeds, rows=rows, trust=trust
+        )
+
+
+def train_students(
+    teachers: Run | Sequence[Run],
+    student: Sequence[str],
+    folder: Path,
+    watch: Watch,
+    *,
+    options: Mapping[str, float],
+    epochs: int | None = None,
+    seeds: int = 1,
+    rows: Any = None,
+    trust: bool = False,
+) -> Distilled:
+    """Do what `distilled_run` says, and show it.
+
+    Args:
+        teachers: see `distilled_run`, like the rest.
+        student: see there.
+        folder: see there.
+        watch: what a person sees.
+        options: of `Distil`.
+        epochs: see `distilled_run`.
+        seeds: see there.
+        rows: see there.
+        trust: see there.
+    """
     runs = [teachers] if isinstance(teachers, Run) else list(teachers)
     joined, models = _joined(runs)
     config = _student_config(joined.config, student, epochs or len(runs[0].history) or None)
@@ -176,22 +207,17 @@ def distilled_run(
     if part is None:
         raise DataError("this run has neither test nor validation rows: there is nothing to compare a student on.")
     prepared.columns = describe_columns(prepared.table, config.data.kinds, config.data.date_formats)
-    teach = partial(_attach, models, strength=strength, temperature=temperature, features=features)
-    place = new_folder(Path(folder))
-    with watched(quiet) as watch:
-        pairs = [_pair(prepared, config, config.seed + n, place, seeds > 1, teach, trust, watch) for n in range(seeds)]
+    place = new_folder(folder)
+
+    def teach(trainer: Trainer) -> None:
+        Distil(models, **options).attach(trainer.step.criterion, trainer.optimizer)
+
+    pairs = [_pair(prepared, config, config.seed + n, place, seeds > 1, teach, trust, watch) for n in range(seeds)]
     taught, alone = zip(*pairs, strict=True)
-    told = {task: run.results[part][task].metrics for run in runs for task in run.tasks}
-    found = Distilled(place, taught, alone, part, told)
+    scores = {task: run.results[part][task].metrics for run in runs for task in run.tasks}
+    found = Distilled(place, taught, alone, part, scores)
     write_json(place / "results.json", found.to_dict())
     return found
-
-
-def _attach(
-    models: Mapping[str, LeptonModel], trainer: Trainer, *, strength: float, temperature: float, features: float
-) -> None:
-    distil = Distil(models, strength=strength, temperature=temperature, features=features)
-    distil.attach(trainer.step.criterion, trainer.optimizer)
 
 
 def _pair(
@@ -216,15 +242,24 @@ def _pair(
     return runs[0], runs[1]
 
 
-def _student_config(config: Config, student: Sequence[str], epochs: int | None) -> Config:
-    """Return the configuration with another trunk, and trained to the end of its epochs."""
+def check_student(config: Config, student: Sequence[str]) -> Config:
+    """Return the configuration with other options of the trunk.
+
+    Raises:
+        ConfigurationError: none, others than the trunk's, or one that is not allowed.
+    """
     strange = [each for each in student if not each.startswith("trunk.")]
     if strange or not student:
         what = f"{strange[0]!r} is none" if strange else "none is given"
         raise ConfigurationError(
             f"a student differs from its teacher by options of the trunk, such as trunk.width=64, but {what}."
         )
-    content = content_of(override_config(config, student))
+    return override_config(config, student)
+
+
+def _student_config(config: Config, student: Sequence[str], epochs: int | None) -> Config:
+    """Return the configuration with another trunk, and trained to the end of its epochs."""
+    content = content_of(check_student(config, student))
     content["training"]["patience"] = None  # two trainings that stop at different times cannot be compared
     if epochs is not None:
         content["training"] |= {"max_epochs": epochs, "max_steps": None}
