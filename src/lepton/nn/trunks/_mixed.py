@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, DataError, is_whole, require
 from lepton.nn._ids import PAD
+from lepton.nn._prunable import Width
 from lepton.nn.trunks._conv import ConvTrunk
 from lepton.nn.trunks._residual import ResidualMLP, check_mlp
 from lepton.nn.trunks._tabular import TabularTrunk
@@ -82,7 +86,36 @@ class MixedTrunk(nn.Module):
             self.no_text = nn.Parameter(torch.zeros(text.out_features))
             self.text_columns = nn.Parameter(torch.zeros(texts, text.out_features))
         self.mlp = ResidualMLP(inputs, width, depth, dropout)
-        self.out_features = width
+
+    @property
+    def out_features(self) -> int:
+        """`width`."""
+        return self.mlp.width
+
+    def _parts(self) -> dict[str, TabularTrunk | ConvTrunk | TransformerTrunk]:
+        found = {"table": self.table, "image": self.image, "text": self.text}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def prunable(self) -> list[Width]:
+        """Return the widths that may shrink: see `Prunable`.
+
+        What an image or a text becomes stays as wide as it is: learned vectors of that size stand for what is missing.
+        """
+        found = self.mlp.prunable()
+        for name, part in self._parts().items():
+            widths = [width for width in part.prunable() if name == "table" or not self._gives(part, width)]
+            found += [replace(width, name=f"{name}.{width.name}") for width in widths]
+        return found
+
+    @staticmethod
+    def _gives(part: ConvTrunk | TransformerTrunk | TabularTrunk, width: Width) -> bool:
+        """Return whether a width is that of the features which a part gives."""
+        last = f"widths[{len(part.stages) // part.blocks}]" if isinstance(part, ConvTrunk) else "width"
+        return width.name == last
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the options that say the present widths: see `Prunable`."""
+        return {"width": self.mlp.width, **{name: part.sizes() for name, part in self._parts().items()}}
 
     def forward(
         self,
