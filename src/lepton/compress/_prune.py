@@ -104,9 +104,9 @@ def prune(
     plan = _Plan([_named(width, model) for width in _widths(model)], scores, spread)
     share = _share(lambda found: _count(surgery.without(plan.gone(found))), before, ratio, plan)
     found = surgery.without(plan.gone(share))
+    widths = {w.name: (w.size, n * w.unit) for w, n in zip(plan.widths, plan.kept(share), strict=True)}
+    _check_followed(found, plan.widths, widths, inputs)
     after = _count(found)
-    kept = plan.kept(share)
-    widths = {w.name: (w.size, number * w.unit) for w, number in zip(plan.widths, kept, strict=True)}
     return Pruned(found, found.trunk.sizes(), 1 - after / before, before, after, widths)  # type: ignore[operator]
 
 
@@ -143,6 +143,24 @@ def _check(model: LeptonModel, ratio: float, importance: str, spread: str, batch
         )
 
 
+def _check_followed(
+    model: LeptonModel, planned: Sequence[_NamedWidth], widths: Mapping[str, tuple[int, int]], inputs: Any
+) -> None:
+    """Refuse a network in which something else went than what was asked for."""
+    found = {width.name: {_outputs(model.get_submodule(name)) for name in width.layers} for width in planned}
+    wrong = [name for name, (_, size) in widths.items() if found[name] != {size}]
+    try:
+        with torch.no_grad():
+            model.outputs_of(inputs, model.task_names)
+    except RuntimeError as error:
+        wrong = [*wrong, str(error).splitlines()[0]]
+    if wrong:
+        raise ConfigurationError(
+            f"prune: torch-pruning cannot follow what depends on what in this {type(model.trunk).__name__}: {wrong}. "
+            "Leave the width out of what its method `prunable` names."
+        )
+
+
 def _widths(model: LeptonModel) -> Sequence[Width]:
     trunk: Prunable = model.trunk  # type: ignore[assignment]
     return trunk.prunable()
@@ -165,8 +183,12 @@ class _NamedWidth:
 
 def _named(width: Width, model: nn.Module) -> _NamedWidth:
     names = {id(module): name for name, module in model.named_modules()}
-    size = width.layers[0].weight.shape[1 if isinstance(width.layers[0], nn.Embedding) else 0]  # type: ignore[union-attr, index]
-    return _NamedWidth(width.name, tuple(names[id(layer)] for layer in width.layers), int(size), width.unit)
+    return _NamedWidth(width.name, tuple(names[id(each)] for each in width.layers), _outputs(width.layers[0]), width.unit)
+
+
+def _outputs(layer: nn.Module) -> int:
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.shape[1 if isinstance(layer, nn.Embedding) else 0]
 
 
 class _Plan:

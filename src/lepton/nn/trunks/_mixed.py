@@ -99,19 +99,16 @@ class MixedTrunk(nn.Module):
     def prunable(self) -> list[Width]:
         """Return the widths that may shrink: see `Prunable`.
 
-        What an image or a text becomes stays as wide as it is: learned vectors of that size stand for what is missing.
+        What an image or a text becomes stays as wide as it is, since learned vectors of that size stand for what is
+        missing. Where there are several columns of them, side by side, the table's features do too: torch-pruning
+        takes columns side by side for one.
         """
+        several = (self.image is not None and self.images > 1) or (self.text is not None and self.texts > 1)
         found = self.mlp.prunable()
         for name, part in self._parts().items():
-            widths = [width for width in part.prunable() if name == "table" or not self._gives(part, width)]
-            found += [replace(width, name=f"{name}.{width.name}") for width in widths]
+            stays = () if name == "table" and not several else (_own_width(part),)
+            found += [replace(w, name=f"{name}.{w.name}") for w in part.prunable() if w.name not in stays]
         return found
-
-    @staticmethod
-    def _gives(part: ConvTrunk | TransformerTrunk | TabularTrunk, width: Width) -> bool:
-        """Return whether a width is that of the features which a part gives."""
-        last = f"widths[{len(part.stages) // part.blocks}]" if isinstance(part, ConvTrunk) else "width"
-        return width.name == last
 
     def sizes(self) -> dict[str, Any]:
         """Return the options that say the present widths: see `Prunable`."""
@@ -188,6 +185,11 @@ def _check_pooled(text: TransformerTrunk) -> None:
     require(
         told == {"pooled"}, "MixedTrunk", "text.readers", text.readers, "of one vector each, such as {'text': 'pooled'}"
     )
+
+
+def _own_width(part: TabularTrunk | ConvTrunk | TransformerTrunk) -> str:
+    """Return the name of the width of the features that a part gives."""
+    return f"widths[{len(part.stages) // part.blocks}]" if isinstance(part, ConvTrunk) else "width"
 
 
 def _stand_ins(gone: Tensor) -> Tensor:
