@@ -11,6 +11,7 @@ from lepton.nn._fork import Fork, fork
 from lepton.nn._lora import LoRA, add_lora, merge_lora
 from lepton.nn._model import LeptonModel
 from lepton.nn._noted import NotedInputs
+from lepton.nn._prunable import Prunable, Width
 from lepton.nn._reading import ReadingHead
 from lepton.nn._search import beam_search, greedy_search
 from lepton.nn._speech_head import SpeechHead
@@ -42,11 +43,13 @@ __all__ = [
     "MultiTaskLoss",
     "NotedInputs",
     "Penalty",
+    "Prunable",
     "ReadingHead",
     "SpeechHead",
     "TabularTrunk",
     "TransformerTrunk",
     "UNet",
+    "Width",
     "add_adapter",
     "add_lora",
     "beam_search",

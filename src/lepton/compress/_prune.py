@@ -1,0 +1,352 @@
+"""Structured pruning: whole channels, hidden units and attention heads go, and the network becomes a smaller one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lepton.errors import ConfigurationError, import_extra, is_number, nearest, require
+from lepton.nn import AdaptedTrunk, Adapter, LeptonModel, LoRA, MultiTaskLoss, Prunable, Width
+
+__all__ = ["Pruned", "prune"]
+
+IMPORTANCES = ("magnitude", "taylor")
+SPREADS = ("uniform", "global")
+
+LEAST = 0.1
+"""Share of a width that a global threshold leaves at least: a layer that is all but gone passes nothing on."""
+
+ROUNDS = 12
+"""Bisections of the share of channels: with 2^-12 of them, widths of some thousand are found to the last channel."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model, and how to build it.
+
+    Attributes:
+        model: a new model in the mode of the old one; its outputs have the same shapes.
+        options: options of the trunk's constructor that say its widths; the others are as they were.
+        ratio: share of the model's parameters that is gone.
+        parameters_before: number of parameters of the old model.
+        parameters: number of parameters now.
+        widths: name of each width -> how many outputs its layers had, and how many they have.
+    """
+
+    model: LeptonModel
+    options: dict[str, Any]
+    ratio: float
+    parameters_before: int
+    parameters: int
+    widths: dict[str, tuple[int, int]]
+
+
+def prune(
+    model: LeptonModel,
+    inputs: Any,
+    ratio: float,
+    *,
+    importance: str = "magnitude",
+    spread: str = "uniform",
+    batches: Iterable[tuple[Any, Mapping[str, Tensor]]] = (),
+) -> Pruned:
+    """Return a copy of a model without the least important channels of its trunk, to be fine-tuned.
+
+    Nothing is masked: the layers of the copy are smaller, and `Pruned.options` are the options of the trunk's
+    constructor that describe them. Layers that depend on each other, as those whose outputs are added, lose the same
+    channels (Fang et al., "DepGraph: Towards Any Structural Pruning", 2023; torch-pruning computes the dependencies).
+    The tasks' outputs stay, and so do embeddings of columns, vocabularies, and the size of an attention head.
+
+    A channel's importance is the mean, over the layers of its group, of
+
+        magnitude:  sum of w^2        taylor:  sum of |w dL/dw|
+
+    over its weights w, divided by the group's mean; L is the criterion on `batches`, added up (Li et al., "Pruning
+    Filters for Efficient ConvNets", 2017; Molchanov et al., "Importance Estimation for Neural Network Pruning", 2019).
+
+    Args:
+        model: the model. It is not changed.
+        inputs: a batch of inputs as the model takes them; two rows are enough. Each task's output must depend on it.
+        ratio: share of the model's parameters, those of the heads included, that goes at least, in (0, 1).
+        importance: `"magnitude"` or `"taylor"`.
+        spread: `"uniform"` takes the same share of every width, `"global"` the least important ones wherever they are.
+        batches: for `"taylor"`: some batches of (inputs, targets).
+
+    Raises:
+        MissingExtraError: torch-pruning is not installed.
+        ConfigurationError: a trunk that does not say its widths or cannot be pruned so far, or an option that is not
+            allowed.
+
+    Example:
+        >>> import torch, lepton
+        >>> from lepton.compress import prune
+        >>> from lepton.nn import ConvTrunk
+        >>> from lepton.tasks import Classification
+        >>> model = lepton.LeptonModel(ConvTrunk(width=16, stages=2, blocks=1), [Classification("kind", classes=3)])
+        >>> pruned = prune(model, torch.rand(2, 3, 16, 16), 0.5)
+        >>> pruned.options, round(pruned.ratio, 2)
+        ({'widths': [11, 11, 23], 'inner': [11, 23]}, 0.51)
+        >>> outputs, task_weights = pruned.model(torch.rand(2, 3, 16, 16))
+        >>> outputs["kind"].shape
+        torch.Size([2, 3])
+    """
+    tp = import_extra("torch_pruning", "compress", "pruning")
+    _check(model, ratio, importance, spread, batches)
+    surgery = _Surgery(tp, model, inputs)
+    scores = surgery.scores(batches if importance == "taylor" else None)
+    before = _count(model)
+    plan = _Plan([_named(width, model) for width in _widths(model)], scores, spread)
+    share = _share(lambda found: _count(surgery.without(plan.gone(found))), before, ratio, plan)
+    found = surgery.without(plan.gone(share))
+    widths = {w.name: (w.size, n * w.unit) for w, n in zip(plan.widths, plan.kept(share), strict=True)}
+    _check_followed(found, plan.widths, widths, inputs)
+    after = _count(found)
+    return Pruned(found, found.trunk.sizes(), 1 - after / before, before, after, widths)  # type: ignore[operator]
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check(model: LeptonModel, ratio: float, importance: str, spread: str, batches: object) -> None:
+    require(is_number(ratio) and 0 < ratio < 1, "prune", "ratio", ratio, "in (0, 1)")
+    for name, value, known in (("importance", importance, IMPORTANCES), ("spread", spread, SPREADS)):
+        if value not in known:
+            raise ConfigurationError(
+                f"prune: {name} must be one of {list(known)}, but it is {value!r}.{nearest(str(value), known)}"
+            )
+    if importance == "taylor" and isinstance(batches, Sequence) and not batches:
+        raise ConfigurationError(
+            "prune: importance 'taylor' needs the gradients of some batches: give batches=[(inputs, targets), ...]."
+        )
+    trunk = model.trunk
+    if any(isinstance(module, (AdaptedTrunk, Adapter, LoRA)) for module in model.modules()):
+        raise ConfigurationError(
+            "prune: this model has adapters, whose sizes are those of the layers that they change: merge them with "
+            "lepton.nn.merge_lora, or prune the model before it gets them."
+        )
+    if not isinstance(trunk, Prunable):
+        raise ConfigurationError(
+            f"prune: {type(trunk).__name__} does not say which of its widths may shrink, and which options of its "
+            "constructor describe them: give it the two methods of lepton.nn.Prunable, or distil it into a smaller one."
+        )
+    if not trunk.prunable():
+        raise ConfigurationError(
+            f"prune: no width of this {type(trunk).__name__} may shrink: all channels share the statistics of one "
+            "normalisation."
+        )
+
+
+def _check_followed(
+    model: LeptonModel, planned: Sequence[_NamedWidth], widths: Mapping[str, tuple[int, int]], inputs: Any
+) -> None:
+    """Refuse a network in which something else went than what was asked for."""
+    found = {width.name: {_outputs(model.get_submodule(name)) for name in width.layers} for width in planned}
+    wrong = [name for name, (_, size) in widths.items() if found[name] != {size}]
+    try:
+        with torch.no_grad():
+            model.outputs_of(inputs, model.task_names)
+    except RuntimeError as error:
+        wrong = [*wrong, str(error).splitlines()[0]]
+    if wrong:
+        raise ConfigurationError(
+            f"prune: torch-pruning cannot follow what depends on what in this {type(model.trunk).__name__}: {wrong}. "
+            "Leave the width out of what its method `prunable` names."
+        )
+
+
+def _widths(model: LeptonModel) -> Sequence[Width]:
+    trunk: Prunable = model.trunk  # type: ignore[assignment]
+    return trunk.prunable()
+
+
+# -- which channels go ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _NamedWidth:
+    """A width whose layers are known by their names, which are the same in every copy of the model."""
+
+    name: str
+    layers: tuple[str, ...]
+    size: int
+    unit: int
+
+    @property
+    def units(self) -> int:
+        return self.size // self.unit
+
+
+def _named(width: Width, model: nn.Module) -> _NamedWidth:
+    names = {id(module): name for name, module in model.named_modules()}
+    return _NamedWidth(width.name, tuple(names[id(each)] for each in width.layers), _outputs(width.layers[0]), width.unit)
+
+
+def _outputs(layer: nn.Module) -> int:
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.shape[1 if isinstance(layer, nn.Embedding) else 0]
+
+
+class _Plan:
+    """Which channels go, for a share of the channels that go.
+
+    Args:
+        widths: what may shrink.
+        scores: layer -> importance of each of its outputs.
+        spread: see `prune`.
+    """
+
+    def __init__(self, widths: Sequence[_NamedWidth], scores: Mapping[str, Tensor], spread: str) -> None:
+        self.widths = widths
+        self.spread = spread
+        self.scores = {
+            name: scores[name].reshape(width.units, width.unit).mean(1) for width in widths for name in width.layers
+        }
+
+    def kept(self, share: float) -> list[int]:
+        """Return how many units of each width stay."""
+        if self.spread == "uniform":
+            return [max(1, round(width.units * (1 - share))) for width in self.widths]
+        pooled = torch.cat(list(self.scores.values())).sort().values
+        threshold = pooled[min(int(share * len(pooled)), len(pooled) - 1)]
+        found = []
+        for width in self.widths:
+            above = sum(int((self.scores[name] >= threshold).sum()) for name in width.layers) / len(width.layers)
+            found.append(max(1, math.ceil(LEAST * width.units), round(above)))
+        return found
+
+    def gone(self, share: float) -> dict[str, list[int]]:
+        """Return the outputs that go, for each layer."""
+        found = {}
+        for width, kept in zip(self.widths, self.kept(share), strict=True):
+            for name in width.layers:
+                lowest = self.scores[name].argsort()[: width.units - kept].sort().values
+                outputs = lowest[:, None] * width.unit + torch.arange(width.unit)
+                found[name] = [int(place) for place in outputs.flatten()]
+        return found
+
+
+def _share(count: Any, before: int, ratio: float, plan: _Plan) -> float:
+    """Return about the smallest share of channels with which so many parameters go."""
+    target = (1 - ratio) * before
+    low, high = 0.0, 1.0
+    if count(high) > target:
+        raise ConfigurationError(
+            f"prune: ratio is {ratio}, but at most {math.floor(1000 * (1 - count(high) / before)) / 10:g} % of this "
+            f"model's {before} parameters can go: the rest is what the inputs and the tasks' outputs need."
+        )
+    for _ in range(ROUNDS):
+        if plan.kept(low) == plan.kept(high):
+            break
+        middle = (low + high) / 2
+        low, high = (low, middle) if count(middle) <= target else (middle, high)
+    return high
+
+
+# -- the network ------------------------------------------------------------------------------------------------------
+WRAPPED = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+"""Layers whose parameters torch-pruning cuts as parts of the layer."""
+
+
+class _Traced(nn.Module):
+    """A model as torch-pruning can trace it: in eval mode, where nothing is balanced, every head is called by itself."""
+
+    def __init__(self, model: LeptonModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Any) -> list[Tensor]:
+        return list(self.model.outputs_of(inputs, self.model.task_names).values())
+
+
+class _Surgery:
+    """Takes channels out of copies of a model.
+
+    Args:
+        tp: the module torch_pruning.
+        model: the model, which stays as it is.
+        inputs: a batch of inputs to trace it with.
+    """
+
+    def __init__(self, tp: Any, model: LeptonModel, inputs: Any) -> None:
+        self.tp = tp
+        self.model = model
+        self.inputs = inputs
+
+    def scores(self, batches: Iterable[tuple[Any, Mapping[str, Tensor]]] | None) -> dict[str, Tensor]:
+        """Return layer -> importance of its outputs, in units of the mean of its group; by Taylor if batches are given.
+
+        The Taylor importance is the norm L1 of the products w dL/dw: they stand in the place of the weights.
+        """
+        found = copy.deepcopy(self.model).eval()
+        with found.heads_apart():
+            if batches is not None:
+                _weigh_by_gradient(found, batches)
+            graph = self._graph(found)
+            score = self.tp.importance.GroupMagnitudeImportance(p=2 if batches is None else 1, group_reduction="mean")
+            layers = {name: found.get_submodule(name) for w in _widths(self.model) for name in _named(w, self.model).layers}
+            return {name: score(self._group(graph, layer)).cpu() for name, layer in layers.items()}
+
+    def without(self, gone: Mapping[str, Sequence[int]]) -> LeptonModel:
+        """Return a copy without the given outputs of the given layers."""
+        found = copy.deepcopy(self.model).eval()
+        learns = {name: parameter.requires_grad for name, parameter in found.named_parameters()}
+        per_group = {name: _per_group(norm) for name, norm in found.named_modules() if isinstance(norm, nn.GroupNorm)}
+        with found.heads_apart():
+            graph = self._graph(found)
+            for name, outputs in gone.items():
+                if outputs:
+                    self._group(graph, found.get_submodule(name), outputs).prune(record_history=False)
+        for name, size in per_group.items():
+            norm: nn.GroupNorm = found.get_submodule(name)  # type: ignore[assignment]
+            norm.num_groups = norm.num_channels // size if size else 1
+        for name, parameter in found.named_parameters():
+            parameter.requires_grad_(learns[name])
+            parameter.grad = None
+        return found.train(self.model.training)
+
+    def _graph(self, found: LeptonModel) -> Any:
+        """Return the graph of what depends on what.
+
+        Parameters of several dimensions that belong to no usual layer, such as tables of columns, count as constants:
+        torch-pruning would take any that lies before a concatenation for a class token and no longer follow it.
+        """
+        for module in found.modules():
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(isinstance(module, WRAPPED) or parameter.ndim == 1)
+        graph = self.tp.DependencyGraph()
+        with torch.enable_grad():
+            graph.build_dependency(
+                _Traced(found), self.inputs, forward_fn=lambda network, inputs: network(inputs), verbose=False
+            )
+        return graph
+
+    def _group(self, graph: Any, layer: nn.Module, outputs: Sequence[int] | None = None) -> Any:
+        if layer not in graph.module2node:
+            raise ConfigurationError(
+                f"prune: no output depends on the layer {type(layer).__name__} with these inputs, so that what hangs on "
+                "it cannot be told: give a batch of inputs in which every input of the model is there."
+            )
+        cut = graph.get_pruner_of_module(layer).prune_out_channels
+        every = range(graph.get_out_channels(layer)) if outputs is None else outputs
+        return graph.get_pruning_group(layer, cut, list(every))
+
+
+def _per_group(norm: nn.GroupNorm) -> int:
+    """Return the channels of each group; 0 where there is one group of all of them."""
+    return norm.num_channels // norm.num_groups if norm.num_groups > 1 else 0
+
+
+def _weigh_by_gradient(model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tensor]]]) -> None:
+    """Replace every weight w by w dL/dw, with the loss L of all batches together."""
+    criterion = MultiTaskLoss(model)
+    model.requires_grad_(True).zero_grad()
+    for inputs, targets in batches:
+        outputs, task_weights = model(inputs)
+        criterion(outputs, targets, task_weights).backward()
+    for parameter in model.parameters():
+        parameter.data.mul_(0 if parameter.grad is None else parameter.grad)
