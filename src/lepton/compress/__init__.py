@@ -2,6 +2,7 @@
 
 from lepton.compress._cost import Batches, Cost, Inputs, Latency, bytes_of, measured, measured_together
 from lepton.compress._distil import Distil
+from lepton.compress._onnx import Quantised, quantise_onnx
 from lepton.compress._prune import Pruned, prune
 
 __all__ = [
@@ -11,8 +12,10 @@ __all__ = [
     "Inputs",
     "Latency",
     "Pruned",
+    "Quantised",
     "bytes_of",
     "measured",
     "measured_together",
     "prune",
+    "quantise_onnx",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -134,9 +134,9 @@ def measured_together(
 ) -> dict[str, Cost]:
     """Measure several predictions in turns, A B C A B C ..., so that a slow second hits all alike.
 
-    A turn is five calls in a row, of which the first is not counted. Up to 2000 calls of each batch size are, as many as
-    the time allows, but at least 200 of one row and 8 of more rows. `Latency.calls` says how many: the p99 of fewer than
-    100 is nearly the slowest one.
+    A turn is five calls in a row, of which the first is not counted. Up to 2000 calls of each batch size are, as many
+    as the time allows, but at least 200 of one row and 8 of more rows. `Latency.calls` says how many: the p99 of fewer
+    than 100 is nearly the slowest one.
 
     Args:
         candidates: name -> function of a batch of inputs.
@@ -199,17 +199,21 @@ def bytes_of(stored: nn.Module | Path | str) -> int:
 # -- batches ------------------------------------------------------------------------------------------------------
 def _batches(inputs: Batches, size: int) -> list[Inputs]:
     require(is_whole(size) and size >= 1, "measured_together", "batch_sizes", size, "whole numbers from 1 on")
-    if not isinstance(inputs, Tensor) and any(isinstance(key, int) for key in inputs):
-        found = list(inputs.get(size, ()))  # type: ignore[call-overload]
-        require(len(found) > 0, "measured_together", "inputs", sorted(inputs), f"batches of {size} rows too")
-        return found
-    tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+    if isinstance(inputs, Tensor):
+        return [inputs[rows] for rows in _places([inputs], size)]
+    if any(isinstance(key, int) for key in inputs):
+        made = cast("Mapping[int, Sequence[Inputs]]", inputs)
+        require(bool(made.get(size)), "measured_together", "inputs", sorted(made), f"batches of {size} rows too")
+        return list(made[size])
+    named = cast("Mapping[str, Tensor]", inputs)
+    places = _places(list(named.values()), size)
+    return [{name: tensor[rows] for name, tensor in named.items()} for rows in places]
+
+
+def _places(tensors: Sequence[Tensor], size: int) -> list[Tensor]:
     rows = min((len(tensor) for tensor in tensors), default=0)
     require(rows > 0, "measured_together", "inputs", "no rows", "at least one row")
-    places = [torch.arange(turn * size, (turn + 1) * size) % rows for turn in range(DIFFERENT)]
-    if isinstance(inputs, Tensor):
-        return [inputs[place] for place in places]
-    return [{str(name): tensor[place] for name, tensor in inputs.items()} for place in places]  # type: ignore[misc]
+    return [torch.arange(turn * size, (turn + 1) * size) % rows for turn in range(DIFFERENT)]
 
 
 # -- times --------------------------------------------------------------------------------------------------------
