@@ -18,14 +18,17 @@ def compress(
         Path | None, typer.Option("--output", "-o", help="The new folder; by default `compressed` in the run's.")
     ] = None,
     prune: Annotated[
-        list[float] | None, typer.Option(help="A share of the widths to take away, such as 0.5; repeat it.")
+        list[float] | None, typer.Option(help="A share of the parameters to take away, such as 0.5; repeat it.")
     ] = None,
     distil: Annotated[
         list[str] | None,
         typer.Option(help="A smaller trunk for the run to teach, such as trunk.width=64; repeat it."),
     ] = None,
     int8: Annotated[bool, typer.Option(help="Weights of 8 bits, of each form.")] = True,
-    epochs: Annotated[int | None, typer.Option(help="Of every training; by default as the run's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of every training; by default as many as the run took.")] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Trainings of each student and its control: more than one tell chance.")
+    ] = 1,
     rows: Annotated[
         Path | None, typer.Option(help="Labelled rows to measure on; by default the run's own held-out rows.")
     ] = None,
@@ -40,8 +43,7 @@ def compress(
 
     Example: lepton compress runs/houses --prune 0.5 --distil trunk.width=64
     """
-    from lepton.run import load
-    from lepton.run.compress import compress_run
+    from lepton.run import compress_run, load
 
     out = Output(json_, quiet, plain)
     found = compress_run(
@@ -51,6 +53,7 @@ def compress(
         distil=distil or (),
         int8=int8,
         epochs=epochs,
+        seeds=seeds,
         rows=rows,
         seconds=seconds,
         limit=limit,

@@ -258,7 +258,7 @@ def _token_places(trunk: nn.Module, name: str, like: Tensor, inputs: Any) -> Ten
         return None
     padding = cast(int, getattr(trunk, "padding", 0))
     # Behind the last token: some models pad with an id that is a token elsewhere.
-    return (ids != padding).flip(1).long().cumsum(1).flip(1) > 0
+    return cast(Tensor, (ids != padding).flip(1).long().cumsum(1).flip(1) > 0)
 
 
 def _features_last(features: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from lepton.errors import ConfigurationError, DataError, import_extra, is_number
 from lepton.evaluate import evaluate
 from lepton.export import ExportedModel
 from lepton.nn import LeptonModel
-from lepton.run._folder import new_folder, write_json
+from lepton.run._folder import new_folder
 from lepton.run._prepare import encode_rows
 from lepton.run._rows import held_out_part, make_loader
 from lepton.run._run import Run
@@ -23,8 +23,8 @@ from lepton.run._watch import Watch, watched
 from lepton.run.compress._compressed import Compressed
 from lepton.run.compress._distilled import Distilled, check_student, train_students
 from lepton.run.compress._form import Form, judged_metric
+from lepton.run.compress._pruned import pruned_run
 from lepton.run.compress._shipped import Scores, shipped_scores
-from lepton.train import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["compress_run"]
 
 GRAPH = "model.onnx"
+CHECKED_ROWS = 256
+"""Rows that a graph of 8 bits is compared with its original on; its metrics are those of all rows."""
 DIFFERENT = 16
 """Different batches of each size, at most."""
 
@@ -55,6 +57,7 @@ class _Making:
     watch: Watch
     exported: dict[str, tuple[str, Path, Path | None]] = field(default_factory=dict)
     distilled: list[Distilled] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def shown(self) -> _Part:
@@ -69,6 +72,7 @@ def compress_run(
     distil: Sequence[str] = (),
     int8: bool = True,
     epochs: int | None = None,
+    seeds: int = 1,
     rows: Any = None,
     batch_sizes: Sequence[int] = (1, 32, 256),
     seconds: float = 2.0,
@@ -85,11 +89,12 @@ def compress_run(
     Args:
         run: the run.
         folder: the new folder; by default `compressed`, or `compressed-2` and so on, in the run's.
-        prune: shares of the trunk's widths that are taken away, such as 0.5; each is fine-tuned.
+        prune: shares of the parameters that are taken away, such as 0.5; the rest is trained on.
         distil: options of a smaller trunk that the run teaches, such as `"trunk.width=64"`, several parted by spaces;
             the same trunk without a teacher is trained beside it.
         int8: whether a form with weights of 8 bits is made of each.
-        epochs: of every training; by default as the training says.
+        epochs: of every training; by default as many as the run took.
+        seeds: trainings of each student and its control; from two on there are intervals. The first is exported.
         rows: labelled rows to measure on; by default the run's own that were held out.
         batch_sizes: rows of the batches that are timed.
         seconds: time for each form and size of batch.
@@ -104,6 +109,7 @@ def compress_run(
         ExportError: the model cannot be exported.
         MissingExtraError: `export` is needed, for `prune` also `compress`.
     """
+    require(is_whole(seeds), "compress", "seeds", seeds, "a whole number of at least 1")
     _check(run, prune, distil, epochs, batch_sizes, limit)
     parts = _labelled_parts(run, rows)
     part = "rows" if rows is not None else held_out_part(parts)
@@ -113,9 +119,9 @@ def compress_run(
         making = _Making(run, _place(run, folder), parts, part, watch)
         _export(making, "fp32", "the run as ONNX", run, None, int8)
         for ratio in prune:
-            _prune(making, ratio, epochs, int8)
+            _prune(making, ratio, epochs, int8, trust)
         for student in distil:
-            _distil(making, student, epochs, int8, trust)
+            _distil(making, student, epochs, seeds, int8, trust)
         forms = _measured(making, tuple(batch_sizes), seconds)
     first = forms[0].scores[part]
     found = Compressed(
@@ -129,8 +135,9 @@ def compress_run(
         f"one thread of {_machine()}",
         limit,
         tuple(making.distilled),
+        tuple(making.notes),
     )
-    _write(found)
+    found.write()
     return found
 
 
@@ -140,7 +147,8 @@ def _check(
 ) -> None:
     for ratio in prune:
         fits = is_number(ratio) and 0 < ratio < 1
-        require(fits, "compress", "prune", ratio, "a share between 0 and 1, such as 0.5; more is smaller")
+        allowed = "a share of the parameters between 0 and 1, such as 0.5; more is smaller"
+        require(fits, "compress", "prune", ratio, allowed)
     repeated = sorted({each for each in [*prune, *distil] if [*prune, *distil].count(each) > 1}, key=str)
     require(not repeated, "compress", "prune and distil", repeated, "different from each other")
     require(epochs is None or is_whole(epochs), "compress", "epochs", epochs, "a whole number of at least 1")
@@ -195,27 +203,36 @@ def _export(making: _Making, name: str, how: str, run: Run, trained: Path | None
     with making.watch.working(f"{name}: exporting"):
         run.export(place, rows=table)
         making.exported[name] = (how, place, trained)
-        if int8:
-            small = "int8" if name == "fp32" else f"{name}-int8"
-            ExportedModel(place).rewritten(making.place / small, quantise_onnx, weights="int8", rows=table)
-            making.exported[small] = (f"`{name}` with weights of 8 bits", making.place / small, trained)
+    if int8:
+        _quantise(making, name, place, trained)
 
 
-def _prune(making: _Making, ratio: float, epochs: int | None, int8: bool) -> None:
-    from lepton.run.compress._pruned import pruned_run
+def _quantise(making: _Making, name: str, place: Path, trained: Path | None) -> None:
+    small, rows = "int8" if name == "fp32" else f"{name}-int8", making.shown.table.slice(0, CHECKED_ROWS)
+    with making.watch.working(f"{small}: quantising"):
+        try:
+            ExportedModel(place).rewritten(making.place / small, quantise_onnx, weights="int8", rows=rows)
+        except ConfigurationError as error:  # so small that there is nothing to gain
+            making.notes.append(f"There is no {small}: {error}")
+            return
+    making.exported[small] = (f"`{name}` with weights of 8 bits", making.place / small, trained)
 
+
+def _prune(making: _Making, ratio: float, epochs: int | None, int8: bool, trust: bool) -> None:
     name = f"pruned-{ratio:g}"
     callbacks = making.watch(f"{name}: fine-tuning")
-    found = pruned_run(making.run, ratio, making.place / "runs" / name, epochs=epochs, callbacks=callbacks)
-    how = f"{ratio:.0%} of the trunk's widths taken away, fine-tuned"
+    options: dict[str, Any] = {"epochs": epochs, "trust": trust, "quiet": True, "callbacks": callbacks}
+    found = pruned_run(making.run, ratio, making.place / "runs" / name, **options)
+    how = f"{ratio:.0%} of the parameters taken away, the rest trained on"
     _export(making, name, how, found, found.folder, int8)
 
 
-def _distil(making: _Making, student: str, epochs: int | None, int8: bool, trust: bool) -> None:
+def _distil(making: _Making, student: str, epochs: int | None, seeds: int, int8: bool, trust: bool) -> None:
     """Train a student with and without the run as its teacher, and export both."""
     said = re.sub(r"[^\w.]+", "-", student.replace("trunk.", ""))
     place = making.place / "runs" / f"distilled-{said}"
-    found = train_students(making.run, student.split(), place, making.watch, options={}, epochs=epochs, trust=trust)
+    told: dict[str, Any] = {"options": {}, "epochs": epochs, "seeds": seeds, "trust": trust}
+    found = train_students(making.run, student.split(), place, making.watch, **told)
     making.distilled.append(found)
     _export(making, f"distilled-{said}", f"{student}, taught by the run", found.run, found.run.folder, int8)
     how = f"{student}, trained without a teacher: what distillation has to beat"
@@ -297,17 +314,3 @@ def _machine() -> str:
         lines = []
     told = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(told, "") or platform.processor() or platform.machine()
-
-
-# -- files --------------------------------------------------------------------------------------------------------
-def _write(found: Compressed) -> None:
-    from lepton.errors import MissingExtraError
-    from lepton.insight import png_of
-
-    write_json(found.folder / "results.json", found.to_dict())
-    picture = True
-    try:
-        write_atomically(found.folder / "sweep.png", png_of(found.sweep()))
-    except MissingExtraError:  # a picture is no reason to lose what was measured
-        picture = False
-    write_atomically(found.folder / "README.md", found.readme(picture).encode())

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lepton.data import without_nan
-from lepton.insight import MetricInfo, SizedScores, as_bytes, plot_sweep
+from lepton.errors import MissingExtraError
+from lepton.insight import MetricInfo, SizedScores, as_bytes, plot_sweep, png_of
+from lepton.run._folder import write_json
 from lepton.run.compress._distilled import Distilled
 from lepton.run.compress._form import Form, lost
+from lepton.train import write_atomically
 
 __all__ = ["Compressed"]
 
@@ -35,6 +38,7 @@ class Compressed:
         machine: what it was measured on, in words.
         limit: points that a task may lose.
         distilled: every student beside the same student without a teacher.
+        notes: what could not be made, and why.
     """
 
     folder: Path
@@ -47,6 +51,7 @@ class Compressed:
     machine: str
     limit: float = 1.0
     distilled: tuple[Distilled, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def original(self) -> Form:
@@ -84,16 +89,16 @@ class Compressed:
 
     # -- words ------------------------------------------------------------------------------------------------
     def costs(self) -> list[list[str]]:
-        """Return headings and one row for each form: its size and its times."""
-        sizes = [f"{size} row{'s' * (size > 1)}" for size in self.batch_sizes]
-        times = [f"{size}: {what}" for size in sizes for what in ("p50 / p99 ms", "rows/s")]
-        return [["form", "size", "smaller", *times], *([form.name, *self._cost(form)] for form in self.forms)]
+        """Return headings and for each form one row for each size of a batch: its size and its times."""
+        rows = [row for form in self.forms for row in self._costs(form)]
+        return [["form", "size", "smaller", "batch", "p50 ms", "p99 ms", "rows/s"], *rows]
 
-    def _cost(self, form: Form) -> list[str]:
-        found = [form.cost.latency[size] for size in self.batch_sizes]
-        spent = [(f"{each.p50:.3g} / {each.p99:.3g}", f"{each.rows_per_second:,.0f}") for each in found]
-        times = [word for both in spent for word in both]
-        return [as_bytes(_bytes(form)), f"{form.cost.times_smaller(self.original.cost):.1f}x", *times]
+    def _costs(self, form: Form) -> Iterator[list[str]]:
+        about = [form.name, as_bytes(_bytes(form)), f"{form.cost.times_smaller(self.original.cost):.1f}x"]
+        for size in self.batch_sizes:
+            found = form.cost.latency[size]
+            yield [*about, str(size), f"{found.p50:.3g}", f"{found.p99:.3g}", f"{found.rows_per_second:,.0f}"]
+            about = ["", "", ""]
 
     def scores(self) -> list[list[str]]:
         """Return headings and one row for each form: its metrics and what it lost.
@@ -103,20 +108,20 @@ class Compressed:
         if len(self.metrics) > SHOWN_TASKS:
             return [["form", "loses most", "lost", "mean lost"], *map(self._worst, self.forms)]
         arrows = {task: "↑" if metric.higher_is_better else "↓" for task, metric in self.metrics.items()}
-        heads = ((f"{task}: {metric.name} {arrows[task]}", "lost") for task, metric in self.metrics.items())
+        heads = ((f"{task} {metric.name} {arrows[task]}", "lost") for task, metric in self.metrics.items())
         head = ["form", *(word for both in heads for word in both)]
         return [head, *([form.name, *self._scores(form)] for form in self.forms)]
 
     def _worst(self, form: Form) -> list[str]:
         apart = self.lost(form)
         worst = max(apart, key=lambda task: apart[task])
-        return [form.name, worst, f"{apart[worst]:+.2f}", f"{statistics.fmean(apart.values()):+.2f}"]
+        return [form.name, worst, _signed(apart[worst]), _signed(statistics.fmean(apart.values()))]
 
     def _scores(self, form: Form) -> Iterator[str]:
         apart = self.lost(form)
         for task, metric in self.metrics.items():
             yield f"{form.scores[self.part][task][metric.name]:.4g}"
-            yield "" if form is self.original else f"{apart[task]:+.2f}"
+            yield "" if form is self.original else _signed(apart[task])
 
     def tables(self) -> list[Any]:
         """Return two tables for a terminal: what the forms cost, and what they lose."""
@@ -129,7 +134,7 @@ class Compressed:
         ):
             table = Table(title=title, title_justify="left")
             for place, name in enumerate(head):
-                table.add_column(name, justify="right" if place else "left")
+                table.add_column(name, justify="right" if place else "left", no_wrap=not place)
             for row in rows:
                 table.add_row(*row)
             found.append(table)
@@ -139,7 +144,7 @@ class Compressed:
         """Return what follows from the table, and what it does not say."""
         said = [self._chosen()]
         said += [_distilled_words(found) for found in self.distilled]
-        said += [f"{form.name}: {note}" for form in self.forms for note in form.notes]
+        said += self.notes
         said.append(
             "Lost: points (hundredths) of a metric that is a share, percent of any other; a negative number is a gain. "
             f"Times are those of the network from a batch of inputs to named outputs, on {self.machine}, all forms in "
@@ -155,7 +160,7 @@ class Compressed:
         return (
             f"Smallest with at most {self.limit:g} lost on every task, by the {rows}: {chosen.name}, "
             f"{chosen.cost.times_smaller(self.original.cost):.1f} times smaller than the original; there it loses most "
-            f"on {worst[0]!r}, {worst[1]:+.2f}. {self._speed(chosen)}"
+            f"on {worst[0]!r}, {_signed(worst[1])}. {self._speed(chosen)}"
         )
 
     def _speed(self, form: Form) -> str:
@@ -167,6 +172,16 @@ class Compressed:
         return f"Measured here it is {', '.join(told)}, than the original in torch."
 
     # -- files ------------------------------------------------------------------------------------------------
+    def write(self) -> None:
+        """Write `results.json`, `README.md` and, where matplotlib is installed, `sweep.png` into the folder."""
+        write_json(self.folder / "results.json", self.to_dict())
+        picture = True
+        try:
+            write_atomically(self.folder / "sweep.png", png_of(self.sweep()))
+        except MissingExtraError:  # a picture is no reason to lose what was measured
+            picture = False
+        write_atomically(self.folder / "README.md", self.readme(picture).encode())
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `results.json` holds."""
         return without_nan(  # type: ignore[no-any-return]
@@ -180,6 +195,7 @@ class Compressed:
                 "forms": {form.name: form.to_dict() | {"lost": self.lost(form)} for form in self.forms},
                 "smallest": None if self.smallest is None else self.smallest.name,
                 "distilled": [found.to_dict() for found in self.distilled],
+                "notes": list(self.notes),
             }
         )
 
@@ -228,6 +244,10 @@ class Compressed:
 def _bytes(form: Form) -> int:
     assert form.cost.bytes is not None
     return form.cost.bytes
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 2) + 0.0:+.2f}"  # 0.0 turns -0.0, which would look like a gain, into 0.0
 
 
 def _distilled_words(found: Distilled) -> str:

@@ -180,7 +180,7 @@ def train_students(
     folder: Path,
     watch: Watch,
     *,
-    options: Mapping[str, float],
+    options: Mapping[str, Any],
     epochs: int | None = None,
     seeds: int = 1,
     rows: Any = None,

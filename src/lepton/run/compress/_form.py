@@ -27,7 +27,6 @@ class Form:
         scores: part of the rows -> task -> metric -> value, of what is shipped.
         folder: the exported folder; None for what runs in torch only.
         run: folder of the run that it was exported from; None for the original's own.
-        notes: what a reader must know of it.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Form:
     scores: Mapping[str, Scores]
     folder: Path | None = None
     run: Path | None = None
-    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `results.json` holds of it; folders by their names."""
@@ -46,7 +44,6 @@ class Form:
             "run": None if self.run is None else self.run.name,
             "cost": self.cost.to_dict(),
             "scores": self.scores,
-            "notes": list(self.notes),
         }
 
 
