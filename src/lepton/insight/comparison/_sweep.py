@@ -19,7 +19,7 @@ _WIDTH = 9.0
 _HEIGHT = 2.7
 _SPREAD = 4.0
 """Largest size over the smallest, in a panel whose points are near each other: less would blow up a few bytes."""
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MARKERS = ("o", "^", "s", "D", "v", "P")
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,13 @@ class SizedScores:
     Attributes:
         bytes: its size.
         scores: task -> value of the metric that is drawn; a task may be missing.
+        family: forms of the same family have one colour and are joined by a line, such as a network and the same one
+            in 8 bits; empty for one of its own.
     """
 
     bytes: int
     scores: Mapping[str, float]
+    family: str = ""
 
 
 def plot_sweep(forms: Mapping[str, SizedScores], metrics: Mapping[str, MetricInfo], original: str) -> Figure:
@@ -57,9 +60,7 @@ def plot_sweep(forms: Mapping[str, SizedScores], metrics: Mapping[str, MetricInf
     shapes = _shapes(forms, original)
     with style:
         for axes, (task, metric) in zip(panel_grid(figure, len(metrics), columns), metrics.items(), strict=True):
-            for name, form in forms.items():
-                if task in form.scores:
-                    axes.plot([form.bytes], [form.scores[task]], **shapes[name])
+            _draw_forms(axes, task, forms, shapes)
             if task in forms[original].scores:
                 line = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
                 axes.axhline(forms[original].scores[task], **line)
@@ -69,17 +70,34 @@ def plot_sweep(forms: Mapping[str, SizedScores], metrics: Mapping[str, MetricInf
     return figure
 
 
+def _families(forms: Mapping[str, SizedScores]) -> dict[str, list[str]]:
+    families: dict[str, list[str]] = {}
+    for name, form in forms.items():
+        families.setdefault(form.family or name, []).append(name)
+    return families
+
+
 def _shapes(forms: Mapping[str, SizedScores], original: str) -> dict[str, dict[str, Any]]:
-    """Return how each form is drawn."""
+    """Return how each form is drawn: a colour for each family, a mark for each place in it."""
     shapes: dict[str, dict[str, Any]] = {}
-    for name in forms:
-        if name == original:
-            shapes[name] = {"color": INK, "marker": "*", "markersize": 13, "linestyle": "none", "zorder": 2}
-            continue
-        place = len(shapes)
-        colour, marker = SERIES[place % len(SERIES)], _MARKERS[place % len(_MARKERS)]
-        shapes[name] = {"color": colour, "marker": marker, "markersize": 7, "linestyle": "none", "zorder": 3}
-    return shapes
+    for number, names in enumerate(_families(forms).values()):
+        for place, name in enumerate(name for name in names if name != original):
+            colour, marker = SERIES[number % len(SERIES)], _MARKERS[place % len(_MARKERS)]
+            shapes[name] = {"color": colour, "marker": marker, "markersize": 7, "linestyle": "none", "zorder": 3}
+    shapes[original] = {"color": INK, "marker": "*", "markersize": 13, "linestyle": "none", "zorder": 2}
+    return {name: shapes[name] for name in forms}
+
+
+def _draw_forms(
+    axes: Any, task: str, forms: Mapping[str, SizedScores], shapes: Mapping[str, Mapping[str, Any]]
+) -> None:
+    for names in _families(forms).values():
+        there = [forms[name] for name in names if task in forms[name].scores]
+        line = {"color": shapes[names[-1]]["color"], "linewidth": 1.0, "alpha": 0.5, "zorder": 1.5}
+        axes.plot([form.bytes for form in there], [form.scores[task] for form in there], **line)
+    for name, form in forms.items():
+        if task in form.scores:
+            axes.plot([form.bytes], [form.scores[task]], **shapes[name])
 
 
 def _finish(axes: Any, task: str, metric: MetricInfo, sizes: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,16 @@ class _Part:
     rows: Rows
 
 
+@dataclass(frozen=True)
+class _Made:
+    """An exported folder: what was done, which run it is of, and which network it is in other numbers."""
+
+    how: str
+    place: Path
+    run: Path | None
+    family: str
+
+
 @dataclass
 class _Making:
     """What is made of a run, and what it is made with."""
@@ -55,7 +66,7 @@ class _Making:
     parts: Mapping[str, _Part]
     part: str
     watch: Watch
-    exported: dict[str, tuple[str, Path, Path | None]] = field(default_factory=dict)
+    exported: dict[str, _Made] = field(default_factory=dict)
     distilled: list[Distilled] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -201,21 +212,25 @@ def _export(making: _Making, name: str, how: str, run: Run, trained: Path | None
     """Export a run, as it is and with weights of 8 bits."""
     place, table = making.place / name, making.shown.table
     with making.watch.working(f"{name}: exporting"):
-        run.export(place, rows=table)
-        making.exported[name] = (how, place, trained)
+        left_out = run.export(place, rows=table).manifest.left_out
+    making.exported[name] = _Made(how, place, trained, "original" if name == "fp32" else name)
+    if name == "fp32":
+        making.notes += [f"{task!r} is in no exported form: {why}." for task, why in left_out.items()]
     if int8:
-        _quantise(making, name, place, trained)
+        _quantise(making, name)
 
 
-def _quantise(making: _Making, name: str, place: Path, trained: Path | None) -> None:
-    small, rows = "int8" if name == "fp32" else f"{name}-int8", making.shown.table.slice(0, CHECKED_ROWS)
+def _quantise(making: _Making, name: str) -> None:
+    made, rows = making.exported[name], making.shown.table.slice(0, CHECKED_ROWS)
+    small = "int8" if name == "fp32" else f"{name}-int8"
     with making.watch.working(f"{small}: quantising"):
         try:
-            ExportedModel(place).rewritten(making.place / small, quantise_onnx, weights="int8", rows=rows)
+            ExportedModel(made.place).rewritten(making.place / small, quantise_onnx, weights="int8", rows=rows)
         except ConfigurationError as error:  # so small that there is nothing to gain
             making.notes.append(f"There is no {small}: {error}")
             return
-    making.exported[small] = (f"`{name}` with weights of 8 bits", making.place / small, trained)
+    how = f"`{name}` with weights of 8 bits"
+    making.exported[small] = dataclasses.replace(made, how=how, place=making.place / small)
 
 
 def _prune(making: _Making, ratio: float, epochs: int | None, int8: bool, trust: bool) -> None:
@@ -242,7 +257,7 @@ def _distil(making: _Making, student: str, epochs: int | None, seeds: int, int8:
 # -- measuring ----------------------------------------------------------------------------------------------------
 def _measured(making: _Making, batch_sizes: Sequence[int], seconds: float) -> tuple[Form, ...]:
     run = making.run
-    models = {name: ExportedModel(place, threads=1) for name, (_, place, _) in making.exported.items()}
+    models = {name: ExportedModel(made.place, threads=1) for name, made in making.exported.items()}
     tasks = next(iter(models.values())).tasks
     scores: dict[str, dict[str, Scores]] = {"original": {}}
     for part, held in making.parts.items():
@@ -253,10 +268,11 @@ def _measured(making: _Making, batch_sizes: Sequence[int], seconds: float) -> tu
             scores["original"][part] = _like(_own_scores(run, held.rows, tasks), next(iter(told.values())))
     with making.watch.working(f"timing {len(models) + 1} forms with batches of {', '.join(map(str, batch_sizes))}"):
         costs = _costs(making, models, batch_sizes, seconds)
-    first = Form("original", "the run in torch, weights of 32 bits", costs["original"], scores["original"])
+    how = "the run in torch, weights of 32 bits"
+    first = Form("original", how, costs["original"], scores["original"], family="original")
     return first, *(
-        Form(name, how, costs[name], scores[name], place, trained)
-        for name, (how, place, trained) in making.exported.items()
+        Form(name, made.how, costs[name], scores[name], made.place, made.run, made.family)
+        for name, made in making.exported.items()
     )
 
 

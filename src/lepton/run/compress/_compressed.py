@@ -232,12 +232,10 @@ class Compressed:
 
     def sweep(self) -> Any:
         """Return the picture: size against the metric of each task."""
-        forms = {
-            form.name: SizedScores(
-                _bytes(form), {task: found[self.metrics[task].name] for task, found in form.scores[self.part].items()}
-            )
-            for form in self.forms
-        }
+        forms = {}
+        for form in self.forms:
+            drawn = {task: found[self.metrics[task].name] for task, found in form.scores[self.part].items()}
+            forms[form.name] = SizedScores(_bytes(form), drawn, form.family)
         return plot_sweep(forms, self.metrics, self.original.name)
 
 

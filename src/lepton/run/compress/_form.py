@@ -27,6 +27,7 @@ class Form:
         scores: part of the rows -> task -> metric -> value, of what is shipped.
         folder: the exported folder; None for what runs in torch only.
         run: folder of the run that it was exported from; None for the original's own.
+        family: name of the network that it is in other numbers, or its own.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Form:
     scores: Mapping[str, Scores]
     folder: Path | None = None
     run: Path | None = None
+    family: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `results.json` holds of it; folders by their names."""
