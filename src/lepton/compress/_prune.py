@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, import_extra, is_number, nearest, require
-from lepton.nn import AdaptedTrunk, Adapter, LeptonModel, LoRA, MultiTaskLoss, Prunable, Width
+from lepton.nn import AdaptedTrunk, Adapter, LeptonModel, LoRA, MultiTaskLoss, Prunable
 
 __all__ = ["Pruned", "prune"]
 
@@ -33,6 +33,7 @@ class Pruned:
     Attributes:
         model: a new model in the mode of the old one; its outputs have the same shapes.
         options: options of the trunk's constructor that say its widths; the others are as they were.
+        heads: task -> options of its head's constructor, for heads that say their widths.
         ratio: share of the model's parameters that is gone.
         parameters_before: number of parameters of the old model.
         parameters: number of parameters now.
@@ -41,6 +42,7 @@ class Pruned:
 
     model: LeptonModel
     options: dict[str, Any]
+    heads: dict[str, dict[str, Any]]
     ratio: float
     parameters_before: int
     parameters: int
@@ -61,7 +63,8 @@ def prune(
     Nothing is masked: the layers of the copy are smaller, and `Pruned.options` are the options of the trunk's
     constructor that describe them. Layers that depend on each other, as those whose outputs are added, lose the same
     channels (Fang et al., "DepGraph: Towards Any Structural Pruning", 2023; torch-pruning computes the dependencies).
-    The tasks' outputs stay, and so do embeddings of columns, vocabularies, and the size of an attention head.
+    The tasks' outputs stay, and so do embeddings of columns, vocabularies, and the size of an attention head. A task's
+    own head is cut inside if it is `Prunable` too; any other head only reads less.
 
     A channel's importance is the mean, over the layers of its group, of
 
@@ -101,13 +104,14 @@ def prune(
     surgery = _Surgery(tp, model, inputs)
     scores = surgery.scores(batches if importance == "taylor" else None)
     before = _count(model)
-    plan = _Plan([_named(width, model) for width in _widths(model)], scores, spread)
+    plan = _Plan(_widths(model), scores, spread)
     share = _share(lambda found: _count(surgery.without(plan.gone(found))), before, ratio, plan)
     found = surgery.without(plan.gone(share))
     widths = {w.name: (w.size, n * w.unit) for w, n in zip(plan.widths, plan.kept(share), strict=True)}
     _check_followed(found, plan.widths, widths, inputs)
     after = _count(found)
-    return Pruned(found, found.trunk.sizes(), 1 - after / before, before, after, widths)  # type: ignore[operator]
+    sizes = {name: part.sizes() for name, part in _parts(found).items()}
+    return Pruned(found, sizes.pop(""), sizes, 1 - after / before, before, after, widths)
 
 
 def _count(model: nn.Module) -> int:
@@ -161,11 +165,6 @@ def _check_followed(
         )
 
 
-def _widths(model: LeptonModel) -> Sequence[Width]:
-    trunk: Prunable = model.trunk  # type: ignore[assignment]
-    return trunk.prunable()
-
-
 # -- which channels go ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _NamedWidth:
@@ -181,9 +180,24 @@ class _NamedWidth:
         return self.size // self.unit
 
 
-def _named(width: Width, model: nn.Module) -> _NamedWidth:
+def _parts(model: LeptonModel) -> dict[str, Prunable]:
+    """Return what says its widths: the trunk, whose name is empty, and heads by their tasks."""
+    parts = {"": model.trunk, **{name: model.heads[name] for name in model.task_names}}
+    return {name: part for name, part in parts.items() if isinstance(part, Prunable)}
+
+
+def _widths(model: LeptonModel) -> list[_NamedWidth]:
     names = {id(module): name for name, module in model.named_modules()}
-    return _NamedWidth(width.name, tuple(names[id(each)] for each in width.layers), _outputs(width.layers[0]), width.unit)
+    return [
+        _NamedWidth(
+            f"heads.{task}.{width.name}" if task else width.name,
+            tuple(names[id(layer)] for layer in width.layers),
+            _outputs(width.layers[0]),
+            width.unit,
+        )
+        for task, part in _parts(model).items()
+        for width in part.prunable()
+    ]
 
 
 def _outputs(layer: nn.Module) -> int:
@@ -248,7 +262,14 @@ def _share(count: Any, before: int, ratio: float, plan: _Plan) -> float:
 
 
 # -- the network ------------------------------------------------------------------------------------------------------
-WRAPPED = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+WRAPPED = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.Embedding,
+    nn.modules.batchnorm._BatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+)
 """Layers whose parameters torch-pruning cuts as parts of the layer."""
 
 
@@ -288,7 +309,7 @@ class _Surgery:
                 _weigh_by_gradient(found, batches)
             graph = self._graph(found)
             score = self.tp.importance.GroupMagnitudeImportance(p=2 if batches is None else 1, group_reduction="mean")
-            layers = {name: found.get_submodule(name) for w in _widths(self.model) for name in _named(w, self.model).layers}
+            layers = {name: found.get_submodule(name) for width in _widths(self.model) for name in width.layers}
             return {name: score(self._group(graph, layer)).cpu() for name, layer in layers.items()}
 
     def without(self, gone: Mapping[str, Sequence[int]]) -> LeptonModel:
