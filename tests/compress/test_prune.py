@@ -368,9 +368,9 @@ def test_what_cannot_be_pruned_is_refused_with_a_way_out() -> None:
     for ratio in (0, 1, 1.5, "half", float("nan")):
         with pytest.raises(ConfigurationError, match=r"ratio must be in \(0, 1\)"):
             prune(model, image, ratio)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="at most 9.* % of this model's"):
+    with pytest.raises(ConfigurationError, match=r"at most 9.* % of this model's"):
         prune(model, image, 0.999)
-    with pytest.raises(ConfigurationError, match="importance must be one of .*'magnitude'"):
+    with pytest.raises(ConfigurationError, match=r"importance must be one of .*'magnitude'"):
         prune(model, image, 0.5, importance="magnitud")
     with pytest.raises(ConfigurationError, match="spread must be one of"):
         prune(model, image, 0.5, spread="everywhere")
@@ -381,7 +381,7 @@ def test_what_cannot_be_pruned_is_refused_with_a_way_out() -> None:
 def test_a_trunk_that_says_no_widths_is_refused() -> None:
     trunk = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
     assert not isinstance(trunk, Prunable)
-    with pytest.raises(ConfigurationError, match="Sequential does not say which of its widths.*lepton.nn.Prunable"):
+    with pytest.raises(ConfigurationError, match=r"Sequential does not say which of its widths.*lepton.nn.Prunable"):
         prune(LeptonModel(trunk, two()), torch.rand(2, 4), 0.5)
     shared = ConvTrunk(width=4, stages=1, blocks=1, norm="group")
     with pytest.raises(ConfigurationError, match="share the statistics of one normalisation"):
@@ -391,7 +391,7 @@ def test_a_trunk_that_says_no_widths_is_refused() -> None:
 def test_adapters_are_refused() -> None:
     model = LeptonModel(TabularTrunk([[0, 1]], width=16), two())
     add_lora(model.trunk, "more", rank=2)
-    with pytest.raises(ConfigurationError, match="has adapters.*merge_lora"):
+    with pytest.raises(ConfigurationError, match=r"has adapters.*merge_lora"):
         prune(model, {"numbers": torch.rand(2, 1)}, 0.5)
 
 
