@@ -4,9 +4,9 @@ nice -n 5 python benchmarks/prune.py digits --ratios 0.62 --seeds 3
 nice -n 5 python benchmarks/prune.py adult --data ../shared/data/adult --ratios 0.62
 nice -n 5 python benchmarks/prune.py tagging --data ../shared/data/ud_ewt --ratios 0.62 --epochs 4
 
-Each table has five rows: the network as it was trained; the same network trained on, as long as the pruned one is
-fine-tuned; pruned; pruned and fine-tuned; and the pruned one's architecture from scratch, for as many epochs as
-training and fine-tuning together. All by the same schedule, each from its beginning.
+A table has the network as it was trained; pruned and fine-tuned; and the pruned one's architecture from scratch, for
+as many epochs as training and fine-tuning together; for the digits also the same network trained on, as long as the
+pruned one is fine-tuned, and the pruned one before that. All by the same schedule, each from its beginning.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def of_run(
     part = "test" if "test" in run.results else "val"
     for ratio in ratios:
         tuned = pruned_run(run, ratio, folder / "pruned", epochs=once, quiet=True, **options)
+        print(f"pruned and fine-tuned: {run_rows('', tuned, part)}", flush=True)
         content = content_of(tuned.config)
         content["training"] |= {"max_epochs": once + len(run.history), "patience": None}
         alone = train_run(check_config(content), folder / "alone", quiet=True)

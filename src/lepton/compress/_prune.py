@@ -341,7 +341,8 @@ class _Surgery:
         """
         found = copy.deepcopy(self.model).eval()
         score = self.tp.importance.GroupMagnitudeImportance(p=1 if batches else 2, group_reduction="mean")
-        scores, layers = {}, {}
+        scores: dict[str, Tensor] = {}
+        layers: dict[nn.Module, _Layer] = {}
         with found.heads_apart():
             if batches:
                 _weigh_by_gradient(found, batches)
