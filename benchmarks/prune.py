@@ -12,6 +12,8 @@ pruned one is fine-tuned, and the pruned one before that. All by the same schedu
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,10 +22,11 @@ from typing import Any
 
 import torch
 from adult import write_table
+from torch import Tensor
 
 import lepton
 from lepton.balance import CAGrad
-from lepton.compress import prune
+from lepton.compress import prune, quantise_onnx
 from lepton.config import check_config, content_of
 from lepton.data import TensorData, TensorLoader, hide_labels
 from lepton.evaluate import evaluate
@@ -31,6 +34,8 @@ from lepton.nn import LeptonModel
 from lepton.recipes.digits import DigitsConfig, Scenes, make_model, make_scenes, make_tasks
 from lepton.recipes.nlp import RecipeConfig, recipe_config
 from lepton.run import Run, override_config, train_run
+from lepton.run._prepare import encode_rows
+from lepton.run._rows import make_loader
 from lepton.run.compress import pruned_run
 from lepton.train import Trainer
 
@@ -42,20 +47,27 @@ TASKS = ("left", "right", "pixels", "sum")
 
 @dataclass
 class Row:
-    """One line of a table."""
+    """One line of a table; kilobytes of its ONNX graph, where there is one."""
 
     what: str
     parameters: int
     scores: Scores
+    kilobytes: float | None = None
 
 
 def show(title: str, rows: list[Row]) -> None:
     """Print a table."""
     names = rows[0].scores
-    print(f"\n{title}\n| network | parameters | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
+    print(f"\n{title}\n| network | parameters | ONNX kB | {' | '.join(names)} |\n|---|---|---|{'---|' * len(names)}")
     for row in rows:
         values = " | ".join(f"{value:.4f}" for value in row.scores.values())
-        print(f"| {row.what} | {row.parameters} | {values} |", flush=True)
+        size = "" if row.kilobytes is None else f"{row.kilobytes:.1f} ({smallest(rows) / row.kilobytes:.1f})"
+        print(f"| {row.what} | {row.parameters} | {size} | {values} |", flush=True)
+
+
+def smallest(rows: list[Row]) -> float:
+    """Return the size that the others are held against: the first that is known."""
+    return next(row.kilobytes for row in rows if row.kilobytes is not None)
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -71,6 +83,58 @@ def primary(model: LeptonModel, results: dict[str, Any]) -> Scores:
         for name, value in found.metrics.items()
         if name in wanted[task]
     }
+
+
+# -- in eight bits ----------------------------------------------------------------------------------------------------
+class Outputs(torch.nn.Module):
+    """A model's outputs by the names of its inputs."""
+
+    def __init__(self, model: LeptonModel, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *tensors: Tensor) -> list[Tensor]:
+        inputs: Any = dict(zip(self.names, tensors, strict=True)) if self.names else tensors[0]
+        return list(self.model.outputs_of(inputs, self.model.task_names).values())
+
+
+def write_onnx(model: LeptonModel, inputs: Any, path: Path) -> float:
+    """Write a model as ONNX, and return its size in kB."""
+    names = list(inputs) if isinstance(inputs, dict) else []
+    tensors = tuple(inputs.values()) if names else (inputs,)
+    auto = tuple(dict.fromkeys(range(tensor.ndim), torch.export.Dim.AUTO) for tensor in tensors)
+    torch.onnx.export(
+        Outputs(model.eval(), names),
+        tensors,
+        path,
+        dynamo=True,
+        dynamic_shapes=(auto,),
+        input_names=names or ["input"],
+        external_data=False,
+        verbose=False,
+    )
+    return path.stat().st_size / 1000
+
+
+def in_eight_bits(model: LeptonModel, inputs: Any, folder: Path) -> tuple[LeptonModel, float]:
+    """Return a model that computes by its quantised graph, and the graph's size in kB."""
+    import onnxruntime
+
+    write_onnx(model, inputs, folder / "float.onnx")
+    found = quantise_onnx(folder / "float.onnx", folder / "int8.onnx")
+    session = onnxruntime.InferenceSession(folder / "int8.onnx")
+    read = [port.name for port in session.get_inputs()]
+    (folder / "float.onnx").unlink()
+    (folder / "int8.onnx").unlink()
+
+    def forward(inputs: Any) -> tuple[dict[str, Tensor], None]:
+        given = inputs if isinstance(inputs, dict) else {"input": inputs}
+        outputs = session.run(None, {name: given[name].numpy() for name in read})
+        return {name: torch.from_numpy(value) for name, value in zip(model.task_names, outputs, strict=True)}, None
+
+    served = copy.deepcopy(model)
+    served.forward = forward  # type: ignore[assignment, method-assign]
+    return served, found.bytes / 1000
 
 
 # -- the demonstration ------------------------------------------------------------------------------------------------
@@ -101,8 +165,6 @@ def digits(
     ratios: list[float], seed: int, epochs: int | None, options: dict[str, Any]
 ) -> Iterator[tuple[str, list[Row]]]:
     """Prune the demonstration's network."""
-    import copy
-
     data = Digits(seed)
     once = epochs or data.config.epochs
     model = data.trained(make_model(TASKS, CAGrad(), seed=seed), once)
@@ -112,6 +174,10 @@ def digits(
         pruned = prune(model, inputs, ratio, **options)
         rows = [data.row("as trained", model), data.row("trained on", longer), data.row("pruned", pruned.model)]
         rows.append(data.row("pruned, fine-tuned", data.trained(pruned.model, once)))
+        with tempfile.TemporaryDirectory() as place:
+            rows[0].kilobytes = write_onnx(model, inputs, Path(place) / "first.onnx")
+            served, size = in_eight_bits(pruned.model, inputs, Path(place))
+            rows.append(dataclasses.replace(data.row("the same in int8", served), kilobytes=size))
         small = make_model(TASKS, CAGrad(), seed=seed, sizes=pruned.options, heads=pruned.heads)
         rows.append(data.row("from scratch", data.trained(small, 2 * once)))
         yield f"digits, seed {seed}, ratio {pruned.ratio:.3f}: {pruned.options}, {pruned.heads}", rows
@@ -120,6 +186,18 @@ def digits(
 # -- runs -------------------------------------------------------------------------------------------------------------
 def run_rows(what: str, run: Run, part: str = "test") -> Row:
     return Row(what, parameters(run.model), primary(run.model, run.results[part]))
+
+
+def some_rows(run: Run, part: str) -> list[Any]:
+    table = run.tables()[part]
+    rows = encode_rows(run.config, run.encoder, run.rules, table, [], part)
+    return list(make_loader(rows, run.config))
+
+
+def quantised(run: Run, folder: Path, part: str) -> Row:
+    batches = some_rows(run, part)
+    served, size = in_eight_bits(run.model, batches[0][0], folder)
+    return Row("the same in int8", parameters(run.model), primary(run.model, evaluate(served, batches)), size)
 
 
 def of_run(
@@ -137,8 +215,10 @@ def of_run(
         rows = [
             run_rows("as trained", run, part),
             run_rows("pruned, fine-tuned", tuned, part),
+            quantised(tuned, folder, part),
             run_rows("from scratch", alone, part),
         ]
+        rows[0].kilobytes = write_onnx(run.model, some_rows(run, part)[0][0], folder / "first.onnx")
         ratio = 1 - rows[1].parameters / rows[0].parameters
         yield f"{run.folder.name}, ratio {ratio:.3f}: {content['trunk']}", rows
 
