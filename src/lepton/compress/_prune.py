@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, import_extra, is_number, nearest, require
-from lepton.nn import AdaptedTrunk, Adapter, LeptonModel, LoRA, MultiTaskLoss, Prunable, Width
+from lepton.nn import AdaptedTrunk, Adapter, LeptonModel, LoRA, MultiTaskLoss, Prunable
 
 __all__ = ["Pruned", "prune"]
 
@@ -33,6 +33,7 @@ class Pruned:
     Attributes:
         model: a new model in the mode of the old one; its outputs have the same shapes.
         options: options of the trunk's constructor that say its widths; the others are as they were.
+        heads: task -> options of its head's constructor, for heads that say their widths.
         ratio: share of the model's parameters that is gone.
         parameters_before: number of parameters of the old model.
         parameters: number of parameters now.
@@ -41,6 +42,7 @@ class Pruned:
 
     model: LeptonModel
     options: dict[str, Any]
+    heads: dict[str, dict[str, Any]]
     ratio: float
     parameters_before: int
     parameters: int
@@ -61,7 +63,8 @@ def prune(
     Nothing is masked: the layers of the copy are smaller, and `Pruned.options` are the options of the trunk's
     constructor that describe them. Layers that depend on each other, as those whose outputs are added, lose the same
     channels (Fang et al., "DepGraph: Towards Any Structural Pruning", 2023; torch-pruning computes the dependencies).
-    The tasks' outputs stay, and so do embeddings of columns, vocabularies, and the size of an attention head.
+    The tasks' outputs stay, and so do embeddings of columns, vocabularies, and the size of an attention head. A task's
+    own head is cut inside if it is `Prunable` too; any other head only reads less.
 
     A channel's importance is the mean, over the layers of its group, of
 
@@ -91,37 +94,39 @@ def prune(
         >>> model = lepton.LeptonModel(ConvTrunk(width=16, stages=2, blocks=1), [Classification("kind", classes=3)])
         >>> pruned = prune(model, torch.rand(2, 3, 16, 16), 0.5)
         >>> pruned.options, round(pruned.ratio, 2)
-        ({'widths': [11, 11, 23], 'inner': [11, 23]}, 0.51)
+        ({'widths': [11, 11, 22], 'inner': [11, 22]}, 0.52)
         >>> outputs, task_weights = pruned.model(torch.rand(2, 3, 16, 16))
         >>> outputs["kind"].shape
         torch.Size([2, 3])
     """
     tp = import_extra("torch_pruning", "compress", "pruning")
-    _check(model, ratio, importance, spread, batches)
+    given = list(batches) if importance == "taylor" else []
+    _check(model, ratio, importance, spread, given)
     surgery = _Surgery(tp, model, inputs)
-    scores = surgery.scores(batches if importance == "taylor" else None)
+    scores, layers = surgery.look(given)
+    plan = _Plan(_widths(model), scores, spread)
     before = _count(model)
-    plan = _Plan([_named(width, model) for width in _widths(model)], scores, spread)
-    share = _share(lambda found: _count(surgery.without(plan.gone(found))), before, ratio, plan)
+    share = _share(lambda share: before - _lost(layers, plan.gone(share)), before, ratio, plan)
     found = surgery.without(plan.gone(share))
     widths = {w.name: (w.size, n * w.unit) for w, n in zip(plan.widths, plan.kept(share), strict=True)}
     _check_followed(found, plan.widths, widths, inputs)
     after = _count(found)
-    return Pruned(found, found.trunk.sizes(), 1 - after / before, before, after, widths)  # type: ignore[operator]
+    sizes = {name: part.sizes() for name, part in _parts(found).items()}
+    return Pruned(found, sizes.pop(""), sizes, 1 - after / before, before, after, widths)
 
 
 def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _check(model: LeptonModel, ratio: float, importance: str, spread: str, batches: object) -> None:
+def _check(model: LeptonModel, ratio: float, importance: str, spread: str, batches: Sequence[object]) -> None:
     require(is_number(ratio) and 0 < ratio < 1, "prune", "ratio", ratio, "in (0, 1)")
     for name, value, known in (("importance", importance, IMPORTANCES), ("spread", spread, SPREADS)):
         if value not in known:
             raise ConfigurationError(
                 f"prune: {name} must be one of {list(known)}, but it is {value!r}.{nearest(str(value), known)}"
             )
-    if importance == "taylor" and isinstance(batches, Sequence) and not batches:
+    if importance == "taylor" and not batches:
         raise ConfigurationError(
             "prune: importance 'taylor' needs the gradients of some batches: give batches=[(inputs, targets), ...]."
         )
@@ -161,11 +166,6 @@ def _check_followed(
         )
 
 
-def _widths(model: LeptonModel) -> Sequence[Width]:
-    trunk: Prunable = model.trunk  # type: ignore[assignment]
-    return trunk.prunable()
-
-
 # -- which channels go ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _NamedWidth:
@@ -181,9 +181,24 @@ class _NamedWidth:
         return self.size // self.unit
 
 
-def _named(width: Width, model: nn.Module) -> _NamedWidth:
+def _parts(model: LeptonModel) -> dict[str, Prunable]:
+    """Return what says its widths: the trunk, whose name is empty, and heads by their tasks."""
+    parts = {"": model.trunk, **{name: model.heads[name] for name in model.task_names}}
+    return {name: part for name, part in parts.items() if isinstance(part, Prunable)}
+
+
+def _widths(model: LeptonModel) -> list[_NamedWidth]:
     names = {id(module): name for name, module in model.named_modules()}
-    return _NamedWidth(width.name, tuple(names[id(each)] for each in width.layers), _outputs(width.layers[0]), width.unit)
+    return [
+        _NamedWidth(
+            f"heads.{task}.{width.name}" if task else width.name,
+            tuple(names[id(layer)] for layer in width.layers),
+            _outputs(width.layers[0]),
+            width.unit,
+        )
+        for task, part in _parts(model).items()
+        for width in part.prunable()
+    ]
 
 
 def _outputs(layer: nn.Module) -> int:
@@ -230,13 +245,47 @@ class _Plan:
         return found
 
 
-def _share(count: Any, before: int, ratio: float, plan: _Plan) -> float:
+@dataclass
+class _Layer:
+    """A layer that something hangs on, and what hangs on which outputs of others.
+
+    Attributes:
+        matrix: numbers in its weight of several dimensions.
+        vector: numbers in its other parameters, as many for each output.
+        outputs: number of outputs.
+        inputs: number of inputs.
+        cut: layer whose outputs go -> for each of this layer's outputs (first list) or inputs (second) that hangs on
+            it, the number of that output.
+    """
+
+    matrix: int
+    vector: int
+    outputs: int
+    inputs: int
+    cut: dict[str, tuple[list[int], list[int]]]
+
+    def lost(self, gone: Mapping[str, Sequence[int]]) -> int:
+        """Return how many parameters go with the given outputs of other layers."""
+        without = {name: set(outputs) for name, outputs in gone.items()}
+        left = [self.outputs, self.inputs]
+        for name, sides in self.cut.items():
+            for side, roots in enumerate(sides):
+                left[side] -= sum(root in without[name] for root in roots)
+        matrix = self.matrix * left[0] * left[1] // (self.outputs * self.inputs)
+        return self.matrix + self.vector - matrix - self.vector * left[0] // self.outputs
+
+
+def _lost(layers: Iterable[_Layer], gone: Mapping[str, Sequence[int]]) -> int:
+    return sum(layer.lost(gone) for layer in layers)
+
+
+def _share(count: Callable[[float], int], before: int, ratio: float, plan: _Plan) -> float:
     """Return about the smallest share of channels with which so many parameters go."""
     target = (1 - ratio) * before
     low, high = 0.0, 1.0
-    if count(high) > target:
+    if (least := count(high)) > target:
         raise ConfigurationError(
-            f"prune: ratio is {ratio}, but at most {math.floor(1000 * (1 - count(high) / before)) / 10:g} % of this "
+            f"prune: ratio is {ratio}, but at most {math.floor(1000 * (1 - least / before)) / 10:g} % of this "
             f"model's {before} parameters can go: the rest is what the inputs and the tasks' outputs need."
         )
     for _ in range(ROUNDS):
@@ -248,12 +297,19 @@ def _share(count: Any, before: int, ratio: float, plan: _Plan) -> float:
 
 
 # -- the network ------------------------------------------------------------------------------------------------------
-WRAPPED = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+WRAPPED = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.Embedding,
+    nn.modules.batchnorm._BatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+)
 """Layers whose parameters torch-pruning cuts as parts of the layer."""
 
 
 class _Traced(nn.Module):
-    """A model as torch-pruning can trace it: in eval mode, where nothing is balanced, every head is called by itself."""
+    """A model as torch-pruning can trace it: nothing is balanced, and every head is called by itself."""
 
     def __init__(self, model: LeptonModel) -> None:
         super().__init__()
@@ -277,19 +333,30 @@ class _Surgery:
         self.model = model
         self.inputs = inputs
 
-    def scores(self, batches: Iterable[tuple[Any, Mapping[str, Tensor]]] | None) -> dict[str, Tensor]:
-        """Return layer -> importance of its outputs, in units of the mean of its group; by Taylor if batches are given.
+    def look(self, batches: Sequence[tuple[Any, Mapping[str, Tensor]]]) -> tuple[dict[str, Tensor], list[_Layer]]:
+        """Return layer -> importance of its outputs, in units of the mean of its group, and what hangs on them.
 
-        The Taylor importance is the norm L1 of the products w dL/dw: they stand in the place of the weights.
+        The Taylor importance, where there are batches, is the norm L1 of the products w dL/dw: they stand in the place
+        of the weights.
         """
         found = copy.deepcopy(self.model).eval()
+        score = self.tp.importance.GroupMagnitudeImportance(p=1 if batches else 2, group_reduction="mean")
+        scores: dict[str, Tensor] = {}
+        layers: dict[nn.Module, _Layer] = {}
         with found.heads_apart():
-            if batches is not None:
+            if batches:
                 _weigh_by_gradient(found, batches)
             graph = self._graph(found)
-            score = self.tp.importance.GroupMagnitudeImportance(p=2 if batches is None else 1, group_reduction="mean")
-            layers = {name: found.get_submodule(name) for w in _widths(self.model) for name in _named(w, self.model).layers}
-            return {name: score(self._group(graph, layer)).cpu() for name, layer in layers.items()}
+            for name in [name for width in _widths(self.model) for name in width.layers]:
+                group = self._group(graph, found.get_submodule(name))
+                scores[name] = score(group).nan_to_num(0).cpu()
+                for item in group:
+                    module = item.dep.target.module
+                    if isinstance(module, WRAPPED):
+                        layer = layers.setdefault(module, _layer(module))
+                        side = 0 if graph.is_out_channel_pruning_fn(item.dep.handler) else 1
+                        layer.cut.setdefault(name, ([], []))[side].extend(item.root_idxs)
+        return scores, list(layers.values())
 
     def without(self, gone: Mapping[str, Sequence[int]]) -> LeptonModel:
         """Return a copy without the given outputs of the given layers."""
@@ -328,12 +395,22 @@ class _Surgery:
     def _group(self, graph: Any, layer: nn.Module, outputs: Sequence[int] | None = None) -> Any:
         if layer not in graph.module2node:
             raise ConfigurationError(
-                f"prune: no output depends on the layer {type(layer).__name__} with these inputs, so that what hangs on "
-                "it cannot be told: give a batch of inputs in which every input of the model is there."
+                f"prune: no output depends on the layer {type(layer).__name__} with these inputs, so that what depends "
+                "on it cannot be told: give a batch of inputs in which every input of the model is there."
             )
         cut = graph.get_pruner_of_module(layer).prune_out_channels
         every = range(graph.get_out_channels(layer)) if outputs is None else outputs
         return graph.get_pruning_group(layer, cut, list(every))
+
+
+def _layer(module: nn.Module) -> _Layer:
+    shapes = [parameter.shape for parameter in module.parameters(recurse=False)]
+    matrix = next((shape for shape in shapes if len(shape) > 1), None)
+    vector = sum(shape[0] for shape in shapes if len(shape) == 1)
+    if matrix is None:
+        return _Layer(0, vector, shapes[0][0] if shapes else 1, 1, {})
+    inputs, outputs = (matrix[0], matrix[1]) if isinstance(module, nn.Embedding) else (matrix[1], matrix[0])
+    return _Layer(matrix.numel(), vector, outputs, inputs, {})
 
 
 def _per_group(norm: nn.GroupNorm) -> int:
@@ -341,7 +418,7 @@ def _per_group(norm: nn.GroupNorm) -> int:
     return norm.num_channels // norm.num_groups if norm.num_groups > 1 else 0
 
 
-def _weigh_by_gradient(model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tensor]]]) -> None:
+def _weigh_by_gradient(model: LeptonModel, batches: Sequence[tuple[Any, Mapping[str, Tensor]]]) -> None:
     """Replace every weight w by w dL/dw, with the loss L of all batches together."""
     criterion = MultiTaskLoss(model)
     model.requires_grad_(True).zero_grad()

@@ -48,7 +48,7 @@ class Rotation:
 
 
 class Attention(nn.Module):
-    """Attention of several heads of so many features, with a linear layer each for queries, keys, values and the output.
+    """Attention of several heads of `size` features: a linear layer each for queries, keys, values and the output.
 
     The number of heads is read off the layers.
     """
@@ -158,8 +158,13 @@ def check_blocks(
         even = f"a number that divides width = {width} into heads of even size, which rotary positions need"
         require(width % heads == 0 and width // heads % 2 == 0, owner, "heads", heads, even)
     else:
-        even = is_whole(head_size) and head_size % 2 == 0
-        require(even, owner, "head_size", head_size, "an even number >= 2, which rotary positions need")
+        require(
+            is_whole(head_size) and head_size % 2 == 0,
+            owner,
+            "head_size",
+            head_size,
+            "an even number >= 2, which rotary positions need",
+        )
 
 
 def make_blocks(
@@ -172,18 +177,23 @@ def make_blocks(
 
 def block_widths(blocks: nn.ModuleList) -> list[Width]:
     """Return the inner widths that may shrink: as many heads in every block, since a `Cache` holds all of them."""
-    queries = tuple(block.attention.q for block in blocks)
+    found = _typed(blocks)
     return [
-        Width("heads", queries, blocks[0].attention.size),
-        *(Width(f"feedforward[{n}]", (block.feedforward.enter,)) for n, block in enumerate(blocks)),
+        Width("heads", tuple(block.attention.q for block in found), found[0].attention.size),
+        *(Width(f"feedforward[{n}]", (block.feedforward.enter,)) for n, block in enumerate(found)),
     ]
 
 
 def block_sizes(blocks: nn.ModuleList) -> dict[str, int | list[int]]:
     """Return the options that say the present inner widths of blocks."""
-    attention = blocks[0].attention
+    found = _typed(blocks)
+    attention = found[0].attention
     return {
         "heads": attention.q.out_features // attention.size,
         "head_size": attention.size,
-        "feedforward": one_or_all([block.feedforward.enter.out_features for block in blocks]),
+        "feedforward": one_or_all([block.feedforward.enter.out_features for block in found]),
     }
+
+
+def _typed(blocks: nn.ModuleList) -> list[Block]:
+    return [block for block in blocks if isinstance(block, Block)]

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from lepton.errors import ConfigurationError, DataError, is_whole, nearest, require
 from lepton.nn._prunable import Width
 
-__all__ = ["ImageInput", "Norm", "Residual", "check_image_trunk", "convolution", "given_widths", "norm_channels", "norm_unit"]
+__all__ = [
+    "ImageInput",
+    "Norm",
+    "Residual",
+    "check_image_trunk",
+    "convolution",
+    "given_widths",
+    "norm_channels",
+    "norm_unit",
+]
 
 Norm = Literal["batch", "group"]
 GROUP = 8

@@ -92,7 +92,9 @@ class UNet(nn.Module):
         coarse = [down[-1], *reversed(up)][:-1]
         self.up = nn.ModuleList(
             Residual(across + below, fine, norm, hidden, projects=True)
-            for across, below, fine, hidden in zip(reversed(down[:-1]), coarse, reversed(up), within[depth:], strict=True)
+            for across, below, fine, hidden in zip(
+                reversed(down[:-1]), coarse, reversed(up), within[depth:], strict=True
+            )
         )
         # In a tuple, so that it is not registered twice; an adapter may stand in the place of the block.
         self._last = (self._blocks()[-1].norm,)

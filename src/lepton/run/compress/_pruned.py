@@ -92,6 +92,9 @@ def _config(run: Run, pruned: Pruned, epochs: int | None) -> Config:
         trunk["arguments"] = _joined(trunk.get("arguments", {}), pruned.options)
     else:
         content["trunk"] = _joined(trunk, pruned.options)
+    for task, options in pruned.heads.items():
+        head = content["tasks"][task]["head"]
+        head["arguments"] = _joined(head.get("arguments", {}), options)
     passes = epochs or len(run.history)
     if passes:
         content["training"] |= {"max_epochs": passes, "max_steps": None}
@@ -100,7 +103,9 @@ def _config(run: Run, pruned: Pruned, epochs: int | None) -> Config:
 
 def _joined(section: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a section with other options; those of a trunk inside of a trunk are joined likewise."""
-    inner = {key: _joined(section.get(key) or {}, value) for key, value in options.items() if isinstance(value, Mapping)}
+    inner = {
+        key: _joined(section.get(key) or {}, value) for key, value in options.items() if isinstance(value, Mapping)
+    }
     return {**section, **options, **inner}
 
 
