@@ -25,6 +25,10 @@ def compress(
         typer.Option(help="A smaller trunk for the run to teach, such as trunk.width=64; repeat it."),
     ] = None,
     int8: Annotated[bool, typer.Option(help="Weights of 8 bits, of each form.")] = True,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Measure the run in torch in bfloat16, too.")] = False,
+    torchao: Annotated[
+        bool, typer.Option("--torchao", help="Measure the run in torch with linear layers of 8 bits, compiled, too.")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(help="Of every training; by default as many as the run took.")] = None,
     seeds: Annotated[
         int, typer.Option(help="Trainings of each student and its control: more than one tell chance.")
@@ -52,6 +56,8 @@ def compress(
         prune=prune or (),
         distil=distil or (),
         int8=int8,
+        bf16=bf16,
+        torchao=torchao,
         epochs=epochs,
         seeds=seeds,
         rows=rows,

@@ -71,6 +71,7 @@ def found(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Compressed:
         tmp_path_factory.mktemp("out") / "small",
         prune=[0.5],
         distil=["trunk.width=8"],
+        bf16=True,
         epochs=2,
         batch_sizes=(1, 8),
         seconds=0.02,
@@ -78,14 +79,16 @@ def found(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Compressed:
     )
 
 
+def exported(found: Compressed) -> list[Form]:
+    return [form for form in found.forms if form.name not in ("original", "bf16")]
+
+
 def test_every_form_is_a_folder_that_predicts(found: Compressed, run: Run) -> None:
     models = ["fp32", "pruned-0.5", "distilled-width-8", "alone-width-8"]
     small = ["int8", "pruned-0.5-int8", "distilled-width-8-int8", "alone-width-8-int8"]
-    assert [form.name for form in found.forms] == [
-        "original",
-        *(name for pair in zip(models, small, strict=True) for name in pair),
-    ]
-    for form in found.forms[1:]:
+    pairs = [name for pair in zip(models, small, strict=True) for name in pair]
+    assert [form.name for form in found.forms] == ["original", *pairs[:2], "bf16", *pairs[2:]]
+    for form in exported(found):
         assert form.folder is not None
         assert form.folder.parent == found.folder
         predicted = ExportedModel(form.folder).predict(rows())
@@ -99,7 +102,7 @@ def test_every_form_is_a_folder_that_predicts(found: Compressed, run: Run) -> No
 def test_scores_are_those_of_what_the_folder_says(found: Compressed, run: Run) -> None:
     """Computed again from its predictions, without any metric of ours."""
     table = run.tables()["test"]
-    for form in found.forms[1:]:
+    for form in exported(found):
         predicted = ExportedModel(form.folder or "").predict(table.to_pandas())
         scores, frame = form.scores["test"], table.to_pandas()
         assert scores["kind"]["accuracy"] == pytest.approx((predicted["kind"] == frame["kind"]).mean())
@@ -114,6 +117,16 @@ def test_the_run_and_its_export_score_alike(found: Compressed, run: Run) -> None
         for metric, value in found.form("fp32").scores["test"][task].items():
             assert value == pytest.approx(result.metrics[metric], abs=2e-3), (task, metric)
             assert found.original.scores["test"][task][metric] == pytest.approx(result.metrics[metric], abs=1e-6)
+
+
+def test_bfloat16_is_measured_in_torch_and_exported_nowhere(found: Compressed) -> None:
+    form = found.form("bf16")
+    assert form.folder is None
+    assert form.cost.bytes is not None
+    assert form.cost.bytes < 0.75 * (found.original.cost.bytes or 0)
+    assert form.scores["test"].keys() == found.original.scores["test"].keys()
+    assert 0 < abs(form.scores["test"]["size"]["rmse"] / found.original.scores["test"]["size"]["rmse"] - 1) < 0.1
+    assert found.smallest is not form
 
 
 def test_what_is_written_holds_what_was_found(found: Compressed) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lepton.data import Rows, rows_at_once
+from lepton.evaluate import to_device
 from lepton.export import ExportedModel
+from lepton.nn import LeptonModel
 from lepton.run._rows import make_loader
 from lepton.run._run import Run
 from lepton.tasks import Classification, LanguageModeling, MultiLabel, Segmentation, Task, TokenClassification
@@ -19,7 +21,7 @@ from lepton.tasks import Classification, LanguageModeling, MultiLabel, Segmentat
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Scores", "shipped_scores"]
+__all__ = ["Scores", "outputs_in_torch", "shipped_scores", "torch_scores"]
 
 Scores = dict[str, dict[str, float]]
 """Task -> metric -> value."""
@@ -54,6 +56,32 @@ def shipped_scores(exported: ExportedModel, run: Run, rows: Rows, table: pa.Tabl
         name: {key: float(metric.compute()) for key, metric in found.items() if key in told.get(name, found)}
         for name, found in metrics.items()
     }
+
+
+def outputs_in_torch(model: nn.Module, inputs: Any) -> Mapping[str, Tensor]:
+    """Return the outputs of the tasks that a `LeptonModel` gives, or a copy of one that only predicts."""
+    found = model(inputs)
+    return found[0] if isinstance(model, LeptonModel) else found  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def torch_scores(model: nn.Module, run: Run, rows: Rows, like: Scores) -> Scores:
+    """Return the metrics of what a network in torch says of rows with labels, those only that an export has too.
+
+    Args:
+        model: see `outputs_in_torch`; in eval mode, where the run's model is.
+        run: whose tasks they are.
+        rows: the rows.
+        like: the metrics that are wanted.
+    """
+    device = run.model.device
+    tasks = {name: copy.deepcopy(run.model.task(name)).to(device) for name in like}
+    metrics = {name: {key: metric.to(device) for key, metric in task.metrics().items()} for name, task in tasks.items()}
+    for inputs, targets in make_loader(rows, run.config):
+        outputs = outputs_in_torch(model, to_device(inputs, device))
+        for name, task in tasks.items():
+            task.update_metrics(metrics[name], outputs[name], targets[name].to(device))
+    return {name: {key: float(metrics[name][key].compute()) for key in found} for name, found in like.items()}
 
 
 def _update(task: Task, metrics: Mapping[str, Any], said: Mapping[str, Tensor], target: Tensor) -> None:
