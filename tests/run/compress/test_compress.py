@@ -179,6 +179,7 @@ def test_the_smallest_that_loses_little_is_chosen() -> None:
     assert dataclasses.replace(found, limit=0.5).smallest is good
     assert "2.0 times slower at batch 1" in found.sentences()[0]
     assert "4.0 times smaller" in found.sentences()[0]
+    assert found.sentences()[1] == "Slower than the original here: small, batch 1: 2 ms instead of 1."
     assert "2.0 times faster at batch 1" in dataclasses.replace(found, limit=0.5).sentences()[0]
 
 

@@ -143,6 +143,8 @@ class Compressed:
     def sentences(self) -> list[str]:
         """Return what follows from the table, and what it does not say."""
         said = [self._chosen()]
+        slower = [words for form in self.forms[1:] for words in self._slower(form)]
+        said += [f"Slower than the original here: {'; '.join(slower)}."] if slower else []
         said += [_distilled_words(found) for found in self.distilled]
         said += self.notes
         said.append(
@@ -170,6 +172,13 @@ class Compressed:
             word = "times faster" if times >= 1 else "times slower"
             told.append(f"{max(times, 1 / times):.1f} {word} at batch {size}")
         return f"Measured here it is {', '.join(told)}, than the original in torch."
+
+    def _slower(self, form: Form) -> Iterator[str]:
+        before = self.original.cost.latency
+        slow = [size for size in self.batch_sizes if form.cost.latency[size].p50 > before[size].p50]
+        if slow:
+            times = (f"{form.cost.latency[size].p50:.3g} ms instead of {before[size].p50:.3g}" for size in slow)
+            yield f"{form.name}, " + ", ".join(f"batch {size}: {each}" for size, each in zip(slow, times, strict=True))
 
     # -- files ------------------------------------------------------------------------------------------------
     def write(self) -> None:
