@@ -143,7 +143,7 @@ def adult(data: Path, folder: Path, seed: int) -> Subject:
 
 def tagging(data: Path, folder: Path, seed: int, epochs: int) -> Subject:
     config = recipe_config("tagging", RecipeConfig(data / "ud_ewt", folder, epochs, overrides=(f"seed={seed}",)))
-    run = train_run(config, folder / "run", quiet=True)
+    run = lepton.load(folder / "run") if (folder / "run").exists() else train_run(config, folder / "run", quiet=True)
     rows = run.tables()["test"].to_pandas()
     tasks = ("upos", "xpos", "feats")
 
@@ -186,7 +186,9 @@ def session(exported: ExportedModel) -> Callable[[Mapping[str, Tensor]], object]
     return lambda inputs: exported.outputs(inputs)
 
 
-def candidates(found: Subject, folder: Path, compile_: bool) -> Iterator[tuple[str, Any, int, ExportedModel | None]]:
+def candidates(
+    found: Subject, batch: Any, folder: Path, compile_: bool
+) -> Iterator[tuple[str, Any, int, ExportedModel | None]]:
     """Yield name, predictor, bytes, and the exported model if it is one."""
     model = copy.deepcopy(found.model).eval().requires_grad_(False)
     stored = len(save(model.state_dict()))
@@ -194,7 +196,7 @@ def candidates(found: Subject, folder: Path, compile_: bool) -> Iterator[tuple[s
     yield "torch bf16", Said(small := to_bf16(model), model), bytes_of(small), None
     if compile_:
         yield "torch float32 compiled", Said(torch.compile(copy.deepcopy(model)), model), stored, None
-        int8 = quantise_torch(model)
+        int8 = quantise_torch(model, batch)
         yield "torch int8 compiled", Said(int8, model), bytes_of(int8), None
     yield "ONNX float32", session(found.exported), bytes_of(found.exported.folder / "model.onnx"), found.exported
     for name, options in (("ONNX int8", {}), ("ONNX int8 stored only", {"products": False})):
@@ -217,18 +219,23 @@ def batches(found: Subject) -> dict[int, list[Any]]:
 
 
 def report(name: str, found: Subject, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    all_ = {label: rest for label, *rest in candidates(found, folder, name in arguments.compile)}
+    made = batches(found)
+    all_ = {label: rest for label, *rest in candidates(found, made[32][0], folder, name in arguments.compile)}
     sizes = {label: size for label, (_, size, _) in all_.items()}
     costs = measured_together(
         {label: predict for label, (predict, _, _) in all_.items()},
-        batches(found),
+        made,
         SIZES,
         sizes=sizes,
         seconds=arguments.seconds,
     )
     scores = {label: found.score(exported.predict(found.rows)) for label, (_, _, exported) in all_.items() if exported}
     base = costs["torch float32"]
-    print(f"\n## {name}\n\n| | bytes | times smaller | " + " | ".join(f"p50 / p99 ms, x faster at {s}" for s in SIZES))
+    print(
+        f"\n## {name}\n\n| | bytes | times smaller | "
+        + " | ".join(f"p50 / p99 ms, x faster at {s}" for s in SIZES)
+        + " |"
+    )
     print("|---" * (3 + len(SIZES)) + "|")
     for label, cost in costs.items():
         cells = [
@@ -245,7 +252,9 @@ def report(name: str, found: Subject, folder: Path, arguments: argparse.Namespac
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--folder", type=Path, required=True, help="a new folder")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="a new one; a tagger that is in it is not trained again"
+    )
     parser.add_argument("--models", nargs="*", default=["digits", "adult", "tagging"])
     parser.add_argument("--compile", nargs="*", default=["adult"], help="models that torch.compile is tried on")
     parser.add_argument("--epochs", type=int, default=4, help="of the Transformer")
@@ -258,11 +267,12 @@ def main() -> None:
         "adult": lambda place: adult(arguments.data, place, arguments.seed),
         "tagging": lambda place: tagging(arguments.data, place, arguments.seed, arguments.epochs),
     }
-    results = {}
+    written = arguments.folder / "results.json"
+    results = json.loads(written.read_text()) if written.exists() else {}
     for name in arguments.models:
         place = arguments.folder / name
         results[name] = report(name, makers[name](place), place, arguments)
-        (arguments.folder / "results.json").write_text(json.dumps(results, indent=1))
+        written.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

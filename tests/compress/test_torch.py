@@ -44,7 +44,7 @@ def fitted(model: LeptonModel, epochs: int, rate: float) -> LeptonModel:
 def trained() -> LeptonModel:
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU())
-    return fitted(LeptonModel(trunk, [Classification("digit", classes=10), Regression("ink")]), 4, 3e-3)
+    return fitted(LeptonModel(trunk, [Classification("digit", classes=10), Regression("ink")]), 10, 3e-3)
 
 
 def digits_of(model: nn.Module, pixels: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def accuracy(model: nn.Module) -> float:
 
 def test_eight_bits_compiled(trained: LeptonModel) -> None:
     before = copy.deepcopy(trained.state_dict())
-    small = quantise_torch(trained)
+    small = quantise_torch(trained, scans(True).inputs)
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert bytes_of(trained) / bytes_of(small) > 3.6
     assert accuracy(trained) > 0.9 and abs(accuracy(small) - accuracy(trained)) < 0.01
@@ -71,9 +71,9 @@ def test_eight_bits_compiled(trained: LeptonModel) -> None:
 
 def test_eager_is_refused(trained: LeptonModel) -> None:
     with pytest.raises(ConfigurationError, match=r"5 times at one row, measured"):
-        quantise_torch(trained, compiled=False)
+        quantise_torch(trained, torch.zeros(2, 64), compiled=False)
     with pytest.raises(ConfigurationError, match="Conv2d has no linear layers"):
-        quantise_torch(nn.Conv2d(1, 1, 1))
+        quantise_torch(nn.Conv2d(1, 1, 1), torch.zeros(2, 1, 4, 4))
 
 
 def test_bf16(trained: LeptonModel) -> None:
@@ -108,7 +108,9 @@ def test_inside_layers_round_and_afterwards_they_do_not() -> None:
     apart = (found - x @ w.T - bias).abs().mean()  # a few numbers lie between two steps, and are rounded the other way
     assert apart < 0.05 * (found - plain).abs().mean()
     assert type(model[0]) is nn.Linear and model[0].weight is weight and torch.equal(model(inputs), plain)
-    torch.testing.assert_close(weight.grad, 2 * found.detach().T @ x, rtol=1e-3, atol=1e-3)  # as if nothing was rounded
+    straight = 2 * found.detach().T @ x  # the gradient as if nothing was rounded; a weight that was cut off has none
+    same = torch.isclose(weight.grad, straight, rtol=1e-3, atol=1e-2) | (weight.grad == 0)
+    assert same.all() and (weight.grad != 0).float().mean() > 0.9
 
 
 def test_fine_tuned_with_the_ordinary_trainer(trained: LeptonModel) -> None:
@@ -118,7 +120,7 @@ def test_fine_tuned_with_the_ordinary_trainer(trained: LeptonModel) -> None:
         fitted(model, 1, 1e-4)
     assert {type(layer) for layer in model.trunk} == {nn.Linear, nn.ReLU}
     assert not torch.equal(model.trunk[0].weight, trained.trunk[0].weight)
-    assert accuracy(quantise_torch(model)) > accuracy(trained) - 0.01
+    assert accuracy(quantise_torch(model, scans(True).inputs)) > accuracy(trained) - 0.01
 
 
 def test_a_training_that_fails_leaves_plain_layers(trained: LeptonModel) -> None:
@@ -137,4 +139,4 @@ def test_without_the_extra(module: str, trained: LeptonModel, monkeypatch: pytes
         if module == "onnx":
             quantise_onnx("a.onnx", "b.onnx")
         else:
-            quantise_torch(trained)
+            quantise_torch(trained, scans(True).inputs)

@@ -166,8 +166,9 @@ def measured_together(
     require(is_number(seconds) and seconds > 0, "measured_together", "seconds", seconds, "positive")
     require(is_whole(threads) and threads >= 1, "measured_together", "threads", threads, "a whole number from 1 on")
     told = sizes or {}
+    batches = {size: _batches(inputs, size) for size in batch_sizes}  # ordinary tensors, as a server has them
     with _threads(threads), torch.inference_mode():
-        times = {size: _timed(candidates, _batches(inputs, size), seconds, _least(size)) for size in batch_sizes}
+        times = {size: _timed(candidates, batches[size], seconds, _least(size)) for size in batch_sizes}
     return {
         name: Cost(told.get(name), {size: _latency(found[name], size) for size, found in times.items()}, threads)
         for name in candidates
