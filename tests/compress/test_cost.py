@@ -28,7 +28,6 @@ def test_more_work_takes_longer() -> None:
         assert costs[small].times_smaller(costs[large]) > 5
     for cost in costs.values():
         assert cost.latency[1].p50 < cost.latency[64].p50
-        assert cost.latency[64].p50 < 64 * cost.latency[1].p50
         assert cost.latency[1].calls >= 200 and cost.latency[64].calls >= 8
 
 

@@ -161,13 +161,13 @@ def test_each_kind_of_weight(everything: tuple[Path, Tensor], tmp_path: Path) ->
     assert len(stored.computed) == 0 and len(stored.stored) == 6
     expected = outputs(source, numbers)
     wrong = {found.path.stem: np.abs(outputs(found.path, numbers) - expected).mean() for found in (computed, stored)}
-    assert 0 < wrong["stored"] < wrong["computed"] < 0.01 * expected.std()
+    assert 0 < wrong["stored"] < wrong["computed"] < 0.02 * expected.std()
     kinds = {np.dtype("int8"), np.dtype("float16"), np.dtype("int64"), np.dtype("float32")}
     for found in (computed, stored):
         arrays = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(found.path).graph.initializer]
         assert {array.dtype for array in arrays} <= kinds
         assert all(array.size < 64 for array in arrays if array.dtype == np.float32)
-        assert found.bytes == found.path.stat().st_size and found.bytes_before == source.stat().st_size
+        assert found.bytes == found.path.stat().st_size and found.bytes_before == bytes_of(source.parent)
 
 
 def test_stored_weights_are_the_nearest_that_there_are(tmp_path: Path) -> None:

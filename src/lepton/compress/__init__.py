@@ -4,11 +4,13 @@ from lepton.compress._cost import Batches, Cost, Inputs, Latency, bytes_of, meas
 from lepton.compress._distil import Distil
 from lepton.compress._onnx import Quantised, quantise_onnx
 from lepton.compress._prune import Pruned, prune
+from lepton.compress._torchao import Inference, quantisation_aware, quantise_torch, to_bf16
 
 __all__ = [
     "Batches",
     "Cost",
     "Distil",
+    "Inference",
     "Inputs",
     "Latency",
     "Pruned",
@@ -17,5 +19,8 @@ __all__ = [
     "measured",
     "measured_together",
     "prune",
+    "quantisation_aware",
     "quantise_onnx",
+    "quantise_torch",
+    "to_bf16",
 ]

@@ -189,11 +189,19 @@ def bytes_of(stored: nn.Module | Path | str) -> int:
         32
     """
     if isinstance(stored, nn.Module):
-        return sum(tensor.nbytes for tensor in [*stored.parameters(), *stored.buffers()])
+        return sum(_bytes(tensor) for tensor in [*stored.parameters(), *stored.buffers()])
     path = Path(stored)
     if not path.exists():
         raise ConfigurationError(f"bytes_of: {str(path)!r} is not there.")
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Return the bytes of a tensor; one of eight bits is made of others, and tells the size of what it stands for."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.nbytes
+    parts, _ = tensor.__tensor_flatten__()
+    return sum(_bytes(getattr(tensor, name)) for name in parts)
 
 
 # -- batches ------------------------------------------------------------------------------------------------------

@@ -112,6 +112,8 @@ def _simplified(path: Path, onnx: Any) -> Any:
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
+    # The new file names weights that lay beside the old one, unless they are to be written anew.
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
     with tempfile.TemporaryDirectory() as place:
         options.optimized_model_filepath = str(Path(place) / "simplified.onnx")
         try:

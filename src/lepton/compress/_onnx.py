@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton.compress._cost import bytes_of
 from lepton.compress._graph import Array, Graph
 from lepton.errors import ConfigurationError
 
@@ -42,7 +43,7 @@ class Quantised:
 
     Attributes:
         path: the new file.
-        bytes_before: of the file that it was made of.
+        bytes_before: of the file that it was made of, and of weights beside it.
         bytes: of the new file.
         computed: weights that are multiplied in eight bits.
         stored: weights that are kept in eight bits, and unpacked to floating point once, when the file is loaded.
@@ -106,7 +107,8 @@ def quantise_onnx(source: Path | str, target: Path | str, *, products: bool = Tr
             f"{source} holds no weights in floating point that could be quantised: is it quantised already?"
         )
     graph.save(target)
-    sizes = source.stat().st_size, target.stat().st_size
+    beside = source.with_name(f"{source.name}.data")  # where exporters of torch keep large weights
+    sizes = bytes_of(source) + (bytes_of(beside) if beside.exists() else 0), bytes_of(target)
     return Quantised(target, *sizes, tuple(work.computed), tuple(work.stored), tuple(work.halved), work.left)
 
 
@@ -158,7 +160,7 @@ class _Work:
             self.stored[name] = None
             axis = 0 if self._is_turned(node) else _KEPT_AXIS[where]
             return str(self._once((name, axis), lambda: self._from_eight_bits(numbers, axis)))
-        if where in _ADDED and HALF[0] < np.abs(numbers).max() < HALF[1]:
+        if where in _ADDED and _fits_half(np.abs(numbers).max()):
             self.halved[name] = None
             return str(self._once(name, lambda: self._from_half(numbers)))
         self.left[name] = f"{node.op_type} may need all of its digits"
@@ -195,6 +197,10 @@ class _Work:
         numbers = self.graph.constants[name].T if self._is_turned(node) else self.graph.constants[name]
         scale = _scale(numbers, -1)
         return self.graph.constant(_whole(numbers, scale)), self._scale(scale[0])
+
+
+def _fits_half(largest: float) -> bool:
+    return largest == 0 or HALF[0] < largest < HALF[1]
 
 
 def _scale(numbers: Array, kept: int) -> Array:
