@@ -172,6 +172,7 @@ def test_a_pruned_model_trains_and_holds_no_mask(case: str) -> None:
     pruned = prune(model, inputs, 0.4).model
 
     assert pruned.training and pruned.state_dict().keys() == model.state_dict().keys()
+    assert not any(value.any() for key, value in pruned.state_dict().items() if key.endswith("batches_tracked"))
     learns = {key: parameter.requires_grad for key, parameter in pruned.named_parameters()}
     assert learns == {key: key != name for key in learns}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in pruned.trunk.modules())
