@@ -223,7 +223,7 @@ def test_dead_channels_go_and_the_outputs_stay() -> None:
     image = torch.rand(3, 3, 16, 16)
     small = LeptonModel(ConvTrunk(width=8, stages=2, blocks=2, **halved(trunk)), two())
 
-    pruned = prune(model, image, 1 - count(small) / count(model))
+    pruned = prune(model, image, 1 - count(small) / count(model), spread="uniform")
 
     assert pruned.options == halved(trunk)
     found, expected = outputs_of(pruned.model, image), outputs_of(model, image)
@@ -257,7 +257,7 @@ def test_dead_attention_heads_and_hidden_units_go_and_the_outputs_stay() -> None
     small = LeptonModel(make(heads=2, head_size=4, feedforward=32), text_tasks())
     inputs = {name: value for name, value in texts().items() if name != "characters"}
 
-    pruned = prune(model, inputs, 1 - count(small) / count(model))
+    pruned = prune(model, inputs, 1 - count(small) / count(model), spread="uniform")
 
     assert pruned.options == {"width": 16, "heads": 2, "head_size": 4, "feedforward": 32}
     found, expected = outputs_of(pruned.model, inputs), outputs_of(model, inputs)

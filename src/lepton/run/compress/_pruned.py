@@ -36,7 +36,7 @@ def pruned_run(
     *,
     epochs: int | None = None,
     importance: str = "magnitude",
-    spread: str = "uniform",
+    spread: str = "global",
     rows: Any = None,
     trust: bool = False,
     quiet: bool = False,
