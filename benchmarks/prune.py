@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, help="of training and of fine-tuning; by default the recipe's own")
     parser.add_argument("--importance", default="magnitude")
-    parser.add_argument("--spread", default="uniform")
+    parser.add_argument("--spread", default="global")
     parser.add_argument("--run", type=Path, help="a trained run to prune, instead of a training")
     told = parser.parse_args()
     torch.set_num_threads(1)

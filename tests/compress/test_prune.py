@@ -172,6 +172,7 @@ def test_a_pruned_model_trains_and_holds_no_mask(case: str) -> None:
     pruned = prune(model, inputs, 0.4).model
 
     assert pruned.training and pruned.state_dict().keys() == model.state_dict().keys()
+    assert not any(value.any() for key, value in pruned.state_dict().items() if key.endswith("batches_tracked"))
     learns = {key: parameter.requires_grad for key, parameter in pruned.named_parameters()}
     assert learns == {key: key != name for key in learns}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in pruned.trunk.modules())
@@ -222,7 +223,7 @@ def test_dead_channels_go_and_the_outputs_stay() -> None:
     image = torch.rand(3, 3, 16, 16)
     small = LeptonModel(ConvTrunk(width=8, stages=2, blocks=2, **halved(trunk)), two())
 
-    pruned = prune(model, image, 1 - count(small) / count(model))
+    pruned = prune(model, image, 1 - count(small) / count(model), spread="uniform")
 
     assert pruned.options == halved(trunk)
     found, expected = outputs_of(pruned.model, image), outputs_of(model, image)
@@ -256,7 +257,7 @@ def test_dead_attention_heads_and_hidden_units_go_and_the_outputs_stay() -> None
     small = LeptonModel(make(heads=2, head_size=4, feedforward=32), text_tasks())
     inputs = {name: value for name, value in texts().items() if name != "characters"}
 
-    pruned = prune(model, inputs, 1 - count(small) / count(model))
+    pruned = prune(model, inputs, 1 - count(small) / count(model), spread="uniform")
 
     assert pruned.options == {"width": 16, "heads": 2, "head_size": 4, "feedforward": 32}
     found, expected = outputs_of(pruned.model, inputs), outputs_of(model, inputs)

@@ -111,3 +111,39 @@ def test_rows_in_memory_are_given_again(tmp_path: Path) -> None:
         pruned_run(run, 0.5, tmp_path / "small", epochs=1, quiet=True)
     found = pruned_run(run, 0.5, tmp_path / "small", epochs=1, rows=table(), quiet=True)
     assert found.config.trunk.width < 64
+
+
+TRUNK = """
+import torch
+from torch import nn
+from lepton.nn import Width
+
+class Trunk(nn.Module):
+    def __init__(self, inputs, inner=40):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(inputs, inner), nn.Linear(inner, 16)
+        self.out_features = 16
+    def forward(self, numbers, missing, categories):
+        return self.leave(torch.relu(self.enter(numbers)))
+    def prunable(self):
+        return [Width("inner", (self.enter,))]
+    def sizes(self):
+        return {"inner": self.enter.out_features}
+"""
+
+
+def test_a_trunk_of_ones_own_gets_other_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "narrowing.py").write_text(TRUNK)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = lepton.fit(
+        table(),
+        ["price", "kind"],
+        trunk={"class": "narrowing:Trunk", "arguments": {"inputs": 3}},
+        training={"max_epochs": 1},
+        folder=tmp_path / "first",
+        trust=True,
+        quiet=True,
+    )
+    found = pruned_run(run, 0.5, epochs=1, trust=True, quiet=True)
+    assert found.config.trunk.arguments["inputs"] == 3 and found.config.trunk.arguments["inner"] < 20
+    lepton.load(found.folder, trust=True)

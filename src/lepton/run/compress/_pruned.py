@@ -36,7 +36,7 @@ def pruned_run(
     *,
     epochs: int | None = None,
     importance: str = "magnitude",
-    spread: str = "uniform",
+    spread: str = "global",
     rows: Any = None,
     trust: bool = False,
     quiet: bool = False,
@@ -66,9 +66,9 @@ def pruned_run(
     """
     require(epochs is None or is_whole(epochs), "pruned_run", "epochs", epochs, "a whole number of at least 1")
     prepared = run_rows(run, rows)
-    batches = [to_device(batch, run.model.device) for batch in _some_batches(prepared, GRADIENT_BATCHES)]
-    given = batches if importance == "taylor" else ()
-    pruned = prune(run.model, batches[0][0], ratio, importance=importance, spread=spread, batches=given)
+    count = GRADIENT_BATCHES if importance == "taylor" else 1
+    batches = [to_device(batch, run.model.device) for batch in _some_batches(prepared, count)]
+    pruned = prune(run.model, batches[0][0], ratio, importance=importance, spread=spread, batches=batches)
     own = dataclasses.replace(prepared, config=_config(run, pruned, epochs))
     with torch.random.fork_rng():
         model = _rebuilt(own, pruned, batches[0][0], trust)
