@@ -15,6 +15,7 @@ from lepton.compress import quantise_onnx, quantise_torch, to_bf16
 from lepton.data import Rows
 from lepton.errors import ConfigurationError
 from lepton.export import ExportedModel
+from lepton.run._rows import make_loader
 from lepton.run._run import Run
 from lepton.run._watch import Watch
 from lepton.run.compress._distilled import Distilled, train_students
@@ -27,6 +28,9 @@ __all__ = ["Making", "Part"]
 
 CHECKED_ROWS = 256
 """Rows that a graph of 8 bits is compared with its original on; its metrics are those of all rows."""
+
+COMPILED_ROWS = 32
+"""Rows of the batch that a torch model is compiled with."""
 
 ORIGINAL = "original"
 
@@ -105,8 +109,10 @@ class Making:
 
     def torchao(self) -> None:
         """Take the run in torch with linear layers of 8 bits, compiled."""
+        inputs, _ = next(iter(make_loader(self.shown.rows, self.run.config, batch_size=COMPILED_ROWS)))
         try:
-            model = quantise_torch(self.run.model)
+            with self.watch.working("torchao: compiling"):
+                model = quantise_torch(self.run.model, inputs)
         except ConfigurationError as error:
             self.notes.append(f"There is no torchao: {error}")
             return
