@@ -231,7 +231,11 @@ def report(name: str, found: Subject, folder: Path, arguments: argparse.Namespac
     )
     scores = {label: found.score(exported.predict(found.rows)) for label, (_, _, exported) in all_.items() if exported}
     base = costs["torch float32"]
-    print(f"\n## {name}\n\n| | bytes | times smaller | " + " | ".join(f"p50 / p99 ms, x faster at {s}" for s in SIZES))
+    print(
+        f"\n## {name}\n\n| | bytes | times smaller | "
+        + " | ".join(f"p50 / p99 ms, x faster at {s}" for s in SIZES)
+        + " |"
+    )
     print("|---" * (3 + len(SIZES)) + "|")
     for label, cost in costs.items():
         cells = [
@@ -248,7 +252,9 @@ def report(name: str, found: Subject, folder: Path, arguments: argparse.Namespac
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--folder", type=Path, required=True, help="a new one; a tagger in it is used again")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="a new one; a tagger that is in it is not trained again"
+    )
     parser.add_argument("--models", nargs="*", default=["digits", "adult", "tagging"])
     parser.add_argument("--compile", nargs="*", default=["adult"], help="models that torch.compile is tried on")
     parser.add_argument("--epochs", type=int, default=4, help="of the Transformer")
@@ -261,11 +267,12 @@ def main() -> None:
         "adult": lambda place: adult(arguments.data, place, arguments.seed),
         "tagging": lambda place: tagging(arguments.data, place, arguments.seed, arguments.epochs),
     }
-    results = {}
+    written = arguments.folder / "results.json"
+    results = json.loads(written.read_text()) if written.exists() else {}
     for name in arguments.models:
         place = arguments.folder / name
         results[name] = report(name, makers[name](place), place, arguments)
-        (arguments.folder / "results.json").write_text(json.dumps(results, indent=1))
+        written.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

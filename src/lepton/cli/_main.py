@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import lepton
+from lepton.cli._compress import compress
 from lepton.cli._demo import demo
 from lepton.cli._doctor import doctor
 from lepton.cli._look import baseline, probe, validate
@@ -53,7 +54,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 VERBS = (
-    *(fit, init, validate, probe, train, evaluate, predict, say, export, serve, baseline, report),
+    *(fit, init, validate, probe, train, evaluate, predict, say, export, compress, serve, baseline, report),
     *(recipe, demo, doctor),
 )
 

@@ -15,6 +15,7 @@ from lepton.run._summary import metrics_table, score_notes, seen_words
 from lepton.run._train import make_loaders, make_trainer, resume_run, train_run
 from lepton.run._voices import Speech
 from lepton.run.baselines import Baselines, BaselineScore, Gains, SeedScore, SharedRun, run_baselines
+from lepton.run.compress import Compressed, Distilled, Form, Gain, compress_run, distilled_run, pruned_run
 from lepton.run.look import Finding, LabelMap, Probe, StepCost, TaskPlan, Validation, check, probe
 
 if TYPE_CHECKING:
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BaselineScore",
     "Baselines",
+    "Compressed",
     "Diagnosis",
+    "Distilled",
     "Finding",
+    "Form",
+    "Gain",
     "Gains",
     "LabelMap",
     "LeptonEstimator",
@@ -40,8 +45,10 @@ __all__ = [
     "build_model",
     "check",
     "commented_config",
+    "compress_run",
     "default_folder",
     "diagnose",
+    "distilled_run",
     "fit",
     "load",
     "make_config",
@@ -52,6 +59,7 @@ __all__ = [
     "override_config",
     "prepare",
     "probe",
+    "pruned_run",
     "resume_run",
     "run_baselines",
     "score_notes",

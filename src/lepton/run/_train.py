@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lepton
 from lepton.config import Config
@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["make_loaders", "make_trainer", "resume_run", "steps_per_epoch", "train_run"]
+__all__ = ["make_loaders", "make_trainer", "resume_run", "steps_per_epoch", "train_prepared", "train_run"]
 
 OWN_TRAINING_KEYS = {"batch_size", "num_workers"}
+
+Procedure: TypeAlias = Callable[[Trainer], object]
+"""Takes part in a training."""
 
 
 def train_run(
@@ -66,12 +69,37 @@ def train_run(
     """
     prepared = prepare(config, source)
     model = initial_model(prepared, trust=trust)
+    return train_prepared(prepared, model, folder, quiet=quiet, plain=plain, callbacks=callbacks)
+
+
+def train_prepared(
+    prepared: Prepared,
+    model: LeptonModel,
+    folder: Path,
+    *,
+    quiet: bool = False,
+    plain: bool = False,
+    callbacks: Sequence[Callback] = (),
+    procedures: Sequence[Procedure] = (),
+) -> Run:
+    """Train a model on rows that are ready, and write its run.
+
+    Args:
+        prepared: configuration, rules and rows.
+        model: as its configuration describes it.
+        folder: where the run is written; a number is added if it is taken.
+        quiet: as in `train_run`, like the rest.
+        plain: see there.
+        callbacks: see there.
+        procedures: each is called with the trainer before the first step, such as one that attaches a penalty.
+    """
     place = new_folder(folder)
     write_run(place, prepared.config, lepton.__version__, prepared.encoder.fingerprint)
     write_rules(place, prepared.encoder, prepared.rules)
     write_architecture(place, model.trunk)
     write_split(place, prepared.split)
-    return _train(prepared, model, place, None if quiet else _console(plain), callbacks, resume=False)
+    console = None if quiet else _console(plain)
+    return _train(prepared, model, place, console, callbacks, procedures, resume=False)
 
 
 def resume_run(
@@ -120,6 +148,7 @@ def _train(
     place: Path,
     console: Console | None,
     callbacks: Sequence[Callback],
+    procedures: Sequence[Procedure] = (),
     *,
     resume: bool,
 ) -> Run:
@@ -132,6 +161,8 @@ def _train(
     trainer = make_trainer(
         prepared.config, model, place, callbacks=callbacks, resume=resume, progress=console is not None
     )
+    for procedure in procedures:
+        procedure(trainer)
     try:
         trainer.fit(*make_loaders(prepared))
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """After a training: more tasks, and new rows without forgetting the old ones."""
 
+from lepton.nn import Attached
 from lepton.transfer._agem import AGEM
-from lepton.transfer._attached import Attached
 from lepton.transfer._ewc import EWC, FisherLabels
 from lepton.transfer._extend import AdapterName, extended
 from lepton.transfer._lwf import LwF

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lepton.errors import TrainingError, is_number, require
-from lepton.nn import LeptonModel, MultiTaskLoss, Penalty
-from lepton.transfer._attached import Attached
-from lepton.transfer._distribution import check_kinds, distillation
+from lepton.errors import is_number, require
+from lepton.nn import Attached, LeptonModel, MultiTaskLoss, NotedInputs, Penalty
+from lepton.tasks import distillation
+from lepton.transfer._distribution import check_kinds
 
 __all__ = ["LwF"]
 
@@ -71,7 +70,7 @@ class LwF(Penalty):
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.strength = strength
         self.temperature = temperature
-        self._inputs: Any = None
+        self._noted = NotedInputs("LwF")
 
     def attach(self, criterion: MultiTaskLoss) -> Attached:
         """Add the penalty to the loss of a training, of the same model or of one with more tasks.
@@ -85,17 +84,11 @@ class LwF(Penalty):
         """
         penalty = criterion.register_penalty(self)
         criterion.unlabelled.update(self.tasks)
-        note = criterion.model.register_forward_pre_hook(self._note, with_kwargs=True)
-        return Attached(penalty, note)
+        return Attached(penalty, self._noted.watch(criterion.model))
 
     def __call__(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return the penalty, 0-d."""
-        if self._inputs is None:
-            raise TrainingError(
-                "LwF: these outputs come from no new forward pass: call the model that the criterion was made for, "
-                "in training mode, once for each loss."
-            )
-        inputs, self._inputs = self._inputs, None
+        inputs = self._noted.take()
         with torch.no_grad():
             recorded = self.teacher.to(next(iter(outputs.values())).device).outputs_of(inputs, self.tasks)
         terms = [
@@ -103,7 +96,3 @@ class LwF(Penalty):
             for name in self.tasks
         ]
         return self.strength * torch.stack(terms).sum()
-
-    def _note(self, model: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if model.training and torch.is_grad_enabled():
-            self._inputs = inputs[0] if inputs else named["inputs"]
