@@ -12,16 +12,29 @@ from lepton.config._read import (
     read_config,
 )
 from lepton.config._schema import Section, argument_texts, content_of, snake_case
-from lepton.config._sections import Config, Custom, DataSection, InputSection, compositions, methods, task_kinds, trunks
+from lepton.config._sections import (
+    AdapterSection,
+    Config,
+    Custom,
+    DataSection,
+    InputSection,
+    StartSection,
+    compositions,
+    methods,
+    task_kinds,
+    trunks,
+)
 from lepton.config._yaml import Source, dump_yaml
 
 __all__ = [
+    "AdapterSection",
     "Config",
     "Custom",
     "DataSection",
     "InputSection",
     "Section",
     "Source",
+    "StartSection",
     "argument_texts",
     "check_config",
     "compositions",

@@ -30,7 +30,7 @@ _SKIPPED_LOCATIONS = ("function-before", "function-after", "function-wrap")
 def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file.
 
-    A source, or the folder of a trunk, with a relative path is looked for in the current folder, and if it is not
+    A source, the folder of a trunk, or what a training starts from, with a relative path, is looked for in the current folder, and if it is not
     there, beside the file.
 
     Args:
@@ -49,7 +49,11 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 def _found_beside(content: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     """Return the content with the paths of what lies in the file's folder and not in the current one."""
     found = dict(content)
-    for section, keys in (("data", ("source", "val", "test")), ("trunk", ("folder", "hf"))):
+    for section, keys in (
+        ("data", ("source", "val", "test")),
+        ("trunk", ("folder", "hf")),
+        ("start", ("run", "weights")),
+    ):
         given = content.get(section)
         if isinstance(given, Mapping):
             told = {name: given[name] for name in keys if isinstance(given.get(name), str)}
