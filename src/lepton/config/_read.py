@@ -30,8 +30,8 @@ _SKIPPED_LOCATIONS = ("function-before", "function-after", "function-wrap")
 def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file.
 
-    A source, the folder of a trunk, or what a training starts from, with a relative path, is looked for in the current folder, and if it is not
-    there, beside the file.
+    A source, the folder of a trunk, or what a training starts from, with a relative path, is looked for in the current
+    folder, and if it is not there, beside the file.
 
     Args:
         path: the file.

@@ -212,8 +212,8 @@ def adapted_trunk(trunk: nn.Module, config: Config, tasks: Sequence[str]) -> nn.
     searched = [name for name in tasks if config.tasks[name].type in ("translation", "speech_synthesis")]
     if searched:
         raise ConfigurationError(
-            f"task {searched[0]!r}: a {config.tasks[searched[0]].type} steps through the trunk by itself, which does not "
-            "go with adapters: leave them out, or the task."
+            f"task {searched[0]!r}: a {config.tasks[searched[0]].type} steps through the trunk by itself, which does "
+            "not go with adapters: leave them out, or the task."
         )
     return AdaptedTrunk(trunk, used)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -57,7 +56,9 @@ def _safetensors(path: Path) -> Any:
 def _pickled(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":  # importing that name would import what is not to be used
+            raise
         raise CheckpointError(
             f"the file {str(path)!r} holds more than tensors, and reading that would run its code: save the "
             f"state_dict() of the model only, as safetensors if possible. ({_first_line(error)})"
