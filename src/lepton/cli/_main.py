@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import lepton
+from lepton.cli._add_task import add_task
 from lepton.cli._demo import demo
 from lepton.cli._doctor import doctor
 from lepton.cli._look import baseline, probe, validate
@@ -51,7 +52,12 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (fit, init, validate, probe, train, evaluate, predict, say, export, baseline, report, recipe, demo, doctor):
+VERBS = (
+    *(fit, init, validate, probe, train, evaluate, predict, say, export, baseline, report),
+    *(add_task, recipe, demo, doctor),
+)
+
+for verb in VERBS:
     app.command()(guarded(verb))
 
 

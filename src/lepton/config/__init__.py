@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lepton.config._added import AddedTasks, added_methods, check_added, read_added
 from lepton.config._read import (
     check_config,
     config_yaml,
@@ -28,6 +29,7 @@ from lepton.config._yaml import Source, dump_yaml
 
 __all__ = [
     "AdapterSection",
+    "AddedTasks",
     "Config",
     "Custom",
     "DataSection",
@@ -35,7 +37,9 @@ __all__ = [
     "Section",
     "Source",
     "StartSection",
+    "added_methods",
     "argument_texts",
+    "check_added",
     "check_config",
     "compositions",
     "config_yaml",
@@ -46,6 +50,7 @@ __all__ = [
     "make_balancer",
     "make_task",
     "methods",
+    "read_added",
     "read_config",
     "snake_case",
     "task_kinds",

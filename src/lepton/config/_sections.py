@@ -23,6 +23,9 @@ from lepton.tasks import Task
 from lepton.train import Trainer
 
 __all__ = [
+    "BALANCE",
+    "TASK",
+    "TRAINING",
     "AdapterSection",
     "Config",
     "Custom",
@@ -30,9 +33,11 @@ __all__ = [
     "InputSection",
     "StartSection",
     "compositions",
+    "long_tasks",
     "methods",
     "task_kinds",
     "trunks",
+    "without_empty",
 ]
 
 
@@ -100,6 +105,12 @@ class AdapterSection(Section):
     targets: list[str] | None = Field(
         None, description="Names of the layers that are adapted, whole or their last parts; by default all that can be."
     )
+
+    @model_validator(mode="after")
+    def _refuse_alpha(self) -> AdapterSection:
+        if self.type != "lora" and self.alpha is not None:
+            _refuse(f"alpha scales lora; {self.type!r} has none", "alpha")
+        return self
 
 
 @functools.cache
@@ -273,7 +284,7 @@ class DataSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, given: Any) -> Any:
-        return _without_empty(given)
+        return without_empty(given)
 
     @field_validator("inputs", mode="before")
     @classmethod
@@ -359,15 +370,8 @@ class Config(Section):
     def _short_forms(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        found = dict(_without_empty(given))
+        found = long_tasks(without_empty(given))
         found |= {"trunk": _long_trunk(found["trunk"])} if "trunk" in found else {}
-        tasks = found.get("tasks")
-        if isinstance(tasks, (list, tuple, Mapping)):
-            _check_names(tasks)
-        if isinstance(tasks, (list, tuple)):
-            found["tasks"] = {str(name): {"type": "auto"} for name in tasks}
-        elif isinstance(tasks, Mapping):
-            found["tasks"] = {str(name): _long_task(value) for name, value in tasks.items()}
         for section, key, default in (("trunk", "type", "auto"), ("balance", "method", "equal")):
             value = found.get(section)
             if isinstance(value, str):
@@ -391,7 +395,20 @@ class Config(Section):
         return self.data.source
 
 
-def _without_empty(given: Any) -> Any:
+def long_tasks(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a file with its tasks as a mapping from names to options."""
+    found = dict(given)
+    tasks = found.get("tasks")
+    if isinstance(tasks, (list, tuple, Mapping)):
+        _check_names(tasks)
+    if isinstance(tasks, (list, tuple)):
+        found["tasks"] = {str(name): {"type": "auto"} for name in tasks}
+    elif isinstance(tasks, Mapping):
+        found["tasks"] = {str(name): _long_task(value) for name, value in tasks.items()}
+    return found
+
+
+def without_empty(given: Any) -> Any:
     """Leave out sections whose every line is commented out: they are as if not there."""
     return {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given
 
