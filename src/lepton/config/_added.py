@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from lepton.config._read import checked, found_beside
 from lepton.config._schema import Section, section_of
-from lepton.config._sections import BALANCE, TASK, TRAINING, AdapterSection, DataSection, long_tasks, without_empty
+from lepton.config._sections import BALANCE, TASK, TRAINING, DataSection, long_tasks, without_empty
 from lepton.config._yaml import Source, parse_yaml
 from lepton.errors import ConfigurationError
 from lepton.transfer import AGEM, EWC, LwF, Replay
@@ -33,16 +33,23 @@ class _Head(Section):
     type: Literal["head"] = "head"
 
 
-class _Lora(AdapterSection):
+class _Lora(Section):
     """Low-rank changes of the trunk for each new task, and its head, learn; the old outputs stay the same."""
 
     type: Literal["lora"] = "lora"
+    size: int = Field(8, ge=1, description="Rank of the changes.")
+    alpha: float | None = Field(None, gt=0, description="They are scaled by alpha / size; by default 1.")
+    targets: list[str] | None = Field(
+        None, description="Names of the linear layers and convolutions that get one; by default all."
+    )
 
 
-class _Adapter(AdapterSection):
+class _Adapter(Section):
     """Bottlenecks in the trunk for each new task, and its head, learn; the old outputs stay the same."""
 
     type: Literal["adapter"] = "adapter"
+    size: int = Field(8, ge=1, description="Features of a bottleneck.")
+    targets: list[str] | None = Field(None, description="Names of the blocks that get one; by default all.")
 
 
 def _tagged(owner: Any, name: str, **extra: Any) -> type[Section]:
@@ -69,6 +76,7 @@ def added_methods() -> dict[str, type[Section]]:
         Literal["model", "data"],
         Field("model", description="Where the labels come from: as in the paper, or of the rows."),
     )
+    drawn = (int, Field(256, ge=1, description="Old rows drawn for their gradient in each step."))
     behind = (int, Field(32, ge=1, description="Old rows behind the new ones in each batch."))
     return {
         "head": _Head,
@@ -77,7 +85,7 @@ def added_methods() -> dict[str, type[Section]]:
         "lwf": _tagged(LwF, "lwf"),
         "ewc": _tagged(EWC, "ewc", strength=strength, rows=looked_at, labels=labels),
         "replay": _tagged(Replay, "replay", rows=behind, **_memory()),
-        "agem": _tagged(AGEM, "agem", **_memory()),
+        "agem": _tagged(AGEM, "agem", rows=drawn, **_memory()),
         "none": _Plain,
     }
 

@@ -244,12 +244,13 @@ def begin_from(model: LeptonModel, config: Config, notes: list[str]) -> set[str]
         CheckpointError: the run or file is none, is damaged, or is of another architecture.
     """
     start = config.start
-    if start is None or (start.run is None and start.weights is None):
+    if start is None:
         return set()
     if start.weights is not None:
         owner = f"the file {start.weights!r}"
         found = take_trunk(model.trunk, read_tensors(Path(start.weights)), owner, all_of_it=False)
         _note(notes, found)
+    if start.run is None:
         return set()
     old = read_old_run(start.run)
     tensors = old.tensors(start.checkpoint)

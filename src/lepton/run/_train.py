@@ -112,8 +112,8 @@ def resume_run(
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
     if (folder / "added.json").exists():
         raise CheckpointError(
-            f"{str(folder)!r} was made by lepton add-task, whose training is not gone on with: run that again, or train "
-            f"all tasks anew with  lepton train {folder / 'config.yaml'}."
+            f"{str(folder)!r} was made by lepton add-task, whose training is not gone on with: run that again, or "
+            f"train all tasks anew with  lepton train {folder / 'config.yaml'}."
         )
     # What a training started from may be gone by now; its rules are in the run's own folder.
     prepared = prepare(config, source, kept=None if config.start is None else read_rules(folder))

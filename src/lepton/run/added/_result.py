@@ -54,7 +54,7 @@ class Added:
         method: how the new tasks were learned.
         scores: one for each task, the old ones first.
         parameters: numbers in the old model (`before`), in the new one (`after`), and those that learned (`learned`).
-        identical: old task -> whether its outputs are those of the old run, bit for bit; empty where everything learned.
+        identical: old task -> whether its outputs are the old run's, bit for bit; empty where everything learned.
         compared: real rows that this was looked at on.
         notes: sentences about what was not measured.
     """

@@ -90,8 +90,9 @@ def train_added(
         callbacks: listeners.
         progress: show a bar.
     """
-    train, val = make_loaders(new)
+    train, found = make_loaders(new)
     batches: Iterable[Any] = train
+    val: Iterable[Any] | None = found
     trainer = make_trainer(config, model, folder, callbacks=callbacks, progress=progress)
     criterion = trainer.step.criterion
     criterion.unlabelled.update(run.tasks)
@@ -106,14 +107,16 @@ def train_added(
         ewc.consolidate(run.model, rows, tasks=run.tasks, rows=method.rows, labels=method.labels, seed=config.seed)
         attached = [ewc.attach(criterion)]
     elif method.type in ("replay", "agem"):
-        memory = Replay(model.tasks.values(), method.capacity, balanced=method.balanced, seed=config.seed)
+        memory = Replay(
+            [model.task(name) for name in run.tasks], method.capacity, balanced=method.balanced, seed=config.seed
+        )
         memory.fill(make_loader(old.data["train"], run.config))
         if method.type == "replay":
             batches = memory.mix(train, method.rows)
         else:
             attached = [AGEM(memory, method.rows).attach(criterion, trainer.optimizer)]
-    if val is not None and "val" in old.data and method.type not in FROZEN:
-        val = InTurn([val, make_loader(old.data["val"], run.config, in_order=False)])
+    if found is not None and "val" in old.data and method.type not in FROZEN:
+        val = InTurn([found, make_loader(old.data["val"], run.config, in_order=False)])
     try:
         return trainer.fit(batches, val)
     finally:
