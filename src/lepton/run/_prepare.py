@@ -31,6 +31,8 @@ from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rule
 from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
 from lepton.run._start import (
     check_columns,
+    check_rules,
+    check_start,
     is_whole_trunk_held,
     old_order,
     read_old_run,
@@ -110,6 +112,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         old = read_old_run(config.start.run)
         kept, owner = (old.encoder, old.rules), f"the run {str(old.folder)!r}"
         config = started_config(config, old)
+    check_start(config)
     if kept is not None:
         check_columns(kept[0], table, owner)
     columns = describe_columns(table, config.data.kinds, config.data.date_formats)
@@ -131,6 +134,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     encoder: Encoder
     if kept is not None:
         encoder = kept[0]
+        check_rules(encoder, rules, owner)
         if isinstance(encoder, InputEncoder):
             _check_trunk(config, encoder)
         rules = old_order(with_characters(encoder, rules), kept[1], config.tasks)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton.config import Config, check_config, content_of
-from lepton.data import Encoder, LabelRule
+from lepton.data import SPEECH_KINDS, Encoder, LabelRule
 from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
 from lepton.nn import (
     AdaptedTrunk,
@@ -37,6 +37,8 @@ __all__ = [
     "adapted_trunk",
     "begin_from",
     "check_columns",
+    "check_rules",
+    "check_start",
     "has_adapters",
     "hold_still",
     "is_whole_trunk_held",
@@ -150,6 +152,46 @@ def check_columns(encoder: Encoder, table: pa.Table, owner: str) -> None:
             f"{owner} reads {encoder.names[:8]}{' and more' if len(encoder.names) > 8 else ''}, but the rows have no "
             f"column {lacking[0]!r}.{nearest(lacking[0], table.column_names)}"
         )
+
+
+def check_start(config: Config) -> None:
+    """Refuse to hold a trunk still that has learned nothing.
+
+    Raises:
+        ConfigurationError: `start` freezes or adapts a trunk that begins at random.
+    """
+    start = config.start
+    pretrained = getattr(config.trunk, "folder", None) is not None
+    if start is None or start.run is not None or start.weights is not None or pretrained:
+        return
+    for key in ("freeze", "adapter"):
+        if getattr(start, key) not in (None, 0):
+            raise ConfigurationError(
+                f"start.{key} holds a trunk still that has learned nothing: give start.run or start.weights, or a "
+                "pre-trained text model, trunk: {hf: FOLDER}."
+            )
+
+
+def check_rules(encoder: Encoder, rules: Sequence[LabelRule], owner: str) -> None:
+    """Refuse tasks that an encoder fitted without them cannot make labels for.
+
+    Args:
+        encoder: fitted elsewhere.
+        rules: rules of the labels.
+        owner: whose encoder it is, for the message.
+
+    Raises:
+        ConfigurationError: a translation into a language, or a transcript in characters, that it does not know.
+    """
+    for rule in rules:
+        if rule.kind == "translation" and getattr(encoder, "target", None) != rule.columns[0]:
+            known = getattr(encoder, "target", None)
+            raise ConfigurationError(
+                f"task {rule.task!r} translates into the column {rule.columns[0]!r}, but the vocabulary of {owner} was "
+                f"learned {'without any' if known is None else f'with {known!r}'}: train anew."
+            )
+        if rule.kind in SPEECH_KINDS and not getattr(encoder, "characters", ()):
+            raise ConfigurationError(f"task {rule.task!r} needs characters, but {owner} has learned none: train anew.")
 
 
 def old_order(rules: Sequence[LabelRule], old: Sequence[LabelRule], told: Mapping[str, Any]) -> list[LabelRule]:
