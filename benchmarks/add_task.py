@@ -29,6 +29,7 @@ METHODS: dict[str, Any] = {
     "LwF": "lwf",
     "EWC": {"type": "ewc", "strength": 1e4},
     "replay": "replay",
+    "replay, balanced: false": {"type": "replay", "balanced": False},
     "A-GEM": "agem",
     "fine-tuning": "none",
 }
@@ -69,11 +70,11 @@ def one_seed(data: Path, seed: int) -> dict[str, dict[str, float]]:
             quiet=True,
         )
         told = {"source": str(folder / "new.csv"), "test": str(folder / "new_test.csv"), "ignore": ["income"]}
-        for place_, (words, method) in enumerate(METHODS.items()):
+        for number, (words, method) in enumerate(METHODS.items()):
             start = time.perf_counter()
             config = {"data": told, "tasks": ["occupation"], "method": method, "seed": seed}
-            added = add_task(run, config, folder / words, compare=place_ == 0, quiet=True)
-            if place_ == 0:  # the same for every method
+            added = add_task(run, config, folder / f"run-{number}", compare=number == 0, quiet=True)
+            if number == 0:  # the same for every method
                 found |= beside(added)
             found[words] = {score.task: (score.after or {})[TASKS[score.task]] for score in added.scores}
             found[words]["parameters"] = float(added.parameters["learned"])

@@ -61,7 +61,7 @@ def test_starts_that_are_refused(start: dict[str, Any], words: str) -> None:
 
 @pytest.mark.parametrize("adapter", [{"type": "head", "alpha": 2.0}, {"type": "none"}, {"size": 3}, "lora"])
 def test_adapters_that_are_refused(adapter: Any) -> None:
-    with pytest.raises(ConfigurationError, match="tasks.price.adapter"):
+    with pytest.raises(ConfigurationError, match=r"tasks\.price\.adapter"):
         check_config(config(tasks={"price": {"type": "regression", "adapter": adapter}}))
 
 

@@ -17,7 +17,7 @@ from lepton.config import Config, check_config
 from lepton.data import read_table
 from lepton.errors import CheckpointError, ConfigurationError, DataError
 from lepton.nn import AdaptedTrunk, plain_trunk
-from lepton.run import Run, make_trainer, prepare, resume_run, train_run
+from lepton.run import Run, add_task, make_trainer, prepare, resume_run, train_run
 from lepton.run._build import initial_model
 from lepton.train import Callback, TrainState
 
@@ -361,6 +361,19 @@ def test_with_a_hugging_face_folder(tmp_path: Path) -> None:
         trunk = [name for name in learning if name.startswith("trunk.")]
         assert ("adapter" in start) == all(".adapters.start." in name for name in trunk) or start == {"freeze": "all"}
         assert bool(trunk) == (start != {"freeze": "all"})
+        assert run.config.training.learning_rates == ({"trunk": 5e-5} if start == {"freeze": 1} else None)
         moved = folder.rename(tmp_path / "away")  # the run needs it no more
         assert lepton.load(run.folder).predict(texts[:3]).equals(run.predict(texts[:3]))
         moved.rename(folder)
+    labels = {"text": texts, "long": ["yes" if len(text) > 12 else "no" for text in texts]}
+    for method in ("head", "lora", "none"):
+        told = {"tasks": ["long"], "method": method, "training": {"max_epochs": 1}}
+        added = add_task(run, told, tmp_path / "added", source=labels, quiet=True, compare=method == "head")
+        assert set(added.identical.values()) == ({True} if method != "none" else set())
+        assert [score.retrained is not None for score in added.scores] == [method == "head"] * 2
+        frozen = method != "none"
+        assert (added.run.config.training.learning_rates is None) == frozen
+    moved = folder.rename(tmp_path / "away")
+    found = add_task(run, told, tmp_path / "added", source=labels, quiet=True)
+    assert found.run.predict(texts[:3])["long"].notna().all()
+    assert any("the pre-trained trunk" in note for note in found.notes)

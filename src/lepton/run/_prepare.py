@@ -33,7 +33,7 @@ from lepton.run._start import (
     check_columns,
     check_rules,
     check_start,
-    is_whole_trunk_held,
+    is_trunk_held,
     old_order,
     read_old_run,
     started_config,
@@ -286,7 +286,7 @@ def _resolve(
     if isinstance(encoder, InputEncoder) and encoder.tokens:
         planned["learning_rate"] = TEXT_LEARNING_RATE
     if getattr(config.trunk, "folder", None) is not None:
-        held = config.trunk.frozen or is_whole_trunk_held(config)
+        held = config.trunk.frozen or is_trunk_held(config)
         planned |= {"learning_rate": HEADS_LEARNING_RATE} if held else PRETRAINED
     content["training"] = planned | told
     return check_config(content)

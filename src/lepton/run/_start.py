@@ -41,7 +41,7 @@ __all__ = [
     "check_start",
     "has_adapters",
     "hold_still",
-    "is_whole_trunk_held",
+    "is_trunk_held",
     "layer_learning_rates",
     "old_order",
     "read_old_run",
@@ -408,9 +408,10 @@ def _take_head(model: LeptonModel, task: str, tensors: Mapping[str, Tensor]) -> 
 
 
 # -- what learns, and how fast ------------------------------------------------------------------------------------
-def is_whole_trunk_held(config: Config) -> bool:
-    """Return whether nothing of the trunk learns, not even an adapter."""
-    return config.start is not None and config.start.freeze == "all" and not has_adapters(config)
+def is_trunk_held(config: Config) -> bool:
+    """Return whether nothing of the trunk itself learns; an adapter in it may."""
+    start = config.start
+    return start is not None and (start.freeze == "all" or (start.freeze is None and start.adapter is not None))
 
 
 def hold_still(model: LeptonModel, config: Config) -> None:
