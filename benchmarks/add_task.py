@@ -79,7 +79,7 @@ def one_seed(data: Path, seed: int) -> dict[str, dict[str, float]]:
             found[words] = {score.task: (score.after or {})[TASKS[score.task]] for score in added.scores}
             found[words]["parameters"] = float(added.parameters["learned"])
             assert all(added.identical.values())
-            print(f"seed {seed}, {words}: {time.perf_counter() - start:.0f} s", flush=True)
+            print(f"seed {seed}, {words}: {found[words]}, {time.perf_counter() - start:.0f} s", flush=True)
     return found
 
 

@@ -25,19 +25,12 @@ from lepton.data import (
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
+from lepton.run._adapters import check_start, is_trunk_held
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
 from lepton.run._rows import image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
 from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
-from lepton.run._start import (
-    check_columns,
-    check_rules,
-    check_start,
-    is_trunk_held,
-    old_order,
-    read_old_run,
-    started_config,
-)
+from lepton.run._start import check_columns, check_rules, old_order, read_old_run, started_config
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
