@@ -90,7 +90,7 @@ A trunk or a head of your own, by its import path. It runs that file's code, so 
 
 START = """\
 By default a trunk begins with weights that the seed draws. `run: runs/houses` begins with those of another run, whose
-rules of the inputs are then taken, too: the same columns, cut and numbered as before, so that `data.inputs` is left out.
+rules of the inputs are then taken, too: the same columns, cut and numbered as before; leave `data.inputs` out.
 Tasks of the same name, kind and classes keep their heads. `weights: trunk.safetensors` reads a file of tensors; what of
 it fits and what does not is said, and less than half of the trunk is an error. A pre-trained text model is given as
 `trunk: {hf: folder}`, and takes `freeze`, `layer_decay` and `adapter` as well. Once it is trained, a run needs none of
