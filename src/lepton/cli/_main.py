@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import lepton
+from lepton.cli._add_task import add_task
 from lepton.cli._compress import compress
 from lepton.cli._demo import demo
 from lepton.cli._doctor import doctor
@@ -55,7 +56,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 
 VERBS = (
     *(fit, init, validate, probe, train, evaluate, predict, say, export, compress, serve, baseline, report),
-    *(recipe, demo, doctor),
+    *(add_task, recipe, demo, doctor),
 )
 
 for verb in VERBS:

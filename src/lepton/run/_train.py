@@ -12,11 +12,13 @@ from lepton.config import Config
 from lepton.data import Loader, SequenceEncoder, without_nan
 from lepton.errors import CheckpointError
 from lepton.evaluate import evaluate
-from lepton.nn import LeptonModel
+from lepton.nn import LeptonModel, plain_trunk
+from lepton.run._adapters import layer_learning_rates
 from lepton.run._build import initial_model
 from lepton.run._folder import (
     check_vocabulary,
     new_folder,
+    read_rules,
     read_run_config,
     read_split,
     write_architecture,
@@ -38,7 +40,16 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["make_loaders", "make_trainer", "resume_run", "steps_per_epoch", "train_prepared", "train_run"]
+__all__ = [
+    "held_out_results",
+    "make_loaders",
+    "make_trainer",
+    "person_console",
+    "resume_run",
+    "steps_per_epoch",
+    "train_prepared",
+    "train_run",
+]
 
 OWN_TRAINING_KEYS = {"batch_size", "num_workers"}
 
@@ -96,9 +107,9 @@ def train_prepared(
     place = new_folder(folder)
     write_run(place, prepared.config, lepton.__version__, prepared.encoder.fingerprint)
     write_rules(place, prepared.encoder, prepared.rules)
-    write_architecture(place, model.trunk)
+    write_architecture(place, plain_trunk(model.trunk))
     write_split(place, prepared.split)
-    console = None if quiet else _console(plain)
+    console = None if quiet else person_console(plain)
     return _train(prepared, model, place, console, callbacks, procedures, resume=False)
 
 
@@ -128,15 +139,21 @@ def resume_run(
     config = read_run_config(folder)
     if not (folder / "checkpoints" / "last").is_dir():
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
-    prepared = prepare(config, source)
+    if (folder / "added.json").exists():
+        raise CheckpointError(
+            f"{str(folder)!r} was made by lepton add-task, whose training is not gone on with: run that again, or "
+            f"train all tasks anew with  lepton train {folder / 'config.yaml'}."
+        )
+    # What a training started from may be gone by now; its rules are in the run's own folder.
+    prepared = prepare(config, source, kept=None if config.start is None else read_rules(folder))
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
         kept.check(prepared.table, str(config.data.source or "the source"))
     check_vocabulary(folder, prepared.encoder)  # fitted anew, by a library that may be another version now
     return _train(
         prepared,
-        initial_model(prepared, trust=trust),
+        initial_model(prepared, trust=trust, resume=True),
         folder,
-        None if quiet else _console(plain),
+        None if quiet else person_console(plain),
         callbacks,
         resume=True,
     )
@@ -171,7 +188,7 @@ def _train(
         raise
     if not (place / "checkpoints" / "best").exists():  # without validation rows nobody told which weights were best
         save_checkpoint(place / "checkpoints" / "best", model, {})
-    write_json(place / "results.json", without_nan(_held_out(model, prepared)))
+    write_json(place / "results.json", without_nan(held_out_results(model, prepared)))
     write_voices(place, model, prepared)
     rows = prepared.tables if prepared.config.data.source is None else None
     parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
@@ -219,11 +236,13 @@ def make_trainer(
     """
     options = {key: value for key, value in config.training.model_dump().items() if key not in OWN_TRAINING_KEYS}
     options = {key: value for key, value in options.items() if value is not None or key != "max_epochs"}
+    options["learning_rates"] = layer_learning_rates(model, config)
     last = folder / "checkpoints" / "last" if resume and folder is not None else None
     return Trainer(model, folder=folder, callbacks=callbacks, resume_from_checkpoint=last, progress=progress, **options)
 
 
-def _held_out(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
+def held_out_results(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
+    """Return part -> task -> result of a model on all rows but those for training, as JSON holds it."""
     parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
     found = {part: evaluate(model, make_loader(rows, prepared.config)) for part, rows in parts.items()}
     if isinstance(prepared.encoder, SequenceEncoder):
@@ -249,7 +268,8 @@ def _print_table(console: Console, table: Table) -> None:
     console.print(table)
 
 
-def _console(plain: bool) -> Console:
+def person_console(plain: bool) -> Console:
+    """Return where a person reads what a command is doing: standard error."""
     from rich.console import Console
 
     return Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None)
