@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import lepton
+from lepton.cli._continue import continue_
 from lepton.cli._demo import demo
 from lepton.cli._doctor import doctor
 from lepton.cli._look import baseline, probe, validate
@@ -53,6 +54,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 
 for verb in (fit, init, validate, probe, train, evaluate, predict, say, export, baseline, report, recipe, demo, doctor):
     app.command()(guarded(verb))
+app.command("continue")(guarded(continue_))
 
 
 def _show_version(wanted: bool) -> None:

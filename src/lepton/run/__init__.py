@@ -15,6 +15,7 @@ from lepton.run._summary import metrics_table, score_notes, seen_words
 from lepton.run._train import make_loaders, make_trainer, resume_run, train_run
 from lepton.run._voices import Speech
 from lepton.run.baselines import Baselines, BaselineScore, Gains, SeedScore, SharedRun, run_baselines
+from lepton.run.continued import Continued, ContinueMethod, continue_run
 from lepton.run.look import Finding, LabelMap, Probe, StepCost, TaskPlan, Validation, check, probe
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BaselineScore",
     "Baselines",
+    "ContinueMethod",
+    "Continued",
     "Diagnosis",
     "Finding",
     "Gains",
@@ -40,6 +43,7 @@ __all__ = [
     "build_model",
     "check",
     "commented_config",
+    "continue_run",
     "default_folder",
     "diagnose",
     "fit",

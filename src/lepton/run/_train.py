@@ -27,6 +27,7 @@ from lepton.run._folder import (
 )
 from lepton.run._generation import SearchScores, with_search_scores
 from lepton.run._prepare import Prepared, prepare
+from lepton.run._replay import keep_training_rows
 from lepton.run._rows import make_loader
 from lepton.run._run import Run
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["make_loaders", "make_trainer", "resume_run", "steps_per_epoch", "train_run"]
+__all__ = ["held_out_results", "make_loaders", "make_trainer", "resume_run", "steps_per_epoch", "train_run"]
 
 OWN_TRAINING_KEYS = {"batch_size", "num_workers"}
 
@@ -140,7 +141,8 @@ def _train(
         raise
     if not (place / "checkpoints" / "best").exists():  # without validation rows nobody told which weights were best
         save_checkpoint(place / "checkpoints" / "best", model, {})
-    write_json(place / "results.json", without_nan(_held_out(model, prepared)))
+    write_json(place / "results.json", without_nan(held_out_results(model, prepared)))
+    keep_training_rows(place, prepared, [model.task(name) for name in model.task_names])
     write_voices(place, model, prepared)
     rows = prepared.tables if prepared.config.data.source is None else None
     parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
@@ -192,7 +194,8 @@ def make_trainer(
     return Trainer(model, folder=folder, callbacks=callbacks, resume_from_checkpoint=last, progress=progress, **options)
 
 
-def _held_out(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
+def held_out_results(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
+    """Return part -> task -> result, as JSON holds it, of all parts but the training rows."""
     parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
     found = {part: evaluate(model, make_loader(rows, prepared.config)) for part, rows in parts.items()}
     if isinstance(prepared.encoder, SequenceEncoder):

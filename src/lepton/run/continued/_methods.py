@@ -1,0 +1,88 @@
+"""How a training holds on to the old rows: what is attached to it, and what its batches are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args
+
+from lepton.data import Loader
+from lepton.errors import ConfigurationError, require
+from lepton.nn import LeptonModel
+from lepton.run.continued._old_rows import OldRows
+from lepton.train import Trainer
+from lepton.transfer import AGEM, EWC, LwF, Replay
+
+__all__ = ["STRENGTHS", "ContinueMethod", "attach_method", "check_method"]
+
+ContinueMethod = Literal["replay", "lwf", "ewc", "agem", "none"]
+"""What keeps a run from forgetting: old rows in every batch, the old outputs, the old weights, the old rows' gradient,
+or nothing."""
+
+STRENGTHS = {"lwf": 1.0, "ewc": 100.0}
+"""Factors of the penalties where none is given."""
+
+CONSOLIDATED = 500
+"""Old rows over which the Fisher information is taken: each needs a pass of its own."""
+
+
+def check_method(method: str, strength: float | None, replay_ratio: float) -> None:
+    """Refuse a method that there is not, and options that it does not take."""
+    known = get_args(ContinueMethod)
+    require(method in known, "continue", "method", method, f"one of {known}")
+    takes = strength is None or method in STRENGTHS
+    require(takes, "continue", "strength", strength, f"left out with method {method!r}: {list(STRENGTHS)} take it")
+    require(replay_ratio > 0, "continue", "replay_ratio", replay_ratio, "positive")
+
+
+def attach_method(
+    method: str,
+    trainer: Trainer,
+    old: OldRows,
+    before: LeptonModel,
+    *,
+    tasks: Sequence[str],
+    strength: float | None,
+    rows: int,
+) -> None:
+    """Attach what the method needs to a training; "replay" needs nothing here, see `mixed`.
+
+    Args:
+        method: its name.
+        trainer: of the training.
+        old: the old rows.
+        before: the model before the training.
+        tasks: those that are held on to by their outputs.
+        strength: of a penalty; None for its default.
+        rows: old rows in each step.
+    """
+    criterion = trainer.step.criterion
+    factor = strength if strength is not None else STRENGTHS.get(method, 1.0)
+    if method == "lwf":
+        LwF(before, tasks, strength=factor).attach(criterion)
+    elif method == "ewc":
+        memory = memory_of(old, method)
+        ewc = EWC(factor)
+        ewc.consolidate(trainer.model, [memory.draw(min(CONSOLIDATED, len(memory)))])
+        ewc.attach(criterion)
+    elif method == "agem":
+        AGEM(memory_of(old, method), rows).attach(criterion, trainer.optimizer)
+
+
+def mixed(method: str, loader: Loader, old: OldRows, rows: int) -> Iterable[Any]:
+    """Return the batches of a training: of new rows, with old ones behind them if they are replayed."""
+    return memory_of(old, method).mix(loader, rows) if method == "replay" else loader
+
+
+def memory_of(old: OldRows, method: str) -> Replay:
+    """Return the old training rows.
+
+    Raises:
+        ConfigurationError: there are none.
+    """
+    if old.train is None or not len(old.train):
+        why = old.missing or "the run reads texts as sequences or recordings, whose rows have no common shape."
+        raise ConfigurationError(
+            f"method {method!r} needs old rows, and there are none: {why} Methods that need none: lwf, which holds on "
+            "to the old outputs, and none."
+        )
+    return old.train
