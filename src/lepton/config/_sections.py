@@ -235,7 +235,7 @@ class DataSection(Section):
     )
     split: SPLIT = Field(default={}, validate_default=True, description="How the rows are divided.")
     replay: int = Field(
-        500,
+        1000,
         ge=0,
         description="Rows of each part that the run keeps in its folder, so that `lepton continue` can go on when the "
         "source is gone; 0 for none.",

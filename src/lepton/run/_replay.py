@@ -63,7 +63,14 @@ def rows_fit(rows: Rows) -> bool:
 
 
 def remember(
-    tasks: Iterable[Task], rows: Rows, capacity: int, *, balanced: bool = True, seed: int = 0, limit: int = KEPT_BYTES
+    tasks: Iterable[Task],
+    rows: Rows,
+    capacity: int,
+    *,
+    balanced: bool = True,
+    seed: int = 0,
+    limit: int = KEPT_BYTES,
+    before: Replay | None = None,
 ) -> Replay:
     """Return a memory of rows; of pictures only those that stay in it are decoded.
 
@@ -74,17 +81,48 @@ def remember(
         balanced: as many rows of each task and class, instead of a sample.
         seed: of the draws.
         limit: bytes of all rows.
+        before: a memory of rows that came before these.
     """
     tasks = list(tasks)
     capacity = max(1, min(capacity, limit // _bytes_of_row(rows)))
     chooser = Replay(tasks, capacity, balanced=balanced, seed=seed)
-    chooser.add(torch.arange(len(rows)), {task.name: _presence(rows, task) for task in tasks if _labels(rows, task)})
+    earlier = None if before is None else rows_in(before)
+    if before is not None and earlier is not None:
+        order = torch.randperm(len(earlier), generator=torch.Generator().manual_seed(seed))
+        chooser.add(order, earlier.rows(order).targets)
+        # What stayed is a sample of all that the memory has seen, against which the new rows are weighed.
+        chooser.load_state_dict({**chooser.state_dict(), "seen": before.state_dict()["seen"]})
+    first = 0 if earlier is None else len(earlier)
+    presence = {task.name: _presence(rows, task) for task in tasks if _labels(rows, task)}
+    chooser.add(torch.arange(first, first + len(rows)), presence)
     state = chooser.state_dict()
-    found = Replay(tasks, capacity, balanced=balanced, seed=seed)
     if len(chooser):
-        state["inputs"], state["targets"] = rows_at(rows, state["inputs"])
+        state["inputs"], state["targets"] = _gathered(earlier, rows, state["inputs"], {t.name: t for t in tasks})
+    found = Replay(tasks, capacity, balanced=balanced, seed=seed)
     found.load_state_dict(state)
     return found
+
+
+def _gathered(
+    earlier: TensorData | None, rows: Rows, chosen: Tensor, tasks: Mapping[str, Task]
+) -> tuple[Any, dict[str, Tensor]]:
+    """Return the rows `chosen` [M], which are numbered through the earlier ones and then the others."""
+    first = 0 if earlier is None else len(earlier)
+    old, new = chosen < first, chosen >= first
+    if earlier is None or not old.any():
+        return rows_at(rows, chosen - first)
+    if not new.any():
+        return earlier.batch(chosen)
+    parts = earlier.batch(chosen[old]), rows_at(rows, chosen[new] - first)
+    back = torch.cat([old.nonzero(), new.nonzero()]).flatten().argsort()
+    inputs = pytree.tree_map(lambda a, b: torch.cat([a, b])[back], parts[0][0], parts[1][0])
+    targets = {}
+    for name in {**parts[0][1], **parts[1][1]}:
+        like = next(targets[name] for _, targets in parts if name in targets)
+        empty = [like.new_full((int(which.sum()), *like.shape[1:]), tasks[name].missing) for which in (old, new)]
+        both = [targets.get(name, none) for (_, targets), none in zip(parts, empty, strict=True)]
+        targets[name] = torch.cat(both)[back]
+    return inputs, targets
 
 
 def rows_at(rows: Rows, chosen: Tensor) -> tuple[Any, dict[str, Tensor]]:
@@ -119,14 +157,25 @@ def _bytes_of_row(rows: Rows) -> int:
     return max(1, sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves([inputs, targets])))
 
 
-def keep_rows(tasks: Iterable[Task], data: Mapping[str, Rows], capacity: int, seed: int) -> KeptRows:
-    """Return what is kept of rows, part by part."""
-    tasks = list(tasks)
-    parts = [part for part in data if part != "train"]
-    return KeptRows(
-        remember(tasks, data["train"], capacity, balanced=True, seed=seed),
-        {part: remember(tasks, data[part], capacity, balanced=False, seed=seed) for part in parts},
-    )
+def keep_rows(
+    tasks: Iterable[Task], data: Mapping[str, Rows], capacity: int, seed: int, before: Mapping[str, Replay] | None = None
+) -> KeptRows:
+    """Return what is kept of rows, part by part.
+
+    Args:
+        tasks: whose labels the rows have.
+        data: part -> rows.
+        capacity: rows of each part.
+        seed: of the draws.
+        before: part -> memory of rows that came before.
+    """
+    tasks, before = list(tasks), before or {}
+    kept = {
+        part: remember(tasks, rows, capacity, balanced=part == "train", seed=seed, before=before.get(part))
+        for part, rows in data.items()
+    }
+    kept |= {part: replay for part, replay in before.items() if part not in kept}
+    return KeptRows(kept.pop("train"), kept)
 
 
 # -- the folder ---------------------------------------------------------------------------------------------------

@@ -101,6 +101,8 @@ def labelled_rows(rows: Rows, task: str) -> Tensor:
         return ~rows.absent[task]
     if isinstance(rows, ImageRows) and task in rows.masks:
         return torch.tensor([path is not None for path in rows.masks[task]])
+    if task not in rows.targets:  # new rows of a run need not have labels of all its tasks
+        return torch.zeros(len(rows), dtype=torch.bool)
     return has_label(rows.targets[task])
 
 

@@ -234,13 +234,16 @@ class Run:
         table = self._part(part) if source is None else read_table(source)
         if source is not None and (words := seen_words(self, table)):
             log.warning(words)
-        for rule in self.rules:
+        rules = self.rules
+        if source is None:  # a run that was continued may have seen new rows of some tasks only
+            rules = [rule for rule in rules if set(rule.columns) <= set(table.column_names)]
+        for rule in rules:
             for column in rule.columns:
                 find_column(table, column)
-        rows = encode_rows(self.config, self.encoder, self.rules, table, self.notes, "evaluated")
+        rows = encode_rows(self.config, self.encoder, rules, table, self.notes, "evaluated")
         found = evaluate(self.model, make_loader(rows, self.config))
         if isinstance(self.encoder, SequenceEncoder):
-            return with_search_scores(self.model, self.encoder, self.rules, table, found)
+            return with_search_scores(self.model, self.encoder, rules, table, found)
         return found
 
     def tables(self) -> dict[str, pa.Table]:

@@ -99,6 +99,11 @@ def resume_run(
         DataError: the rows are not those that the run was trained on.
     """
     config = read_run_config(folder)
+    if (folder / "continued.json").exists():
+        raise CheckpointError(
+            f"{str(folder)!r} goes on from another run, with rules and rows of that one: continue that one anew, with "
+            "lepton continue."
+        )
     if not (folder / "checkpoints" / "last").is_dir():
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
     prepared = prepare(config, source)

@@ -28,7 +28,7 @@ from lepton.run._folder import (
     write_split,
 )
 from lepton.run._prepare import Prepared, planned_training
-from lepton.run._replay import KeptRows, keep_rows, rows_fit, write_kept_rows
+from lepton.run._replay import keep_rows, remember, rows_fit, write_kept_rows
 from lepton.run._rows import held_out_part, make_loader
 from lepton.run._run import Run
 from lepton.run._train import make_trainer
@@ -37,6 +37,7 @@ from lepton.run.continued._methods import ContinueMethod, attach_method, check_m
 from lepton.run.continued._new_rows import NewRows, divided, new_classes, read_new_rows
 from lepton.run.continued._old_rows import OldRows, old_rows
 from lepton.run.continued._result import Continued
+from lepton.run.continued._retire import retired_run
 from lepton.run.report import write_card, write_data
 from lepton.train import save_checkpoint
 
@@ -47,6 +48,8 @@ __all__ = ["continue_run"]
 
 LEARNING_RATE = 0.25
 """Share of the old learning rate: a trained model needs no large steps, and large ones forget."""
+
+SCORED = tuple(f"{rows} rows, {when}" for rows in ("old", "new") for when in ("before", "after"))
 
 SELECTED_OLD = 500
 """Old validation rows beside which the new ones select the best weights, at least: as many as those otherwise."""
@@ -115,9 +118,12 @@ def continue_run(
     if source is None:
         if not retire:
             raise ConfigurationError("there is nothing to do: give new rows (--data), or a task to retire (--retire).")
-        return _retired(run, place, retire, trust=trust)
+        return retired_run(run, place, retire, trust=trust)
     plan = _plan(run, source, retire, new_classes, overrides, trust=trust)
     old = old_rows(run, plan.model, replay)
+    plan.notes.append(
+        f"The old rows are {old.origin}." if old.origin else f"The old rows are not at hand. {old.missing}"
+    )
     return _continued(run, plan, old, place, method, replay_ratio, strength, quiet=quiet, plain=plain)
 
 
@@ -136,10 +142,8 @@ class Plan:
 
 def _place(run: Run, folder: Path | str | None) -> Path:
     if folder is None:
-        resolved = run.folder.resolve()
-        return resolved.with_name(f"{resolved.name}-continued") if run.folder.name in ("", ".", "..") else (
-            run.folder.with_name(f"{run.folder.name}-continued")
-        )
+        place = run.folder.resolve()
+        return run.folder.parent / f"{place.name}-continued" if run.folder.name else place.with_name("continued")
     if Path(folder).exists():
         raise ConfigurationError(
             f"the folder {str(folder)!r} is there already, and nothing is overwritten: choose another one, or none."
@@ -223,6 +227,8 @@ def _continued(
     write_rules(place, run.encoder, plan.rules)
     write_architecture(place, model.trunk)
     write_split(place, new.split)
+    write_json(place / "continued.json", {"from": str(run.folder), "earlier_rows": True})
+    write_data(place, prepared)
     trainer = make_trainer(config, model, place, progress=not quiet)
     held = [name for name in model.task_names if name not in plan.added]
     attach_method(method, trainer, old, before, tasks=held, strength=strength, rows=rows)
@@ -231,14 +237,14 @@ def _continued(
     if not (place / "checkpoints" / "best").exists():
         save_checkpoint(place / "checkpoints" / "best", model, {})
     scores |= _scores("after", model, config, old, new)
-    return _finished(run, plan, old, prepared, place, method, scores)
+    scores = {name: scores[name] for name in SCORED if name in scores}
+    return _finished(run, plan, old, place, method, scores)
 
 
 def _finished(
     run: Run,
     plan: Plan,
     old: OldRows,
-    prepared: Prepared,
     place: Path,
     method: str,
     scores: Mapping[str, Mapping[str, TaskResult]],
@@ -249,13 +255,14 @@ def _finished(
     rows = new.tables if config.data.source is None else None
     made = Run(place, config, run.encoder, plan.rules, new.split, model, plan.notes, rows=rows)
     found = Continued(made, str(run.folder), method, scores, plan.added, plan.retired, plan.notes)
-    write_json(place / "continued.json", without_nan(found.to_dict()))
+    write_json(place / "continued.json", without_nan({**found.to_dict(), "earlier_rows": True}))
+    write_card(made)
     return found
 
 
 def _results(model: LeptonModel, config: Config, old: OldRows, new: NewRows) -> dict[str, Any]:
     parts: dict[str, Rows] = {part: rows for part, rows in new.data.items() if part != "train"}
-    parts |= {f"old {part}": rows for part, rows in (old.held_out or {}).items()}
+    parts |= {f"old {part}": rows for part, rows in old.held_out.items()}
     found = {part: evaluate(model, make_loader(rows, config)) for part, rows in parts.items()}
     return {part: {task: dataclasses.asdict(result) for task, result in tasks.items()} for part, tasks in found.items()}
 
@@ -265,7 +272,7 @@ def _scores(
 ) -> dict[str, dict[str, TaskResult]]:
     """Return every task's results on old and on new rows that did not train, where there are some."""
     found = {}
-    for name, parts in (("old rows", old.held_out or {}), ("new rows", new.data)):
+    for name, parts in (("old rows", old.held_out), ("new rows", new.data)):
         part = held_out_part(parts)
         if part is not None:
             found[f"{name}, {when}"] = evaluate(model, make_loader(parts[part], config))
@@ -292,7 +299,7 @@ def _selection_batches(config: Config, old: OldRows, new: NewRows) -> Any:
         return None
     fresh = new.data["val"]
     loaders = [make_loader(fresh, config, in_order=False)]
-    before = (old.held_out or {}).get("val")
+    before = old.held_out.get("val")
     if before is not None:
         loaders.append(make_loader(_sample(before, max(SELECTED_OLD, len(fresh)), config.seed), config, in_order=False))
     return Several(*loaders)
@@ -310,24 +317,8 @@ def _keep(place: Path, plan: Plan, old: OldRows) -> None:
     if not capacity or not all(rows_fit(rows) for rows in data.values()):
         return
     tasks = [plan.model.task(name) for name in plan.model.task_names]
-    kept = keep_rows(tasks, data, capacity, seed, before=old.train, held_out=old.held_out or {})
-    write_kept_rows(place, kept)
-
-
-def _retired(run: Run, wanted: Path, retire: Sequence[str], *, trust: bool) -> Continued:
-    """Write a run without some tasks; nothing is trained."""
-    rules = changed_rules(run, {}, retire)
-    source = run.config.data.source
-    config = check_config(
-        content_of(run.config) | {"tasks": {r.task: content_of(run.config.tasks[r.task]) for r in rules}}
-    )
-    model = changed_model(run, config, rules, trust=trust)
-    kept = read_kept_rows(run.folder, [run.model.task(name) for name in run.tasks]) if has_kept_rows(run.folder) else None
-    place = new_folder(wanted)
-    write_run(place, config, lepton.__version__, run.encoder.fingerprint)
-    write_rules(place, run.encoder, rules)
-    write_architecture(place, model.trunk)
-    write_split(place, run.split)
-    save_checkpoint(place / "checkpoints" / "best", model, {})
-    del source, kept
-    return Continued(Run(place, config, run.encoder, rules, run.split, model), str(run.folder), "nothing is trained")
+    before = {} if old.train is None else {"train": old.train}
+    for part, rows in old.held_out.items():
+        known = old.samples.get(part)
+        before[part] = remember(tasks, rows, capacity, balanced=False, seed=seed) if known is None else known
+    write_kept_rows(place, keep_rows(tasks, data, capacity, seed, before))

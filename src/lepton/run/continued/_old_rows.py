@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,12 +31,14 @@ class OldRows:
         origin: where they come from, in words; empty where there are none.
         train: training rows, as many of each task and class; None where there are none.
         held_out: `val` and `test` -> rows that did not train.
+        samples: `val` and `test` -> these rows as the memory that they come from, if they do.
         missing: why there are none.
     """
 
     origin: str = ""
     train: Replay | None = None
-    held_out: dict[str, Rows] | None = None
+    held_out: dict[str, Rows] = field(default_factory=dict)
+    samples: dict[str, Replay] = field(default_factory=dict)
     missing: str = ""
 
 
@@ -53,8 +55,7 @@ def old_rows(run: Run, model: LeptonModel, capacity: int) -> OldRows:
     Raises:
         CheckpointError: the rows in the run's folder are damaged.
     """
-    tasks = [model.task(name) for name in model.task_names]
-    continued = bool(read_json(run.folder / "continued.json"))
+    continued = bool(read_json(run.folder / "continued.json").get("earlier_rows"))
     kept = has_kept_rows(run.folder)
     reason = ""
     if not (continued and kept):
@@ -65,13 +66,12 @@ def old_rows(run: Run, model: LeptonModel, capacity: int) -> OldRows:
     if not kept:
         return OldRows(missing=f"{reason} And {str(run.folder)!r} keeps no rows (data.replay is 0 there, or it is old).")
     found = read_kept_rows(run.folder, [run.model.task(name) for name in run.tasks])
-    train = Replay(tasks, max(capacity, len(found.train)), seed=run.config.seed)
-    _refill(train, found.train, run, model)
-    held_out = {part: rows for part, replay in found.held_out.items() if (rows := rows_in(replay)) is not None}
+    samples = {part: fitted_memory(memory, model) for part, memory in found.held_out.items()}
     return OldRows(
-        f"rows kept in {run.folder / 'replay'}",
-        train,
-        {part: fitted_rows(rows, model) for part, rows in held_out.items()},
+        f"the rows that {str(run.folder)!r} keeps",
+        fitted_memory(found.train, model),
+        {part: rows for part, memory in samples.items() if (rows := rows_in(memory)) is not None},
+        samples,
     )
 
 
@@ -92,17 +92,19 @@ def _held_by(table: object, rule: LabelRule) -> bool:
     return set(rule.columns) <= set(getattr(table, "column_names", ()))
 
 
-def _refill(train: Replay, kept: Replay, run: Run, model: LeptonModel) -> None:
-    """Take over the rows of a run's memory, and where no task is gone also its counts of what it has seen."""
-    rows = rows_in(kept)
+def fitted_memory(memory: Replay, model: LeptonModel) -> Replay:
+    """Return a memory with the labels of a model, as `fitted_rows`; rows without any other label are gone."""
+    found = Replay([model.task(name) for name in model.task_names], memory.capacity, balanced=memory.balanced)
+    rows = rows_in(memory)
     if rows is None:
-        return
-    rows = fitted_rows(rows, model)
-    assert isinstance(rows, TensorData)
-    if set(model.task_names) >= set(run.tasks):
-        train.load_state_dict({**kept.state_dict(), "targets": dict(rows.targets)})
+        return found
+    fitted = fitted_rows(rows, model)
+    assert isinstance(fitted, TensorData)
+    if set(rows.targets) == set(fitted.targets):
+        found.load_state_dict({**memory.state_dict(), "targets": dict(fitted.targets)})
     else:
-        train.add(rows.inputs, rows.targets)
+        found.add(fitted.inputs, fitted.targets)
+    return found
 
 
 def fitted_rows(rows: Rows, model: LeptonModel) -> Rows:
