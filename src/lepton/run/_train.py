@@ -39,7 +39,16 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["held_out_results", "make_loaders", "make_trainer", "resume_run", "steps_per_epoch", "train_run"]
+__all__ = [
+    "held_out_results",
+    "make_loaders",
+    "make_trainer",
+    "print_table",
+    "resume_run",
+    "steps_per_epoch",
+    "terminal",
+    "train_run",
+]
 
 OWN_TRAINING_KEYS = {"batch_size", "num_workers"}
 
@@ -72,7 +81,7 @@ def train_run(
     write_rules(place, prepared.encoder, prepared.rules)
     write_architecture(place, model.trunk)
     write_split(place, prepared.split)
-    return _train(prepared, model, place, None if quiet else _console(plain), callbacks, resume=False)
+    return _train(prepared, model, place, None if quiet else terminal(plain), callbacks, resume=False)
 
 
 def resume_run(
@@ -114,7 +123,7 @@ def resume_run(
         prepared,
         initial_model(prepared, trust=trust),
         folder,
-        None if quiet else _console(plain),
+        None if quiet else terminal(plain),
         callbacks,
         resume=True,
     )
@@ -154,7 +163,7 @@ def _train(
     run = Run(place, *parts, rows=rows)
     write_card(run)
     if console is not None:
-        _print_table(console, metrics_table(run, run.results))
+        print_table(console, metrics_table(run, run.results))
         for note in score_notes(run.results):
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     return run
@@ -214,19 +223,21 @@ def held_out_results(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
 # -- what a person sees -------------------------------------------------------------------------------------------
 def _show_plan(console: Console, prepared: Prepared, model: LeptonModel) -> None:
     """Say what was decided."""
-    _print_table(console, columns_table(prepared))
-    _print_table(console, plan_table(prepared, count_parameters(model)))
+    print_table(console, columns_table(prepared))
+    print_table(console, plan_table(prepared, count_parameters(model)))
     for note in prepared.notes:
         console.print(f"- {note}", markup=False, highlight=False)
 
 
-def _print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
+    """Print a table, without a frame where there are no colours."""
     if console.no_color:
         table.box = None
     console.print(table)
 
 
-def _console(plain: bool) -> Console:
+def terminal(plain: bool) -> Console:
+    """Return where a person reads: standard error."""
     from rich.console import Console
 
     return Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,9 @@ from lepton.run._prepare import Prepared, planned_training
 from lepton.run._replay import keep_rows, remember, rows_fit, write_kept_rows
 from lepton.run._rows import held_out_part, make_loader
 from lepton.run._run import Run
-from lepton.run._train import make_trainer
+from lepton.run._train import make_trainer, print_table, terminal
 from lepton.run.continued._change import changed_config, changed_model, changed_rules, check_retired
+from lepton.run.continued._drift import DriftReport, drift_report, write_drift
 from lepton.run.continued._methods import ContinueMethod, attach_method, check_method, mixed
 from lepton.run.continued._new_rows import NewRows, divided, new_classes, read_new_rows
 from lepton.run.continued._old_rows import OldRows, old_rows
@@ -120,11 +120,24 @@ def continue_run(
             raise ConfigurationError("there is nothing to do: give new rows (--data), or a task to retire (--retire).")
         return retired_run(run, place, retire, trust=trust)
     plan = _plan(run, source, retire, new_classes, overrides, trust=trust)
+    drift = drift_report(run, plan.new.rules, plan.new.table)
+    if isinstance(drift, str):
+        plan.notes.append(drift)
     old = old_rows(run, plan.model, replay)
     plan.notes.append(
         f"The old rows are {old.origin}." if old.origin else f"The old rows are not at hand. {old.missing}"
     )
-    return _continued(run, plan, old, place, method, replay_ratio, strength, quiet=quiet, plain=plain)
+    report = None if isinstance(drift, str) else drift
+    if report is not None and not quiet:
+        _show(report, plain)
+    return _continued(run, plan, old, report, place, method, replay_ratio, strength, quiet=quiet)
+
+
+def _show(drift: DriftReport, plain: bool) -> None:
+    console = terminal(plain)
+    console.print(drift.sentence(), markup=False, highlight=False)
+    if drift.moved:
+        print_table(console, drift.table())
 
 
 @dataclass
@@ -206,13 +219,13 @@ def _continued(
     run: Run,
     plan: Plan,
     old: OldRows,
+    drift: DriftReport | None,
     wanted: Path,
     method: ContinueMethod,
     ratio: float,
     strength: float | None,
     *,
     quiet: bool,
-    plain: bool,
 ) -> Continued:
     model, config, new = plan.model, plan.config, plan.new
     rows = max(1, round(ratio * config.training.batch_size))
@@ -228,7 +241,9 @@ def _continued(
     write_architecture(place, model.trunk)
     write_split(place, new.split)
     write_json(place / "continued.json", {"from": str(run.folder), "earlier_rows": True})
-    write_data(place, prepared)
+    write_data(place, prepared, None if drift is None else drift.together)
+    if drift is not None:
+        write_drift(place, drift, {name: {t: asdict(r) for t, r in found.items()} for name, found in scores.items()})
     trainer = make_trainer(config, model, place, progress=not quiet)
     held = [name for name in model.task_names if name not in plan.added]
     attach_method(method, trainer, old, before, tasks=held, strength=strength, rows=rows)
@@ -238,13 +253,14 @@ def _continued(
         save_checkpoint(place / "checkpoints" / "best", model, {})
     scores |= _scores("after", model, config, old, new)
     scores = {name: scores[name] for name in SCORED if name in scores}
-    return _finished(run, plan, old, place, method, scores)
+    return _finished(run, plan, old, drift, place, method, scores)
 
 
 def _finished(
     run: Run,
     plan: Plan,
     old: OldRows,
+    drift: DriftReport | None,
     place: Path,
     method: str,
     scores: Mapping[str, Mapping[str, TaskResult]],
@@ -254,7 +270,7 @@ def _finished(
     _keep(place, plan, old)
     rows = new.tables if config.data.source is None else None
     made = Run(place, config, run.encoder, plan.rules, new.split, model, plan.notes, rows=rows)
-    found = Continued(made, str(run.folder), method, scores, plan.added, plan.retired, plan.notes)
+    found = Continued(made, str(run.folder), method, scores, plan.added, plan.retired, plan.notes, drift)
     write_json(place / "continued.json", without_nan({**found.to_dict(), "earlier_rows": True}))
     write_card(made)
     return found
@@ -264,7 +280,7 @@ def _results(model: LeptonModel, config: Config, old: OldRows, new: NewRows) -> 
     parts: dict[str, Rows] = {part: rows for part, rows in new.data.items() if part != "train"}
     parts |= {f"old {part}": rows for part, rows in old.held_out.items()}
     found = {part: evaluate(model, make_loader(rows, config)) for part, rows in parts.items()}
-    return {part: {task: dataclasses.asdict(result) for task, result in tasks.items()} for part, tasks in found.items()}
+    return {part: {task: asdict(result) for task, result in tasks.items()} for part, tasks in found.items()}
 
 
 def _scores(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lepton.evaluate import TaskResult
 from lepton.run._run import Run
 from lepton.run._summary import metrics_table
+from lepton.run.continued._drift import DriftReport
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,6 +30,7 @@ class Continued:
         added: task -> classes that it got.
         retired: tasks that are gone.
         notes: sentences about what was decided or looks odd.
+        drift: how far the new rows are from the old ones; None where that is not known.
     """
 
     run: Run
@@ -38,6 +40,7 @@ class Continued:
     added: Mapping[str, Sequence[str]] = field(default_factory=dict)
     retired: Sequence[str] = ()
     notes: Sequence[str] = ()
+    drift: DriftReport | None = None
 
     def table(self) -> Table:
         """Return a table of every task before and after, on old and on new rows."""
@@ -59,4 +62,5 @@ class Continued:
             "added": {task: list(names) for task, names in self.added.items()},
             "retired": list(self.retired),
             "notes": list(self.notes),
+            "moved": [] if self.drift is None else [found.name for found in self.drift.moved],
         }
