@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lepton.export import Export
+    from lepton.run.continued import Continued, ContinueMethod
 
 __all__ = ["Run", "load"]
 
@@ -304,6 +305,40 @@ class Run:
         from lepton.run._export import export_run
 
         return export_run(self, folder, rows=rows)
+
+    def continue_training(
+        self,
+        source: Any = None,
+        folder: Path | str | None = None,
+        *,
+        method: ContinueMethod = "replay",
+        new_classes: bool = False,
+        retire: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+    ) -> Continued:
+        """Go on from this run in a new one: learn from new rows without forgetting the old ones.
+
+        `lepton.run.continue_run` has further options, and says what each means.
+
+        Args:
+            source: new rows; None to retire tasks only.
+            folder: the new folder; by default this one's name and `-continued`.
+            method: what keeps the run from forgetting: `"replay"`, `"lwf"`, `"ewc"`, `"agem"` or `"none"`.
+            new_classes: whether labels that are no class of their task become classes of it.
+            retire: tasks that the new run does not have.
+            overrides: `training.key=value` to change.
+
+        Returns:
+            The new run, and every task before and after on old and on new rows.
+
+        Raises:
+            DataError: a column is missing, there is no label, or one is no class.
+            ConfigurationError: an option that is not allowed, or old rows are needed and there are none.
+        """
+        from lepton.run.continued import continue_run
+
+        options: dict[str, Any] = {"method": method, "new_classes": new_classes, "retire": retire}
+        return continue_run(self, source, folder, overrides=overrides, quiet=True, **options)
 
     # -- showing ----------------------------------------------------------------------------------------------
     def __repr__(self) -> str:

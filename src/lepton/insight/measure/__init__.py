@@ -14,7 +14,7 @@ from lepton.insight.measure._advice import (
 )
 from lepton.insight.measure._cost import MemoryCount, count_memory, time_in_turns
 from lepton.insight.measure._dependence import CertainValue, bins_of, certain_values, explained_share, ranks
-from lepton.insight.measure._drift import ColumnDrift, column_drift, distance, stability_index
+from lepton.insight.measure._drift import ColumnDrift, column_drift, distance, sorted_drift, stability_index
 from lepton.insight.measure._drift_plot import plot_drift
 from lepton.insight.measure._gradients import GradientRecord, ViewDistance, measure_gradients, view_distance
 from lepton.insight.measure._profile import Profile, WordFilter, profile_of_numbers, profile_of_words
@@ -68,6 +68,7 @@ __all__ = [
     "score_outputs",
     "signature_notes",
     "sorted_advice",
+    "sorted_drift",
     "stability_index",
     "text_scores",
     "time_in_turns",

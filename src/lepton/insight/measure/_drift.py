@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lepton.insight.measure._profile import Profile
 
-__all__ = ["ColumnDrift", "column_drift", "distance", "stability_index"]
+__all__ = ["ColumnDrift", "column_drift", "distance", "sorted_drift", "stability_index"]
 
 Counts = npt.NDArray[np.int64]
 
@@ -55,11 +56,6 @@ class ColumnDrift:
     def moved(self) -> bool:
         """Whether the distance is larger than chance shows."""
         return self.distance > self.noise
-
-    @property
-    def excess(self) -> float:
-        """The distance beyond the noise, for sorting."""
-        return self.distance - self.noise
 
 
 def column_drift(
@@ -183,6 +179,6 @@ def _words(old: Profile, new: Profile) -> str:
     return f"missing {gone[0]:.0%} to {gone[1]:.0%}" if abs(gone[0] - gone[1]) > shifted else values
 
 
-def drift_to_dict(found: ColumnDrift) -> dict[str, Any]:
-    """Return what JSON can hold, NaN aside."""
-    return {**vars(found), "moved": found.moved}
+def sorted_drift(columns: Iterable[ColumnDrift]) -> list[ColumnDrift]:
+    """Return columns in order: those that moved farther than chance shows first, each group the farthest first."""
+    return sorted(columns, key=lambda found: (not found.moved, -found.distance))

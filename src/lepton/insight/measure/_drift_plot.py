@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lepton.insight.measure._drift import ColumnDrift
+from lepton.insight.measure._drift import ColumnDrift, sorted_drift
 from lepton.insight.page import BAND, INK, MUTED, WORSE, new_figure
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def plot_drift(columns: Sequence[ColumnDrift], *, title: str = "") -> Figure:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    shown = sorted(columns, key=lambda found: -found.excess)[:MOST_BARS]
+    shown = sorted_drift(columns)[:MOST_BARS]
     figure, style = new_figure(9.0, 1.3 + 0.27 * max(1, len(shown)), "plot_drift")
     with style:
         axes = figure.subplots()
@@ -39,14 +39,16 @@ def plot_drift(columns: Sequence[ColumnDrift], *, title: str = "") -> Figure:
             axes.barh(y, min(found.noise, 1.0), height=0.84, color=BAND, alpha=0.75, linewidth=0)
             axes.plot([found.noise] * 2, [y - 0.42, y + 0.42], color=INK, linewidth=1.2)
             edge = max(found.distance, found.noise)
-            axes.annotate(f" {found.distance:.2f}  {found.words}", (edge, y), va="center", fontsize=8, color=INK)
+            axes.annotate(f" {found.distance:.2f}  {found.words}", (edge, y), va="center", fontsize=8, color=INK, zorder=3)
         axes.set_yticks(range(len(shown)), [found.name for found in shown])
         for label, found in zip(axes.get_yticklabels(), shown, strict=True):
             label.set_fontweight("bold" if found.role == "target" else "normal")
         largest = max((max(found.distance, found.noise) for found in shown), default=1.0)
         axes.set_xlim(0, 1.55 * largest or 1.0)
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1])
+        axes.grid(axis="y", visible=False)
         axes.set_ylim(max(1, len(shown)) - 0.4, -0.7)
-        axes.set_xlabel("share of the rows that would have to change; up to the tick: as by chance (1 in 100)")
+        axes.set_xlabel("distance: 0, the same distribution, to 1, nothing in common; up to the tick: by chance (1 in 100)")
         axes.tick_params(length=0)
         axes.set_title(title, loc="left")
     return figure

@@ -27,8 +27,8 @@ class Profile:
     """A column's values as rows in bins.
 
     The bins of numbers lie between edges: bin k holds e_k <= x < e_(k+1), and one more what is below e_0. With at most
-    64 different values each is an edge, and otherwise the edges are quantiles. Words have a bin each, and one more for
-    all others.
+    64 different values each is an edge, and otherwise quantiles are; the last edge is the next number above them all.
+    Words have a bin each, and one more for all others.
 
     Attributes:
         edges: of numbers [K], rising; none for words.
@@ -63,8 +63,8 @@ class Profile:
             column: as that which the profile was made of.
 
         Example:
-            >>> profile_of_numbers(np.array([1.0, 2.0])).count(np.array([0.0, 1.5, 2.0, np.nan])).counts
-            (1, 1, 1)
+            >>> profile_of_numbers(np.array([1.0, 2.0])).count(np.array([0.0, 1.5, 2.0, 9.0, np.nan])).counts
+            (1, 1, 1, 1)
         """
         if self.ordered:
             numbers = np.asarray(column, dtype=np.float64)
@@ -103,14 +103,16 @@ def profile_of_numbers(numbers: Floats) -> Profile:
 
     Example:
         >>> found = profile_of_numbers(np.array([3.0, 3.0, 5.0, np.nan]))
-        >>> found.edges, found.counts, found.missing
-        ((3.0, 5.0), (0, 2, 1), 1)
+        >>> found.edges[:2], found.counts, found.missing
+        ((3.0, 5.0), (0, 2, 1, 0), 1)
     """
     values = np.unique(numbers[~np.isnan(numbers)])
     if len(values) > MOST_EDGES:
         shares = np.linspace(0, 1, MOST_EDGES + 1)[:-1]
         values = np.unique(np.quantile(numbers[~np.isnan(numbers)], shares))
-    return _numbers_in(tuple(values.tolist()) or (0.0,), numbers)
+    # What lies beyond all of these rows gets a bin of its own, as what lies below them has.
+    beyond = np.nextafter(np.nanmax(numbers), np.inf) if len(values) else 0.0
+    return _numbers_in((*values.tolist(), float(beyond)), numbers)
 
 
 def _numbers_in(edges: tuple[float, ...], numbers: Floats) -> Profile:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton.data import LabelRule, without_nan
 from lepton.errors import ConfigurationError, DataError, MissingExtraError
-from lepton.insight import ColumnDrift, column_drift, plot_drift, png_of
+from lepton.insight import ColumnDrift, column_drift, plot_drift, png_of, sorted_drift
 from lepton.run._folder import write_json
 from lepton.run._profiles import RowProfiles, profile_rows
 from lepton.run._run import Run
@@ -33,7 +33,7 @@ class DriftReport:
     """How far new rows are from old ones.
 
     Attributes:
-        columns: of inputs and targets, the farthest beyond the noise first.
+        columns: of inputs and targets, those that moved farther than chance shows first.
         old: number of old rows that the profiles were made of.
         new: number of new rows.
         together: the profiles of old and new rows together, for the next time.
@@ -97,7 +97,7 @@ def drift_report(run: Run, rules: Sequence[LabelRule], table: pa.Table) -> Drift
     new = old.like(run.encoder, rules, table)
     inputs = [column_drift(name, old.inputs[name], found) for name, found in new.inputs.items()]
     targets = [column_drift(name, old.targets[name], found, role="target") for name, found in new.targets.items()]
-    columns = sorted([*inputs, *targets], key=lambda found: -found.excess)
+    columns = sorted_drift([*inputs, *targets])
     size = max((profile.rows for profile in [*old.inputs.values(), *old.targets.values()]), default=0)
     return DriftReport(tuple(columns), size, table.num_rows, old.merged(new))
 
