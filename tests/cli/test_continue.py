@@ -24,7 +24,15 @@ def lepton_(*arguments: Any) -> Result:
 def test_a_run_goes_on_from_the_command_line(run: Any, tmp_path: Path) -> None:
     before = hashes(run.folder)
     table(120, shift=1.0, seed=1).assign(kind="z").to_parquet(tmp_path / "new.parquet")
-    words = ("continue", run.folder, "--data", tmp_path / "new.parquet", "-o", tmp_path / "next", "training.max_epochs=1")
+    words = (
+        "continue",
+        run.folder,
+        "--data",
+        tmp_path / "new.parquet",
+        "-o",
+        tmp_path / "next",
+        "training.max_epochs=1",
+    )
     refused = lepton_(*words)
     assert refused.exit_code == 2 and "--new-classes" in refused.stderr and not (tmp_path / "next").exists()
     done = lepton_(*words, "--new-classes", "--plain")

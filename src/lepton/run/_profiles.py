@@ -130,7 +130,9 @@ def _inputs(
             yield from _input(about, table.column(about.name), words, fit)
 
 
-def _input(about: Any, column: pa.ChunkedArray, words: dict[str, WordFilter], fit: bool) -> Iterator[tuple[str, Values]]:
+def _input(
+    about: Any, column: pa.ChunkedArray, words: dict[str, WordFilter], fit: bool
+) -> Iterator[tuple[str, Values]]:
     if about.kind == "number":
         yield about.name, as_numbers(column)
     elif about.kind == "date":
@@ -163,7 +165,10 @@ def _text(name: str, texts: list[str | None], words: dict[str, WordFilter], fit:
         words[name].add(texts)
     else:
         yield f"{name}: unknown words", words[name].unknown_shares(texts)
-    yield f"{name}: words", np.array([np.nan if text is None else len(text.split()) for text in texts], dtype=np.float64)
+    yield (
+        f"{name}: words",
+        np.array([np.nan if text is None else len(text.split()) for text in texts], dtype=np.float64),
+    )
 
 
 def _picture(name: str, paths: list[str | None]) -> Iterator[tuple[str, Values]]:

@@ -158,7 +158,11 @@ def _bytes_of_row(rows: Rows) -> int:
 
 
 def keep_rows(
-    tasks: Iterable[Task], data: Mapping[str, Rows], capacity: int, seed: int, before: Mapping[str, Replay] | None = None
+    tasks: Iterable[Task],
+    data: Mapping[str, Rows],
+    capacity: int,
+    seed: int,
+    before: Mapping[str, Replay] | None = None,
 ) -> KeptRows:
     """Return what is kept of rows, part by part.
 

@@ -50,7 +50,12 @@ def test_a_class_is_learned_and_the_old_ones_are_kept(run: Run, tmp_path: Path) 
     found = continue_run(run, new, tmp_path / "new", new_classes=True, overrides=strong, quiet=True)
     assert found.added == {"kind": ["aa"]}
     again = load(tmp_path / "new")
-    assert again.rules[0].classes == ("a", "b", "c", "aa") and again.config.tasks["kind"].classes == ["a", "b", "c", "aa"]
+    assert again.rules[0].classes == ("a", "b", "c", "aa") and again.config.tasks["kind"].classes == [
+        "a",
+        "b",
+        "c",
+        "aa",
+    ]
     held_out = found.run.tables()["test"].to_pandas()
     right = (again.predict(held_out)["kind"] == held_out["kind"]).to_numpy()
     assert right[held_out["kind"] == "aa"].mean() > 0.8

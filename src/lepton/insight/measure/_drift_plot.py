@@ -39,7 +39,9 @@ def plot_drift(columns: Sequence[ColumnDrift], *, title: str = "") -> Figure:
             axes.barh(y, min(found.noise, 1.0), height=0.84, color=BAND, alpha=0.75, linewidth=0)
             axes.plot([found.noise] * 2, [y - 0.42, y + 0.42], color=INK, linewidth=1.2)
             edge = max(found.distance, found.noise)
-            axes.annotate(f" {found.distance:.2f}  {found.words}", (edge, y), va="center", fontsize=8, color=INK, zorder=3)
+            axes.annotate(
+                f" {found.distance:.2f}  {found.words}", (edge, y), va="center", fontsize=8, color=INK, zorder=3
+            )
         axes.set_yticks(range(len(shown)), [found.name for found in shown])
         for label, found in zip(axes.get_yticklabels(), shown, strict=True):
             label.set_fontweight("bold" if found.role == "target" else "normal")
@@ -48,7 +50,9 @@ def plot_drift(columns: Sequence[ColumnDrift], *, title: str = "") -> Figure:
         axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1])
         axes.grid(axis="y", visible=False)
         axes.set_ylim(max(1, len(shown)) - 0.4, -0.7)
-        axes.set_xlabel("distance: 0, the same distribution, to 1, nothing in common; up to the tick: by chance (1 in 100)")
+        axes.set_xlabel(
+            "distance: 0, the same distribution, to 1, nothing in common; up to the tick: by chance (1 in 100)"
+        )
         axes.tick_params(length=0)
         axes.set_title(title, loc="left")
     return figure

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import lepton
-from lepton.config import Config, content_of
-from lepton.data import AudioEncoder, LabelRule, Rows, SequenceEncoder, Split, TensorData, without_nan
+from lepton.config import Config
+from lepton.data import AudioEncoder, LabelRule, Rows, SequenceEncoder, TensorData, without_nan
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import TaskResult, evaluate
 from lepton.nn import LeptonModel
 from lepton.run._fit import override_config
 from lepton.run._folder import (
     new_folder,
-    read_json,
     write_architecture,
     write_json,
     write_rules,
@@ -42,7 +41,7 @@ from lepton.run.report import write_card, write_data
 from lepton.train import save_checkpoint
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 __all__ = ["continue_run"]
 
@@ -164,16 +163,16 @@ def _place(run: Run, folder: Path | str | None) -> Path:
     return Path(folder)
 
 
-def _plan(
-    run: Run, source: Any, retire: Sequence[str], grow: bool, overrides: Sequence[str], *, trust: bool
-) -> Plan:
+def _plan(run: Run, source: Any, retire: Sequence[str], grow: bool, overrides: Sequence[str], *, trust: bool) -> Plan:
     table, rules = read_new_rows(run, source)
     rules = [rule for rule in rules if rule.task not in retire]
     if not rules:
         raise DataError(f"the new rows hold labels of {list(retire)} only, which is to be retired.")
     added = new_classes(rules, table)
     if added and not grow:
-        words = "; ".join(f"{task!r}: {names[:8]}{' and more' if len(names) > 8 else ''}" for task, names in added.items())
+        words = "; ".join(
+            f"{task!r}: {names[:8]}{' and more' if len(names) > 8 else ''}" for task, names in added.items()
+        )
         raise DataError(
             f"the new rows hold labels that are no class of their task: {words}. If they are meant, the heads get them "
             "as new classes with --new-classes (new_classes=True); otherwise correct them or leave them empty."

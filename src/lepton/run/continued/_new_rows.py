@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton.config import Config
@@ -14,7 +12,6 @@ from lepton.data import (
     PARTS,
     Column,
     Encoder,
-    InputEncoder,
     LabelRule,
     Rows,
     Split,
@@ -22,7 +19,7 @@ from lepton.data import (
     describe_columns,
     find_column,
 )
-from lepton.errors import ConfigurationError, DataError, nearest
+from lepton.errors import DataError, nearest
 from lepton.run._prepare import encode_rows, read_source, split_rule, split_tables
 from lepton.run._rows import labelled_rows
 from lepton.run._run import Run
@@ -102,9 +99,7 @@ def new_classes(rules: Sequence[LabelRule], table: pa.Table) -> dict[str, list[s
     return found
 
 
-def divided(
-    config: Config, encoder: Encoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str]
-) -> NewRows:
+def divided(config: Config, encoder: Encoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str]) -> NewRows:
     """Divide rows as the configuration's split says, and encode them.
 
     Args:

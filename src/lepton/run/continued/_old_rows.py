@@ -64,7 +64,7 @@ def old_rows(run: Run, model: LeptonModel, capacity: int) -> OldRows:
         except (ConfigurationError, DataError) as error:
             reason = str(error)
     if not kept:
-        return OldRows(missing=f"{reason} And {str(run.folder)!r} keeps no rows (data.replay is 0 there, or it is old).")
+        return OldRows(missing=f"{reason} And {str(run.folder)!r} keeps no rows: data.replay is 0 there, or it is old.")
     found = read_kept_rows(run.folder, [run.model.task(name) for name in run.tasks])
     samples = {part: fitted_memory(memory, model) for part, memory in found.held_out.items()}
     return OldRows(
