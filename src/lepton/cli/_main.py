@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import lepton
+from lepton.cli._add_task import add_task
 from lepton.cli._continue import continue_
 from lepton.cli._demo import demo
 from lepton.cli._doctor import doctor
@@ -52,7 +53,12 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (fit, init, validate, probe, train, evaluate, predict, say, export, baseline, report, recipe, demo, doctor):
+VERBS = (
+    *(fit, init, validate, probe, train, evaluate, predict, say, export, baseline, report),
+    *(add_task, recipe, demo, doctor),
+)
+
+for verb in VERBS:
     app.command()(guarded(verb))
 app.command("continue")(guarded(continue_))
 

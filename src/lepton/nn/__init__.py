@@ -1,7 +1,7 @@
 """The multi-task network: trunk, fork, heads, and the criterion."""
 
 from lepton.nn._adapted import use_adapter
-from lepton.nn._adapted_trunk import AdaptedTrunk
+from lepton.nn._adapted_trunk import AdaptedTrunk, plain_trunk
 from lepton.nn._adapter import Adapter, add_adapter
 from lepton.nn._blocks import freeze, layer_rates
 from lepton.nn._chain import Chain
@@ -50,5 +50,6 @@ __all__ = [
     "greedy_search",
     "layer_rates",
     "merge_lora",
+    "plain_trunk",
     "use_adapter",
 ]

@@ -14,6 +14,7 @@ from lepton.run._run import Run, load
 from lepton.run._summary import metrics_table, score_notes, seen_words
 from lepton.run._train import make_loaders, make_trainer, resume_run, train_run
 from lepton.run._voices import Speech
+from lepton.run.added import Added, AddedScore, add_task, added_table
 from lepton.run.baselines import Baselines, BaselineScore, Gains, SeedScore, SharedRun, run_baselines
 from lepton.run.continued import Continued, ContinueMethod, continue_run
 from lepton.run.look import Finding, LabelMap, Probe, StepCost, TaskPlan, Validation, check, probe
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lepton.run._estimator import LeptonEstimator
 
 __all__ = [
+    "Added",
+    "AddedScore",
     "BaselineScore",
     "Baselines",
     "ContinueMethod",
@@ -40,6 +43,8 @@ __all__ = [
     "StepCost",
     "TaskPlan",
     "Validation",
+    "add_task",
+    "added_table",
     "build_model",
     "check",
     "commented_config",

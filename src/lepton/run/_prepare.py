@@ -28,7 +28,14 @@ from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
 from lepton.run._rows import image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
-from lepton.run._speech import audio_rules, encode_recordings, fit_recordings
+from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
+from lepton.run._start import (
+    check_columns,
+    is_whole_trunk_held,
+    old_order,
+    read_old_run,
+    started_config,
+)
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
@@ -80,19 +87,31 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
 
 
-def prepare(config: Config, source: Any = None) -> Prepared:
+def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence[LabelRule]] | None = None) -> Prepared:
     """Read, understand, split and encode.
+
+    The rules of the inputs are fitted on the training rows, unless there are some that the weights know already: those
+    of the run in `config.start`, or `kept`.
 
     Args:
         config: the configuration.
         source: rows in memory, instead of `config.data.source`.
+        kept: rules of inputs and labels that are there already, for a resolved configuration.
 
     Raises:
         DataError: nothing can be learned from these rows.
         ConfigurationError: the configuration does not fit them.
+        CheckpointError: the run that the training starts from is none, or damaged.
     """
     table = read_source(config, source)
     notes: list[str] = []
+    owner = "the run"
+    if kept is None and config.start is not None and config.start.run is not None:
+        old = read_old_run(config.start.run)
+        kept, owner = (old.encoder, old.rules), f"the run {str(old.folder)!r}"
+        config = started_config(config, old)
+    if kept is not None:
+        check_columns(kept[0], table, owner)
     columns = describe_columns(table, config.data.kinds, config.data.date_formats)
     kinds = {column.name: column for column in columns}
     rules = [label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
@@ -110,7 +129,12 @@ def prepare(config: Config, source: Any = None) -> Prepared:
     tables = split_tables(config, table, split)
     rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
     encoder: Encoder
-    if single is None:
+    if kept is not None:
+        encoder = kept[0]
+        if isinstance(encoder, InputEncoder):
+            _check_trunk(config, encoder)
+        rules = old_order(with_characters(encoder, rules), kept[1], config.tasks)
+    elif single is None:
         inputs = with_text_kinds(config, inputs, tables["train"], notes)
         columns = [{each.name: each for each in inputs}.get(column.name, column) for column in columns]
         lengths = {"vocabulary": config.data.vocabulary, "max_length": config.data.max_length}
@@ -265,7 +289,8 @@ def _resolve(
     if isinstance(encoder, InputEncoder) and encoder.tokens:
         planned["learning_rate"] = TEXT_LEARNING_RATE
     if getattr(config.trunk, "folder", None) is not None:
-        planned |= PRETRAINED if not config.trunk.frozen else {"learning_rate": HEADS_LEARNING_RATE}
+        held = config.trunk.frozen or is_whole_trunk_held(config)
+        planned |= {"learning_rate": HEADS_LEARNING_RATE} if held else PRETRAINED
     content["training"] = planned | told
     return check_config(content)
 

@@ -43,7 +43,9 @@ from lepton.train import load_weights
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from lepton.config import AddedTasks
     from lepton.export import Export
+    from lepton.run.added import Added
     from lepton.run.continued import Continued, ContinueMethod
 
 __all__ = ["Run", "load"]
@@ -305,6 +307,38 @@ class Run:
         from lepton.run._export import export_run
 
         return export_run(self, folder, rows=rows)
+
+    def add_task(
+        self,
+        config: AddedTasks | Mapping[str, Any] | Path | str,
+        folder: Path | str | None = None,
+        *,
+        source: Any = None,
+        compare: bool = True,
+        trust: bool = False,
+        quiet: bool = False,
+    ) -> Added:
+        """Give the run more tasks; the result is a new run in a folder of its own, and this one is left as it is.
+
+        Args:
+            config: the new rows and tasks and the method: a YAML file, or its content, such as
+                `{"data": {"source": "new.csv"}, "tasks": ["churn"], "method": "lora"}`.
+            folder: of the new run; by default this one's name and the new tasks'.
+            source: new rows in memory, instead of `data.source`.
+            compare: whether to train, for comparison, each new task alone and all tasks together, from scratch.
+            trust: whether classes that a configuration names may be imported.
+            quiet: print nothing.
+
+        Returns:
+            The new run with every task's metrics before and after; see `lepton.run.add_task`, which says more.
+
+        Raises:
+            ConfigurationError: a task of a name that exists, or a method that needs rows that are gone.
+            DataError: a column that the run reads is missing among the new rows.
+        """
+        from lepton.run.added import add_task
+
+        return add_task(self, config, folder, source=source, compare=compare, trust=trust, quiet=quiet)
 
     def continue_training(
         self,

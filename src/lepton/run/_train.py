@@ -12,11 +12,12 @@ from lepton.config import Config
 from lepton.data import Loader, SequenceEncoder, without_nan
 from lepton.errors import CheckpointError
 from lepton.evaluate import evaluate
-from lepton.nn import LeptonModel
+from lepton.nn import LeptonModel, plain_trunk
 from lepton.run._build import initial_model
 from lepton.run._folder import (
     check_vocabulary,
     new_folder,
+    read_rules,
     read_run_config,
     read_split,
     write_architecture,
@@ -30,6 +31,7 @@ from lepton.run._prepare import Prepared, prepare
 from lepton.run._replay import keep_training_rows
 from lepton.run._rows import make_loader
 from lepton.run._run import Run
+from lepton.run._start import layer_learning_rates
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
 from lepton.run._voices import write_voices
 from lepton.run.report import write_card, write_data
@@ -43,10 +45,10 @@ __all__ = [
     "held_out_results",
     "make_loaders",
     "make_trainer",
+    "person_console",
     "print_table",
     "resume_run",
     "steps_per_epoch",
-    "terminal",
     "train_run",
 ]
 
@@ -79,9 +81,9 @@ def train_run(
     place = new_folder(folder)
     write_run(place, prepared.config, lepton.__version__, prepared.encoder.fingerprint)
     write_rules(place, prepared.encoder, prepared.rules)
-    write_architecture(place, model.trunk)
+    write_architecture(place, plain_trunk(model.trunk))
     write_split(place, prepared.split)
-    return _train(prepared, model, place, None if quiet else terminal(plain), callbacks, resume=False)
+    return _train(prepared, model, place, None if quiet else person_console(plain), callbacks, resume=False)
 
 
 def resume_run(
@@ -115,15 +117,21 @@ def resume_run(
         )
     if not (folder / "checkpoints" / "last").is_dir():
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
-    prepared = prepare(config, source)
+    if (folder / "added.json").exists():
+        raise CheckpointError(
+            f"{str(folder)!r} was made by lepton add-task, whose training is not gone on with: run that again, or "
+            f"train all tasks anew with  lepton train {folder / 'config.yaml'}."
+        )
+    # What a training started from may be gone by now; its rules are in the run's own folder.
+    prepared = prepare(config, source, kept=None if config.start is None else read_rules(folder))
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
         kept.check(prepared.table, str(config.data.source or "the source"))
     check_vocabulary(folder, prepared.encoder)  # fitted anew, by a library that may be another version now
     return _train(
         prepared,
-        initial_model(prepared, trust=trust),
+        initial_model(prepared, trust=trust, resume=True),
         folder,
-        None if quiet else terminal(plain),
+        None if quiet else person_console(plain),
         callbacks,
         resume=True,
     )
@@ -204,12 +212,13 @@ def make_trainer(
     """
     options = {key: value for key, value in config.training.model_dump().items() if key not in OWN_TRAINING_KEYS}
     options = {key: value for key, value in options.items() if value is not None or key != "max_epochs"}
+    options["learning_rates"] = layer_learning_rates(model, config)
     last = folder / "checkpoints" / "last" if resume and folder is not None else None
     return Trainer(model, folder=folder, callbacks=callbacks, resume_from_checkpoint=last, progress=progress, **options)
 
 
 def held_out_results(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
-    """Return part -> task -> result, as JSON holds it, of all parts but the training rows."""
+    """Return part -> task -> result of a model on all rows but those for training, as JSON holds it."""
     parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
     found = {part: evaluate(model, make_loader(rows, prepared.config)) for part, rows in parts.items()}
     if isinstance(prepared.encoder, SequenceEncoder):
@@ -236,8 +245,8 @@ def print_table(console: Console, table: Table) -> None:
     console.print(table)
 
 
-def terminal(plain: bool) -> Console:
-    """Return where a person reads: standard error."""
+def person_console(plain: bool) -> Console:
+    """Return where a person reads what a command is doing: standard error."""
     from rich.console import Console
 
     return Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None)

@@ -29,7 +29,7 @@ from lepton.run._prepare import Prepared, planned_training
 from lepton.run._replay import keep_rows, remember, rows_fit, write_kept_rows
 from lepton.run._rows import held_out_part, make_loader
 from lepton.run._run import Run
-from lepton.run._train import make_trainer, print_table, terminal
+from lepton.run._train import make_trainer, person_console, print_table
 from lepton.run.continued._change import changed_config, changed_model, changed_rules, check_retired
 from lepton.run.continued._drift import DriftReport, drift_report, write_drift
 from lepton.run.continued._methods import ContinueMethod, attach_method, check_method, mixed
@@ -133,7 +133,7 @@ def continue_run(
 
 
 def _show(drift: DriftReport, plain: bool) -> None:
-    console = terminal(plain)
+    console = person_console(plain)
     console.print(drift.sentence(), markup=False, highlight=False)
     if drift.moved:
         print_table(console, drift.table())
