@@ -126,7 +126,7 @@ def test_a_changed_byte_in_the_kept_rows_is_found(run: Run, tmp_path: Path) -> N
 
 def test_an_interrupted_one_is_not_resumed_by_fitting_everything_anew(run: Run) -> None:
     found = go_on(run, table(100, seed=1))
-    with pytest.raises(CheckpointError, match="goes on from another run.*lepton continue"):
+    with pytest.raises(CheckpointError, match=r"goes on from another run.*lepton continue"):
         resume_run(found.run.folder)
 
 

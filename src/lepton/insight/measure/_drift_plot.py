@@ -50,9 +50,7 @@ def plot_drift(columns: Sequence[ColumnDrift], *, title: str = "") -> Figure:
         axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1])
         axes.grid(axis="y", visible=False)
         axes.set_ylim(max(1, len(shown)) - 0.4, -0.7)
-        axes.set_xlabel(
-            "distance: 0, the same distribution, to 1, nothing in common; up to the tick: by chance (1 in 100)"
-        )
+        axes.set_xlabel("distance: 0 the same, 1 nothing in common; up to the tick: by chance, 1 in 100")
         axes.tick_params(length=0)
         axes.set_title(title, loc="left")
     return figure
