@@ -12,11 +12,12 @@ from torch import nn
 
 from lepton.config import Config, check_config, content_of
 from lepton.data import LabelRule
-from lepton.errors import CheckpointError, ConfigurationError, nearest
-from lepton.nn import LeptonModel
+from lepton.errors import ConfigurationError, nearest
+from lepton.nn import AdaptedTrunk, LeptonModel
 from lepton.run._build import build_model
 from lepton.run._folder import read_architecture
 from lepton.run._run import Run
+from lepton.run._tensor_files import plain_names
 
 __all__ = ["changed_config", "changed_model", "changed_rules", "check_retired"]
 
@@ -93,26 +94,37 @@ def changed_model(run: Run, config: Config, rules: Sequence[LabelRule], *, trust
         trust: whether classes that the configuration names may be imported.
 
     Raises:
-        ConfigurationError: a head that is no linear layer would have to grow.
-        CheckpointError: the trunk depends on a task that is retired.
+        ConfigurationError: a head that is no linear layer would have to grow, or the trunk depends on a retired task.
     """
     if rules == run.rules:
         return copy.deepcopy(run.model)
     old = run.model
     model = build_model(config, run.encoder, rules, trust=trust, architecture=read_architecture(run.folder))
-    try:
-        model.trunk.load_state_dict(old.trunk.state_dict())
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the trunk of {str(run.folder)!r} is built for its tasks {run.tasks}, and cannot go on with "
-            f"{[rule.task for rule in rules]}: {str(error).splitlines()[0]}"
-        ) from error
+    _take_over_trunk(old, model, run)
     for name in model.task_names:
         _take_over_task(old.task(name), model.task(name))
         _take_over_head(old, model, name)
     if model.task_names == old.task_names:
         model.balancer.load_state_dict(old.balancer.state_dict())
     return model.to(old.device).eval()
+
+
+def _take_over_trunk(old: LeptonModel, model: LeptonModel, run: Run) -> None:
+    """Copy the trunk, with the adapters of the tasks that are left."""
+    learned, state = old.trunk.state_dict(), model.trunk.state_dict()
+    there = plain_names(learned, nested=isinstance(old.trunk, AdaptedTrunk))
+    here = plain_names(state, nested=isinstance(model.trunk, AdaptedTrunk))
+    strange = next((name for name in here if name not in there), None)
+    strange = strange or next((name for name in there if name not in here and ".adapters." not in name), None)
+    alike = {name: state[key].shape == learned[there[name]].shape for name, key in here.items() if name in there}
+    strange = strange or next((name for name, same in alike.items() if not same), None)
+    if strange is not None:
+        raise ConfigurationError(
+            f"the trunk of {str(run.folder)!r} is built for its tasks {run.tasks} and would be another one for "
+            f"{list(model.task_names)}: {strange!r} differs. Train these tasks anew."
+        )
+    for name, key in here.items():
+        state[key].copy_(learned[there[name]])
 
 
 def _take_over_task(old: nn.Module, new: nn.Module) -> None:

@@ -15,7 +15,7 @@ from lepton.config import Config
 from lepton.data import AudioEncoder, LabelRule, Rows, SequenceEncoder, TensorData, without_nan
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import TaskResult, evaluate
-from lepton.nn import LeptonModel
+from lepton.nn import LeptonModel, plain_trunk
 from lepton.run._fit import override_config
 from lepton.run._folder import (
     new_folder,
@@ -237,7 +237,7 @@ def _continued(
     place = new_folder(wanted)
     write_run(place, config, lepton.__version__, run.encoder.fingerprint)
     write_rules(place, run.encoder, plan.rules)
-    write_architecture(place, model.trunk)
+    write_architecture(place, plain_trunk(model.trunk))
     write_split(place, new.split)
     write_json(place / "continued.json", {"from": str(run.folder), "earlier_rows": True})
     write_data(place, prepared, None if drift is None else drift.together)

@@ -9,6 +9,7 @@ from typing import Any
 import lepton
 from lepton.config import check_config, content_of
 from lepton.data import without_nan
+from lepton.nn import plain_trunk
 from lepton.run._folder import (
     new_folder,
     read_json,
@@ -48,7 +49,7 @@ def retired_run(run: Run, wanted: Path, retire: Sequence[str], *, trust: bool = 
     place = new_folder(wanted)
     write_run(place, config, lepton.__version__, run.encoder.fingerprint)
     write_rules(place, run.encoder, rules)
-    write_architecture(place, model.trunk)
+    write_architecture(place, plain_trunk(model.trunk))
     write_split(place, run.split)
     save_checkpoint(place / "checkpoints" / "best", model, {})
     results = read_json(run.folder / "results.json")
