@@ -63,5 +63,7 @@ def continue_(
         quiet=out.silent,
         plain=out.plain,
     )
-    out.show(found, *found.notes, f"The new run is in {found.run.folder}; {run} is as it was.")
+    out.show(
+        *([found] if found.scores else []), *found.notes, f"The new run is in {found.run.folder}; {run} is as it was."
+    )
     out.result(found.to_dict())

@@ -44,7 +44,13 @@ def own_log_likelihood(task: Task, output: Tensor, generator: torch.Generator) -
 
 
 def distillation(task: Task, output: Tensor, recorded: Tensor, temperature: float) -> Tensor:
-    """Return the mean over labels of the loss of an output against what another model gave, 0-d."""
+    """Return the mean over labels of the loss of an output against what another model gave, 0-d.
+
+    Classes that only the output has, behind the others, take no part.
+    """
+    if isinstance(task, (Classification, Segmentation, MultiLabel)):
+        dim = -1 if isinstance(task, MultiLabel) else task.class_dim
+        output = output.narrow(dim, 0, recorded.shape[dim])
     if isinstance(task, (Classification, Segmentation)):
         wanted = (recorded / temperature).softmax(task.class_dim)
         return -(wanted * (output / temperature).log_softmax(task.class_dim)).sum(task.class_dim).mean()

@@ -29,6 +29,9 @@ class LwF(Penalty):
     mean squared difference in the units of the standardised targets. Old heads learn along with the trunk, as in the
     paper, which first trains the new head alone (`freeze(model.trunk)`), and then everything together.
 
+    A task that has got further classes since, behind the old ones, is held on to over the old ones only: in which ratios
+    their probabilities are.
+
     It needs no old row. The old outputs are computed for each batch, so that rows may be augmented.
 
     Args:

@@ -69,10 +69,18 @@ def test_a_class_is_learned_and_the_old_ones_are_kept(run: Run, tmp_path: Path) 
     continue_run(load(tmp_path / "last"), more, overrides=ONE, quiet=True)
 
 
-def test_held_on_to_by_lwf_is_only_what_has_no_new_class(run: Run) -> None:
-    new = table(120, seed=2).assign(kind="z")
-    found = continue_run(run, new, method="lwf", new_classes=True, overrides=ONE, quiet=True)
-    assert found.added == {"kind": ["z"]}
+def test_lwf_holds_on_to_the_ratios_of_the_old_classes(run: Run) -> None:
+    new = table(120, seed=2).assign(kind="z")[["x", "y", "city", "kind"]]
+    strong = ["training.max_epochs=5", "training.learning_rate=1e-2"]
+    x, far = inputs_of(run), {}
+    before = run.model.eval()(x)[0]["kind"].softmax(-1)
+    for method, strength in (("lwf", 20.0), ("none", None)):
+        options: dict[str, Any] = {"method": method, "strength": strength, "new_classes": True, "overrides": strong}
+        found = continue_run(run, new, quiet=True, **options)
+        assert found.added == {"kind": ["z"]}
+        after = found.run.model.eval()(x)[0]["kind"][:, :3].softmax(-1)
+        far[method] = float((after - before).abs().mean())
+    assert far["lwf"] < 0.5 * far["none"]
 
 
 def test_classes_in_another_order_of_the_rows_are_the_same_classes(run: Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -227,9 +226,8 @@ def _continued(
     quiet: bool,
 ) -> Continued:
     model, config, new = plan.model, plan.config, plan.new
-    rows = max(1, round(ratio * config.training.batch_size))
+    rows = max(1, round(ratio * min(config.training.batch_size, len(new.data["train"]))))
     loader = mixed(method, make_loader(new.data["train"], config, training=True), old, rows)
-    before = copy.deepcopy(model)
     scores = _scores("before", model, config, old, new)
     prepared = Prepared(
         config, new.columns, run.encoder, plan.rules, new.split, new.data, new.tables, new.table, plan.notes
@@ -244,8 +242,7 @@ def _continued(
     if drift is not None:
         write_drift(place, drift, {name: {t: asdict(r) for t, r in found.items()} for name, found in scores.items()})
     trainer = make_trainer(config, model, place, progress=not quiet)
-    held = [name for name in model.task_names if name not in plan.added]
-    attach_method(method, trainer, old, before, tasks=held, strength=strength, rows=rows)
+    attach_method(method, trainer, old, run.model, strength=strength, rows=rows)
     trainer.step.criterion.unlabelled.update(model.task_names)
     trainer.fit(loader, _selection_batches(config, old, new))
     if not (place / "checkpoints" / "best").exists():

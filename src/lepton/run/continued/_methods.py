@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 from lepton.data import Loader
@@ -40,7 +40,6 @@ def attach_method(
     old: OldRows,
     before: LeptonModel,
     *,
-    tasks: Sequence[str],
     strength: float | None,
     rows: int,
 ) -> None:
@@ -50,15 +49,15 @@ def attach_method(
         method: its name.
         trainer: of the training.
         old: the old rows.
-        before: the model before the training.
-        tasks: those that are held on to by their outputs.
+        before: the old run's model.
         strength: of a penalty; None for its default.
         rows: old rows in each step.
     """
     criterion = trainer.step.criterion
     factor = strength if strength is not None else STRENGTHS.get(method, 1.0)
     if method == "lwf":
-        LwF(before, tasks, strength=factor).attach(criterion)
+        left = [name for name in before.task_names if name in trainer.model.task_names]
+        LwF(before, left, strength=factor).attach(criterion)
     elif method == "ewc":
         memory = memory_of(old, method)
         ewc = EWC(factor)
