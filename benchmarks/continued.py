@@ -4,7 +4,7 @@ python benchmarks/continued.py adult [--seeds 3]
 python benchmarks/continued.py mnist [--seeds 3]
 
 `adult`: a run learns income and whether somebody never married from people below 40 of UCI Adult, and goes on with
-4000 people of 40 and more. `mnist`: a run learns 8000 pictures of the digits 0 to 7, and goes on with 2000 pictures
+4000 people of 40 and more. `mnist`: a run learns 4000 pictures of the digits 0 to 7, and goes on with 1000 pictures
 of 8 and 9, which become classes. `replay`, `agem` and `ewc` have the old rows at hand; `kept` is replay where they are
 gone, with the thousand that the run keeps. Scores are of further rows, of which none trained or selected, out of the
 official training files in $LEPTON_DATA.
@@ -68,7 +68,7 @@ def mnist(place: Path, seed: int) -> Setting:
     pixels = np.frombuffer(images, np.uint8, offset=16).reshape(len(digits), 28, 28)
     order = np.random.default_rng(seed).permutation(len(digits))
     low, high = order[digits[order] < 8], order[digits[order] >= 8]
-    chosen = {"old": low[:8000], "new": high[:2000], "more_old": low[8000:12000], "more_new": high[2000:4000]}
+    chosen = {"old": low[:4000], "new": high[:1000], "more_old": low[4000:6000], "more_new": high[1000:2000]}
     for name, rows in chosen.items():
         write_pictures(place / name, pixels[rows], digits[rows])
     training = {"max_epochs": 5, "num_workers": 0}

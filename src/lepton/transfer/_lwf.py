@@ -29,8 +29,8 @@ class LwF(Penalty):
     mean squared difference in the units of the standardised targets. Old heads learn along with the trunk, as in the
     paper, which first trains the new head alone (`freeze(model.trunk)`), and then everything together.
 
-    A task that has got further classes since, behind the old ones, is held on to over the old ones only: in which ratios
-    their probabilities are.
+    A task that has got further classes since, behind the old ones, is held on to over the old ones only: their
+    probabilities keep their ratios.
 
     It needs no old row. The old outputs are computed for each batch, so that rows may be augmented.
 

@@ -71,7 +71,7 @@ def test_a_class_is_learned_and_the_old_ones_are_kept(run: Run, tmp_path: Path) 
 
 def test_lwf_holds_on_to_the_ratios_of_the_old_classes(run: Run) -> None:
     new = table(120, seed=2).assign(kind="z")[["x", "y", "city", "kind"]]
-    strong = ["training.max_epochs=5", "training.learning_rate=1e-2"]
+    strong = ["training.max_epochs=20", "training.learning_rate=3e-3"]
     x, far = inputs_of(run), {}
     before = run.model.eval()(x)[0]["kind"].softmax(-1)
     for method, strength in (("lwf", 20.0), ("none", None)):

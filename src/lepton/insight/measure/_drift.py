@@ -154,10 +154,9 @@ def stability_index(old: Counts, new: Counts, *, ordered: bool) -> float:
     order = np.arange(len(old)) if ordered else np.argsort(-old, kind="stable")
     middle = (np.cumsum(old[order]) - old[order] / 2) / max(1, old.sum())
     groups = np.minimum(PSI_BINS - 1, (PSI_BINS * middle).astype(np.int64))
-    p, q = (np.bincount(groups, weights=counts[order], minlength=PSI_BINS) for counts in (old, new))
-    there = p + q > 0
-    p, q = p[there] + 0.5, q[there] + 0.5
-    p, q = p / p.sum(), q / q.sum()
+    rows = np.stack([np.bincount(groups, weights=counts[order], minlength=PSI_BINS) for counts in (old, new)])
+    rows = rows[:, rows.sum(0) > 0] + 0.5
+    p, q = rows / rows.sum(1, keepdims=True)
     return float(((q - p) * np.log(q / p)).sum())
 
 

@@ -90,9 +90,9 @@ class Profile:
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
         """Return what `to_dict` described."""
-        tuples = {key: tuple(found[key]) for key in ("edges", "values", "counts")}
-        numbers = {key: math.nan if found[key] is None else float(found[key]) for key in ("mean", "std")}
-        return cls(**tuples, missing=int(found["missing"]), **numbers)
+        edges, values, counts = (tuple(found[key]) for key in ("edges", "values", "counts"))
+        mean, std = (math.nan if found[key] is None else float(found[key]) for key in ("mean", "std"))
+        return cls(edges, values, counts, int(found["missing"]), mean, std)
 
 
 def profile_of_numbers(numbers: Floats) -> Profile:
