@@ -154,7 +154,8 @@ def _presence(rows: Rows, task: Task) -> Tensor:
 
 def _bytes_of_row(rows: Rows) -> int:
     inputs, targets = rows_at(rows, torch.tensor([0]))
-    return max(1, sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves([inputs, targets])))
+    sizes: list[int] = [leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves([inputs, targets])]
+    return max(1, sum(sizes))
 
 
 def keep_rows(
