@@ -70,7 +70,7 @@ def _memory() -> dict[str, Any]:
 @functools.cache
 def added_methods() -> dict[str, type[Section]]:
     """Return the methods of `lepton add-task`, by their names in YAML."""
-    strength = (float, Field(100.0, gt=0, description="Lambda of the paper; compare several."))
+    strength = (float, Field(10_000.0, gt=0, description="Lambda of the paper; compare several."))
     looked_at = (int | None, Field(1000, ge=1, description="Old training rows that are looked at; null for all."))
     labels = (
         Literal["model", "data"],

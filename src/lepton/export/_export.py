@@ -24,7 +24,7 @@ from lepton.export._folder import new_place, open_session, run_session
 from lepton.export._manifest import MANIFEST, MODEL, Manifest, Port, described, hash_of
 from lepton.export._reading import LEAST_STEPS, Reading
 from lepton.export._readme import README, readme
-from lepton.nn import AcousticTrunk, LeptonModel
+from lepton.nn import AcousticTrunk, LeptonModel, plain_trunk
 from lepton.tasks import LanguageModeling, Regression, SpeechRecognition
 
 if TYPE_CHECKING:
@@ -146,11 +146,12 @@ def export_model(
     kept, left_out = _exportable(model, rules)
     second = encoder.rules.target if isinstance(encoder, SequenceEncoder) and encoder.target is not None else None
     predictor = Predictor(copy.deepcopy(model).cpu(), [rule.task for rule in kept], second).eval()
+    trunk = plain_trunk(model.trunk)
     reading = Reading(
         image_size=None if image_size is None else (image_size[0], image_size[1]),
         one_image=one_image,
         next_tokens=any(rule.kind == "language_modeling" for rule in kept),
-        step=2 * model.trunk.front.hop if isinstance(model.trunk, AcousticTrunk) else 1,
+        step=2 * trunk.front.hop if isinstance(trunk, AcousticTrunk) else 1,
     )
     with new_place(folder) as part:
         first = rows.take([row % rows.num_rows for row in range(EXAMPLE_ROWS)])

@@ -13,10 +13,11 @@ from lepton.config import Config, Custom, load_class, make_balancer, make_task, 
 from lepton.data import TEXT_BUCKETS, AudioEncoder, AudioRows, Encoder, InputEncoder, LabelRule, SequenceEncoder
 from lepton.errors import ConfigurationError
 from lepton.nn import HuggingFaceTrunk, LeptonModel
+from lepton.run._adapters import adapted_trunk, hold_still
 from lepton.run._prepare import Prepared
 from lepton.run._sequences import readers_of
 from lepton.run._speech import fit_spectra, speech_heads
-from lepton.run._start import adapted_trunk, begin_from, hold_still
+from lepton.run._start import begin_from
 from lepton.tasks import Regression
 from lepton.transfer import separate_head
 

@@ -25,17 +25,12 @@ from lepton.data import (
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
+from lepton.run._adapters import check_start, is_trunk_held
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
 from lepton.run._rows import image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
 from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
-from lepton.run._start import (
-    check_columns,
-    is_whole_trunk_held,
-    old_order,
-    read_old_run,
-    started_config,
-)
+from lepton.run._start import check_columns, check_rules, old_order, read_old_run, started_config
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
@@ -110,6 +105,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         old = read_old_run(config.start.run)
         kept, owner = (old.encoder, old.rules), f"the run {str(old.folder)!r}"
         config = started_config(config, old)
+    check_start(config)
     if kept is not None:
         check_columns(kept[0], table, owner)
     columns = describe_columns(table, config.data.kinds, config.data.date_formats)
@@ -131,6 +127,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     encoder: Encoder
     if kept is not None:
         encoder = kept[0]
+        check_rules(encoder, rules, owner)
         if isinstance(encoder, InputEncoder):
             _check_trunk(config, encoder)
         rules = old_order(with_characters(encoder, rules), kept[1], config.tasks)
@@ -289,7 +286,7 @@ def _resolve(
     if isinstance(encoder, InputEncoder) and encoder.tokens:
         planned["learning_rate"] = TEXT_LEARNING_RATE
     if getattr(config.trunk, "folder", None) is not None:
-        held = config.trunk.frozen or is_whole_trunk_held(config)
+        held = config.trunk.frozen or is_trunk_held(config)
         planned |= {"learning_rate": HEADS_LEARNING_RATE} if held else PRETRAINED
     content["training"] = planned | told
     return check_config(content)

@@ -1,4 +1,4 @@
-"""Where a training begins: with another run's rules and weights, or a file of tensors; and what of it is held still."""
+"""Where a training begins: with another run's rules and weights, or a file of tensors."""
 
 from __future__ import annotations
 
@@ -12,19 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lepton.config import Config, check_config, content_of
-from lepton.data import Encoder, LabelRule
+from lepton.data import SPEECH_KINDS, Encoder, LabelRule
 from lepton.errors import CheckpointError, ConfigurationError, DataError, nearest
-from lepton.nn import (
-    AdaptedTrunk,
-    Adapter,
-    LeptonModel,
-    LoRA,
-    add_adapter,
-    add_lora,
-    freeze,
-    layer_rates,
-    plain_trunk,
-)
+from lepton.nn import AdaptedTrunk, LeptonModel
+from lepton.run._adapters import has_adapters
 from lepton.run._folder import check_vocabulary, read_rules, read_run_config
 from lepton.run._tensor_files import plain_names, read_tensors
 from lepton.train import read_checkpoint
@@ -34,21 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OldRun",
-    "adapted_trunk",
     "begin_from",
     "check_columns",
-    "has_adapters",
-    "hold_still",
-    "is_whole_trunk_held",
-    "layer_learning_rates",
+    "check_rules",
     "old_order",
     "read_old_run",
     "started_config",
     "take_trunk",
 ]
-
-SHARED = "start"
-"""Name of the adapter that all tasks read the trunk through, those with one of their own left out."""
 
 LEAST_SHARE = 0.5
 """Share of a trunk's numbers that a file must hold: with fewer, it is another network's."""
@@ -152,6 +136,28 @@ def check_columns(encoder: Encoder, table: pa.Table, owner: str) -> None:
         )
 
 
+def check_rules(encoder: Encoder, rules: Sequence[LabelRule], owner: str) -> None:
+    """Refuse tasks that an encoder fitted without them cannot make labels for.
+
+    Args:
+        encoder: fitted elsewhere.
+        rules: rules of the labels.
+        owner: whose encoder it is, for the message.
+
+    Raises:
+        ConfigurationError: a translation into a language, or a transcript in characters, that it does not know.
+    """
+    for rule in rules:
+        if rule.kind == "translation" and getattr(encoder, "target", None) != rule.columns[0]:
+            known = getattr(encoder, "target", None)
+            raise ConfigurationError(
+                f"task {rule.task!r} translates into the column {rule.columns[0]!r}, but the vocabulary of {owner} was "
+                f"learned {'without any' if known is None else f'with {known!r}'}: train anew."
+            )
+        if rule.kind in SPEECH_KINDS and not getattr(encoder, "characters", ()):
+            raise ConfigurationError(f"task {rule.task!r} needs characters, but {owner} has learned none: train anew.")
+
+
 def old_order(rules: Sequence[LabelRule], old: Sequence[LabelRule], told: Mapping[str, Any]) -> list[LabelRule]:
     """Return the rules with the classes of tasks that another run has, too, in that run's order: its heads' order.
 
@@ -176,56 +182,6 @@ def old_order(rules: Sequence[LabelRule], old: Sequence[LabelRule], told: Mappin
             )
         found.append(dataclasses.replace(rule, classes=known) if alike else rule)
     return found
-
-
-# -- adapters -----------------------------------------------------------------------------------------------------
-def has_adapters(config: Config) -> bool:
-    """Return whether the trunk of a configuration has adapters of any task."""
-    own = [section.adapter for section in config.tasks.values() if section.adapter is not None]
-    shared = config.start is not None and config.start.adapter is not None
-    return shared or any(section.type != "head" for section in own)
-
-
-def adapted_trunk(trunk: nn.Module, config: Config, tasks: Sequence[str]) -> nn.Module:
-    """Return a trunk with the adapters that a configuration describes; the trunk itself if there are none.
-
-    Args:
-        trunk: built, without adapters; it is changed.
-        config: resolved.
-        tasks: names of the model's tasks.
-
-    Raises:
-        ConfigurationError: layers that are not there, or a task that cannot be read through an adapter.
-    """
-    used: dict[str, str | None] = dict.fromkeys(tasks, None)
-    start = config.start
-    if start is not None and start.adapter is not None:
-        _add(trunk, SHARED, start.adapter, start, "start")
-        used = dict.fromkeys(tasks, SHARED)
-    for name in tasks:
-        own = config.tasks[name].adapter
-        if own is not None and own.type != "head":
-            _add(trunk, name, own.type, own, f"tasks.{name}.adapter")
-            used[name] = name
-    if not any(used.values()):
-        return trunk
-    searched = [name for name in tasks if config.tasks[name].type in ("translation", "speech_synthesis")]
-    if searched:
-        raise ConfigurationError(
-            f"task {searched[0]!r}: a {config.tasks[searched[0]].type} steps through the trunk by itself, which does "
-            "not go with adapters: leave them out, or the task."
-        )
-    return AdaptedTrunk(trunk, used)
-
-
-def _add(trunk: nn.Module, name: str, kind: str, section: Any, place: str) -> None:
-    try:
-        if kind == "lora":
-            add_lora(trunk, name, rank=section.size, alpha=section.alpha, targets=section.targets)
-        else:
-            add_adapter(trunk, name, size=section.size, targets=section.targets)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{place}: {error}") from error
 
 
 # -- weights ------------------------------------------------------------------------------------------------------
@@ -363,54 +319,3 @@ def _take_head(model: LeptonModel, task: str, tensors: Mapping[str, Tensor]) -> 
     for new, old in pairs:
         new.copy_(old)
     return True
-
-
-# -- what learns, and how fast ------------------------------------------------------------------------------------
-def is_whole_trunk_held(config: Config) -> bool:
-    """Return whether nothing of the trunk learns, not even an adapter."""
-    return config.start is not None and config.start.freeze == "all" and not has_adapters(config)
-
-
-def hold_still(model: LeptonModel, config: Config) -> None:
-    """Let the parts of the trunk that a configuration names learn no more; adapters always learn.
-
-    Raises:
-        ConfigurationError: more blocks than there are, or blocks that cannot be told.
-    """
-    start = config.start
-    if start is None:
-        return
-    depth = start.freeze if start.freeze is not None else "all" if start.adapter is not None else 0
-    if depth == 0:
-        return
-    trunk = plain_trunk(model.trunk)
-    try:
-        freeze(trunk, depth=None if depth == "all" else depth)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"start.{error}") from error
-    for found in trunk.modules():
-        if isinstance(found, (LoRA, Adapter)):
-            found.adapters.requires_grad_(True)
-
-
-def layer_learning_rates(model: LeptonModel, config: Config) -> dict[str, float] | None:
-    """Return the learning rates by the beginnings of parameters' names: as told, and lower ones for lower blocks.
-
-    With `start.layer_decay`, block b of N learns with rate * decay^(N - b), where rate is that of the trunk; see
-    `lepton.nn.layer_rates`. A rate that `training.learning_rates` gives a part of the trunk stays.
-
-    Raises:
-        ConfigurationError: blocks that cannot be told.
-    """
-    told: dict[str, float] | None = config.training.learning_rates
-    if config.start is None or config.start.layer_decay is None:
-        return told
-    rates = dict(told or {})
-    base = rates.pop("trunk", config.training.learning_rate)
-    names = {id(p): f"trunk.{name}" for name, p in model.trunk.named_parameters()}
-    for group in layer_rates(model.trunk, base, config.start.layer_decay):
-        for parameter in group["params"]:
-            name = names[id(parameter)]
-            if not any(name == part or name.startswith(f"{part}.") for part in rates if part.startswith("trunk.")):
-                rates[name] = group["lr"]
-    return rates

@@ -13,6 +13,7 @@ from lepton.data import Loader, SequenceEncoder, without_nan
 from lepton.errors import CheckpointError
 from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel, plain_trunk
+from lepton.run._adapters import layer_learning_rates
 from lepton.run._build import initial_model
 from lepton.run._folder import (
     check_vocabulary,
@@ -31,7 +32,6 @@ from lepton.run._prepare import Prepared, prepare
 from lepton.run._replay import keep_training_rows
 from lepton.run._rows import make_loader
 from lepton.run._run import Run
-from lepton.run._start import layer_learning_rates
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
 from lepton.run._voices import write_voices
 from lepton.run.report import write_card, write_data

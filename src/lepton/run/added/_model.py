@@ -41,6 +41,8 @@ def added_config(run: Run, new: Prepared, config: AddedTasks, source: str, part_
     if config.method.type in FROZEN:
         adapter = content_of(config.method)
         tasks = {name: {**section, "adapter": adapter} for name, section in tasks.items()}
+        if config.training.learning_rates is None:  # a low one for a pre-trained trunk is none for what is new in it
+            added["training"].pop("learning_rates", None)
     content["tasks"] |= tasks
     return check_config(content | {"balance": added["balance"], "training": added["training"], "seed": config.seed})
 

@@ -107,9 +107,8 @@ def train_added(
         ewc.consolidate(run.model, rows, tasks=run.tasks, rows=method.rows, labels=method.labels, seed=config.seed)
         attached = [ewc.attach(criterion)]
     elif method.type in ("replay", "agem"):
-        memory = Replay(
-            [model.task(name) for name in run.tasks], method.capacity, balanced=method.balanced, seed=config.seed
-        )
+        every = [model.task(name) for name in model.task_names]
+        memory = Replay(every, method.capacity, balanced=method.balanced, seed=config.seed)
         memory.fill(make_loader(old.data["train"], run.config))
         if method.type == "replay":
             batches = memory.mix(train, method.rows)
