@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from lepton.run._folder import (
 )
 from lepton.run._prepare import Prepared, planned_training
 from lepton.run._replay import keep_rows, remember, rows_fit, write_kept_rows
-from lepton.run._rows import held_out_part, make_loader
+from lepton.run._rows import InTurn, held_out_part, make_loader
 from lepton.run._run import Run
 from lepton.run._train import make_trainer, person_console, print_table
 from lepton.run.continued._change import changed_config, changed_model, changed_rules, check_retired
@@ -86,7 +86,7 @@ def continue_run(
         retire: tasks that the new run does not have.
         replay: old training rows that are replayed, at most.
         replay_ratio: old rows in a batch for each new one.
-        strength: factor of the penalty of `"lwf"` (by default 1) or `"ewc"` (100).
+        strength: factor of the penalty of `"lwf"` (by default 1) or `"ewc"` (10 000).
         overrides: `training.key=value`, such as `training.learning_rate=1e-4`; also `data.replay` and `seed`.
         trust: whether classes that the configuration names may be imported.
         quiet: print nothing.
@@ -242,7 +242,7 @@ def _continued(
     if drift is not None:
         write_drift(place, drift, {name: {t: asdict(r) for t, r in found.items()} for name, found in scores.items()})
     trainer = make_trainer(config, model, place, progress=not quiet)
-    attach_method(method, trainer, old, run.model, strength=strength, rows=rows)
+    attach_method(method, trainer, config, old, run.model, strength=strength, rows=rows)
     trainer.step.criterion.unlabelled.update(model.task_names)
     trainer.fit(loader, _selection_batches(config, old, new))
     if not (place / "checkpoints" / "best").exists():
@@ -291,20 +291,6 @@ def _scores(
     return found
 
 
-class Several:
-    """Batches of several loaders, one after the other."""
-
-    def __init__(self, *loaders: Any) -> None:
-        self.loaders = loaders
-
-    def __len__(self) -> int:
-        return sum(len(loader) for loader in self.loaders)
-
-    def __iter__(self) -> Iterator[Any]:
-        for loader in self.loaders:
-            yield from loader
-
-
 def _selection_batches(config: Config, old: OldRows, new: NewRows) -> Any:
     """Return the batches by which the best weights are selected: new validation rows and about as many old ones."""
     if "val" not in new.data:
@@ -314,7 +300,7 @@ def _selection_batches(config: Config, old: OldRows, new: NewRows) -> Any:
     before = old.held_out.get("val")
     if before is not None:
         loaders.append(make_loader(_sample(before, max(SELECTED_OLD, len(fresh)), config.seed), config, in_order=False))
-    return Several(*loaders)
+    return InTurn(loaders)
 
 
 def _sample(rows: Rows, size: int, seed: int) -> Rows:

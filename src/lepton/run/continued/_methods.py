@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
+from lepton.config import Config
 from lepton.data import Loader
 from lepton.errors import ConfigurationError, require
 from lepton.nn import LeptonModel
+from lepton.run._rows import make_loader
 from lepton.run.continued._old_rows import OldRows
 from lepton.train import Trainer
 from lepton.transfer import AGEM, EWC, LwF, Replay
@@ -18,7 +20,7 @@ ContinueMethod = Literal["replay", "lwf", "ewc", "agem", "none"]
 """What keeps a run from forgetting: old rows in every batch, the old outputs, the old weights, the old rows' gradient,
 or nothing."""
 
-STRENGTHS = {"lwf": 1.0, "ewc": 100.0}
+STRENGTHS = {"lwf": 1.0, "ewc": 10_000.0}
 """Factors of the penalties where none is given."""
 
 CONSOLIDATED = 500
@@ -37,6 +39,7 @@ def check_method(method: str, strength: float | None, replay_ratio: float) -> No
 def attach_method(
     method: str,
     trainer: Trainer,
+    config: Config,
     old: OldRows,
     before: LeptonModel,
     *,
@@ -48,6 +51,7 @@ def attach_method(
     Args:
         method: its name.
         trainer: of the training.
+        config: of the training.
         old: the old rows.
         before: the old run's model.
         strength: of a penalty; None for its default.
@@ -59,12 +63,19 @@ def attach_method(
         left = [name for name in before.task_names if name in trainer.model.task_names]
         LwF(before, left, strength=factor).attach(criterion)
     elif method == "ewc":
-        memory = memory_of(old, method)
         ewc = EWC(factor)
-        ewc.consolidate(trainer.model, [memory.draw(min(CONSOLIDATED, len(memory)))])
+        ewc.consolidate(trainer.model, _old_batches(old, config), rows=CONSOLIDATED, seed=config.seed)
         ewc.attach(criterion)
     elif method == "agem":
         AGEM(memory_of(old, method), rows).attach(criterion, trainer.optimizer)
+
+
+def _old_batches(old: OldRows, config: Config) -> Iterable[Any]:
+    """Return batches of old rows in a random order: of all of them where their source is there."""
+    if old.rows is not None:
+        return make_loader(old.rows, config, training=True)
+    memory = memory_of(old, "ewc")
+    return [memory.draw(len(memory))]
 
 
 def mixed(method: str, loader: Loader, old: OldRows, rows: int) -> Iterable[Any]:

@@ -30,6 +30,7 @@ class OldRows:
     Attributes:
         origin: where they come from, in words; empty where there are none.
         train: training rows, as many of each task and class; None where there are none.
+        rows: all training rows, where their source is there.
         held_out: `val` and `test` -> rows that did not train.
         samples: `val` and `test` -> these rows as the memory that they come from, if they do.
         missing: why there are none.
@@ -37,6 +38,7 @@ class OldRows:
 
     origin: str = ""
     train: Replay | None = None
+    rows: Rows | None = None
     held_out: dict[str, Rows] = field(default_factory=dict)
     samples: dict[str, Replay] = field(default_factory=dict)
     missing: str = ""
@@ -70,6 +72,7 @@ def old_rows(run: Run, model: LeptonModel, capacity: int) -> OldRows:
     return OldRows(
         f"the rows that {str(run.folder)!r} keeps",
         fitted_memory(found.train, model),
+        None,
         {part: rows for part, memory in samples.items() if (rows := rows_in(memory)) is not None},
         samples,
     )
@@ -85,7 +88,7 @@ def _from_source(run: Run, model: LeptonModel, capacity: int) -> OldRows:
     train = data.pop("train")
     tasks = [model.task(name) for name in model.task_names]
     replay = remember(tasks, train, capacity, seed=run.config.seed, limit=MEMORY_BYTES) if rows_fit(train) else None
-    return OldRows(f"the training rows of {run.config.data.source or 'the table in memory'}", replay, data)
+    return OldRows(f"the training rows of {run.config.data.source or 'the table in memory'}", replay, train, data)
 
 
 def _held_by(table: object, rule: LabelRule) -> bool:
