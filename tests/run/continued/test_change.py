@@ -79,7 +79,7 @@ def test_lwf_holds_on_to_the_ratios_of_the_old_classes(run: Run) -> None:
         found = continue_run(run, new, quiet=True, **options)
         assert found.added == {"kind": ["z"]}
         after = found.run.model.eval()(x)[0]["kind"][:, :3].softmax(-1)
-        far[method] = float((after - before).abs().mean())
+        far[method] = (after - before).abs().mean().item()
     assert far["lwf"] < 0.5 * far["none"]
 
 
