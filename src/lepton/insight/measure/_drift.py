@@ -154,9 +154,10 @@ def stability_index(old: Counts, new: Counts, *, ordered: bool) -> float:
     order = np.arange(len(old)) if ordered else np.argsort(-old, kind="stable")
     middle = (np.cumsum(old[order]) - old[order] / 2) / max(1, old.sum())
     groups = np.minimum(PSI_BINS - 1, (PSI_BINS * middle).astype(np.int64))
-    rows = np.stack([np.bincount(groups, weights=counts[order], minlength=PSI_BINS) for counts in (old, new)])
-    rows = rows[:, rows.sum(0) > 0] + 0.5
-    p, q = rows / rows.sum(1, keepdims=True)
+    sums = [np.bincount(groups, weights=counts[order], minlength=PSI_BINS) for counts in (old, new)]
+    rows: npt.NDArray[np.float64] = np.stack(sums).astype(np.float64)
+    shares = rows[:, rows.sum(0) > 0] + 0.5
+    p, q = shares / shares.sum(1, keepdims=True)
     return float(((q - p) * np.log(q / p)).sum())
 
 
