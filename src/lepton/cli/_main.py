@@ -12,6 +12,7 @@ import typer
 import lepton
 from lepton.cli._add_task import add_task
 from lepton.cli._compress import compress
+from lepton.cli._continue import continue_
 from lepton.cli._demo import demo
 from lepton.cli._doctor import doctor
 from lepton.cli._look import baseline, probe, validate
@@ -61,6 +62,7 @@ VERBS = (
 
 for verb in VERBS:
     app.command()(guarded(verb))
+app.command("continue")(guarded(continue_))
 
 
 def _show_version(wanted: bool) -> None:

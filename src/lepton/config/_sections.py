@@ -267,6 +267,12 @@ class DataSection(Section):
         description="Column -> what its dates look like, such as `%d/%m/%Y`; by default found out.",
     )
     split: SPLIT = Field(default={}, validate_default=True, description="How the rows are divided.")
+    replay: int = Field(
+        1000,
+        ge=0,
+        description="Rows of each part that the run keeps in its folder, so that `lepton continue` can go on when the "
+        "source is gone; 0 for none.",
+    )
     image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")
     augment: bool | dict[str, Any] = Field(
         True, description="Augmentation of pictures and recordings in training; or its options."

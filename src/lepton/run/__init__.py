@@ -17,6 +17,7 @@ from lepton.run._voices import Speech
 from lepton.run.added import Added, AddedScore, add_task, added_table
 from lepton.run.baselines import Baselines, BaselineScore, Gains, SeedScore, SharedRun, run_baselines
 from lepton.run.compress import Compressed, Distilled, Form, Gain, compress_run, distilled_run, pruned_run
+from lepton.run.continued import Continued, ContinueMethod, continue_run
 from lepton.run.look import Finding, LabelMap, Probe, StepCost, TaskPlan, Validation, check, probe
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ __all__ = [
     "BaselineScore",
     "Baselines",
     "Compressed",
+    "ContinueMethod",
+    "Continued",
     "Diagnosis",
     "Distilled",
     "Finding",
@@ -51,6 +54,7 @@ __all__ = [
     "check",
     "commented_config",
     "compress_run",
+    "continue_run",
     "default_folder",
     "diagnose",
     "distilled_run",

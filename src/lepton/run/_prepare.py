@@ -36,7 +36,7 @@ from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, w
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "read_source", "split_tables"]
+__all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "read_source", "split_rule", "split_tables"]
 
 TABLE_BATCHES = (32, 256)
 """Smallest and largest size of a batch. In benchmarks/batch_size.py 8 rows take two to four times as long on small
@@ -121,7 +121,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     else:
         inputs, rules = [single[0]], single[1]
     check_names(rules)
-    split = _split(config, table, rules, kinds)
+    split = split_rule(config, rules, kinds).apply(table)
     tables = split_tables(config, table, split)
     rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
     encoder: Encoder
@@ -186,7 +186,14 @@ def _inputs(config: Config, columns: Sequence[Column], rules: Sequence[LabelRule
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------
-def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns: Mapping[str, Column]) -> Split:
+def split_rule(config: Config, rules: Sequence[LabelRule], columns: Mapping[str, Column]) -> SplitRule:
+    """Return how rows are divided.
+
+    Args:
+        config: the configuration.
+        rules: rules of the labels, whose shares a stratified split keeps alike.
+        columns: what the columns were taken for.
+    """
     told = config.data.split.model_dump()
     if config.data.val is not None:
         told["val"] = 0.0
@@ -199,7 +206,7 @@ def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns:
         if columns[name].kind not in ("labels", "image") and rule.kind not in (*SEQUENCE_KINDS, *SPEECH_KINDS)
     ]
     by = columns.get(told["column"] or "")
-    return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "").apply(table)
+    return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "")
 
 
 def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lepton.config import AddedTasks
     from lepton.export import Export
     from lepton.run.added import Added
+    from lepton.run.continued import Continued, ContinueMethod
 
 __all__ = ["Run", "load"]
 
@@ -236,13 +237,16 @@ class Run:
         table = self._part(part) if source is None else read_table(source)
         if source is not None and (words := seen_words(self, table)):
             log.warning(words)
-        for rule in self.rules:
+        rules = self.rules
+        if source is None:  # a run that was continued may have seen new rows of some tasks only
+            rules = [rule for rule in rules if set(rule.columns) <= set(table.column_names)]
+        for rule in rules:
             for column in rule.columns:
                 find_column(table, column)
-        rows = encode_rows(self.config, self.encoder, self.rules, table, self.notes, "evaluated")
+        rows = encode_rows(self.config, self.encoder, rules, table, self.notes, "evaluated")
         found = evaluate(self.model, make_loader(rows, self.config))
         if isinstance(self.encoder, SequenceEncoder):
-            return with_search_scores(self.model, self.encoder, self.rules, table, found)
+            return with_search_scores(self.model, self.encoder, rules, table, found)
         return found
 
     def tables(self) -> dict[str, pa.Table]:
@@ -335,6 +339,40 @@ class Run:
         from lepton.run.added import add_task
 
         return add_task(self, config, folder, source=source, compare=compare, trust=trust, quiet=quiet)
+
+    def continue_training(
+        self,
+        source: Any = None,
+        folder: Path | str | None = None,
+        *,
+        method: ContinueMethod = "replay",
+        new_classes: bool = False,
+        retire: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+    ) -> Continued:
+        """Go on from this run in a new one: learn from new rows without forgetting the old ones.
+
+        `lepton.run.continue_run` has further options, and says what each means.
+
+        Args:
+            source: new rows; None to retire tasks only.
+            folder: the new folder; by default this one's name and `-continued`.
+            method: what keeps the run from forgetting: `"replay"`, `"lwf"`, `"ewc"`, `"agem"` or `"none"`.
+            new_classes: whether labels that are no class of their task become classes of it.
+            retire: tasks that the new run does not have.
+            overrides: `training.key=value` to change.
+
+        Returns:
+            The new run, and every task before and after on old and on new rows.
+
+        Raises:
+            DataError: a column is missing, there is no label, or one is no class.
+            ConfigurationError: an option that is not allowed, or old rows are needed and there are none.
+        """
+        from lepton.run.continued import continue_run
+
+        options: dict[str, Any] = {"method": method, "new_classes": new_classes, "retire": retire}
+        return continue_run(self, source, folder, overrides=overrides, quiet=True, **options)
 
     # -- showing ----------------------------------------------------------------------------------------------
     def __repr__(self) -> str:

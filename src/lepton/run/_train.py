@@ -29,6 +29,7 @@ from lepton.run._folder import (
 )
 from lepton.run._generation import SearchScores, with_search_scores
 from lepton.run._prepare import Prepared, prepare
+from lepton.run._replay import keep_training_rows
 from lepton.run._rows import make_loader
 from lepton.run._run import Run
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
@@ -45,6 +46,7 @@ __all__ = [
     "make_loaders",
     "make_trainer",
     "person_console",
+    "print_table",
     "resume_run",
     "steps_per_epoch",
     "train_prepared",
@@ -137,6 +139,11 @@ def resume_run(
         DataError: the rows are not those that the run was trained on.
     """
     config = read_run_config(folder)
+    if (folder / "continued.json").exists():
+        raise CheckpointError(
+            f"{str(folder)!r} goes on from another run, with rules and rows of that one: continue that one anew, with "
+            "lepton continue."
+        )
     if not (folder / "checkpoints" / "last").is_dir():
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
     if (folder / "added.json").exists():
@@ -189,13 +196,14 @@ def _train(
     if not (place / "checkpoints" / "best").exists():  # without validation rows nobody told which weights were best
         save_checkpoint(place / "checkpoints" / "best", model, {})
     write_json(place / "results.json", without_nan(held_out_results(model, prepared)))
+    keep_training_rows(place, prepared, [model.task(name) for name in model.task_names])
     write_voices(place, model, prepared)
     rows = prepared.tables if prepared.config.data.source is None else None
     parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     run = Run(place, *parts, rows=rows)
     write_card(run)
     if console is not None:
-        _print_table(console, metrics_table(run, run.results))
+        print_table(console, metrics_table(run, run.results))
         for note in score_notes(run.results):
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     return run
@@ -256,13 +264,14 @@ def held_out_results(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
 # -- what a person sees -------------------------------------------------------------------------------------------
 def _show_plan(console: Console, prepared: Prepared, model: LeptonModel) -> None:
     """Say what was decided."""
-    _print_table(console, columns_table(prepared))
-    _print_table(console, plan_table(prepared, count_parameters(model)))
+    print_table(console, columns_table(prepared))
+    print_table(console, plan_table(prepared, count_parameters(model)))
     for note in prepared.notes:
         console.print(f"- {note}", markup=False, highlight=False)
 
 
-def _print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
+    """Print a table, without a frame where there are no colours."""
     if console.no_color:
         table.box = None
     console.print(table)

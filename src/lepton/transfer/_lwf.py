@@ -28,6 +28,9 @@ class LwF(Penalty):
     mean squared difference in the units of the standardised targets. Old heads learn along with the trunk, as in the
     paper, which first trains the new head alone (`freeze(model.trunk)`), and then everything together.
 
+    A task that has got further classes since, behind the old ones, is held on to over the old ones only: their
+    probabilities keep their ratios.
+
     It needs no old row. The old outputs are computed for each batch, so that rows may be augmented.
 
     Args:
@@ -92,7 +95,15 @@ class LwF(Penalty):
         with torch.no_grad():
             recorded = self.teacher.to(next(iter(outputs.values())).device).outputs_of(inputs, self.tasks)
         terms = [
-            distillation(self.teacher.task(name), outputs[name], recorded[name], self.temperature)
-            for name in self.tasks
+            distillation(task, _as_before(task, outputs[name], recorded[name]), recorded[name], self.temperature)
+            for name, task in ((name, self.teacher.task(name)) for name in self.tasks)
         ]
         return self.strength * torch.stack(terms).sum()
+
+
+def _as_before(task: Task, output: Tensor, recorded: Tensor) -> Tensor:
+    """Return the output without the classes that it got since, which stand behind the others."""
+    if isinstance(task, Regression):
+        return output
+    dim = -1 if isinstance(task, MultiLabel) else task.class_dim
+    return output.narrow(dim, 0, recorded.shape[dim])

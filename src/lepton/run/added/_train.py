@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lepton.config import Config
-from lepton.data import AudioEncoder, Loader, SequenceEncoder
+from lepton.data import AudioEncoder, SequenceEncoder
 from lepton.errors import ConfigurationError
 from lepton.nn import LeptonModel
 from lepton.run._prepare import Prepared
-from lepton.run._rows import make_loader
+from lepton.run._rows import InTurn, make_loader
 from lepton.run._run import Run
 from lepton.run._train import make_loaders, make_trainer
 from lepton.run.added._model import FROZEN
@@ -23,24 +23,6 @@ __all__ = ["NEEDS_ROWS", "check_method", "train_added"]
 
 NEEDS_ROWS = ("ewc", "replay", "agem")
 """Methods that look at old rows."""
-
-
-class InTurn:
-    """The batches of several loaders, one loader after the other.
-
-    Args:
-        loaders: give the batches.
-    """
-
-    def __init__(self, loaders: Sequence[Loader]) -> None:
-        self.loaders = loaders
-
-    def __len__(self) -> int:
-        return sum(len(loader) for loader in self.loaders)
-
-    def __iter__(self) -> Iterator[Any]:
-        for loader in self.loaders:
-            yield from loader
 
 
 def check_method(run: Run, old: OldRows, method: Any) -> None:
