@@ -91,7 +91,7 @@ def quantise_torch(model: nn.Module, inputs: Inputs, *, compiled: bool = True) -
 
 
 def _rows(inputs: Inputs, number: int | None) -> Inputs:
-    """Return the first rows as tensors of their own: of a view, the compiler would ask that all later ones are views."""
+    """Return the first rows as tensors of their own: after a view, a compiled graph takes views only."""
     if isinstance(inputs, Tensor):
         return inputs[:number].clone()
     return {name: tensor[:number].clone() for name, tensor in inputs.items()}

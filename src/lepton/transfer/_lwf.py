@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lepton.errors import is_number, require
 from lepton.nn import Attached, LeptonModel, MultiTaskLoss, NotedInputs, Penalty
-from lepton.tasks import distillation
+from lepton.tasks import Classification, MultiLabel, Segmentation, Task, distillation
 from lepton.transfer._distribution import check_kinds
 
 __all__ = ["LwF"]
@@ -103,7 +103,7 @@ class LwF(Penalty):
 
 def _as_before(task: Task, output: Tensor, recorded: Tensor) -> Tensor:
     """Return the output without the classes that it got since, which stand behind the others."""
-    if isinstance(task, Regression):
+    if not isinstance(task, (Classification, Segmentation, MultiLabel)):
         return output
     dim = -1 if isinstance(task, MultiLabel) else task.class_dim
     return output.narrow(dim, 0, recorded.shape[dim])
