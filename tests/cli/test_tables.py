@@ -259,7 +259,10 @@ def test_faults_are_one_paragraph_and_two(arguments: list[str], words: str, plac
     assert "Traceback" not in done.output
 
 
-@pytest.mark.parametrize("verb", [command.callback.__name__ for command in app.registered_commands if command.callback])
+VERBS = [c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands if c.callback]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_help_with_an_example(verb: str) -> None:
     done = lepton_(verb, "--help")
     assert done.exit_code == 0

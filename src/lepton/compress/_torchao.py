@@ -47,8 +47,8 @@ def quantise_torch(model: nn.Module, inputs: Inputs, *, compiled: bool = True) -
 
     Weights have a scale for each output, inputs one for each row, found at every call (dynamic quantisation). The copy
     is compiled here, for one row and for any number of them, with `freezing`, which makes constants of the weights; it
-    takes some ten seconds. Beside the original, an MLP on UCI Adult, one thread, it was measured to be 2.3 times faster
-    at one row, 1.7 at 32 and 2.1 at 256, where the float32 model compiled is 1.7, 1.3 and 1.1 times faster.
+    takes some ten seconds. Beside the original, an MLP on UCI Adult, one thread, it was measured to be 2.1 times faster
+    at one row, 1.8 at 32 and 2.1 at 256, where the float32 model compiled is 1.7, 1.3 and 1.1 times faster.
 
     Linear heads of a `LeptonModel` stay in floating point: their weights are joined into one product. So do
     convolutions, embeddings, and layers that torch does not call, as those inside attention of its own.
@@ -91,7 +91,7 @@ def quantise_torch(model: nn.Module, inputs: Inputs, *, compiled: bool = True) -
 
 
 def _rows(inputs: Inputs, number: int | None) -> Inputs:
-    """Return the first rows as tensors of their own: after a view, a compiled graph takes views only."""
+    """Return the first rows as tensors of their own: after a view, the compiler expects views only."""
     if isinstance(inputs, Tensor):
         return inputs[:number].clone()
     return {name: tensor[:number].clone() for name, tensor in inputs.items()}
