@@ -95,18 +95,22 @@ class ArrowFormat:
 
         with place.open() as file:
             try:
-                reader = pa.ipc.open_file(file, options=_first_column())
+                schema = pa.ipc.open_file(file).schema
             except pa.ArrowInvalid:
                 return self._look_in_order(place)
+            file.seek(0)
+            reader = pa.ipc.open_file(file, options=_first_column())
             sizes = [reader.get_batch(number).num_rows for number in range(reader.num_record_batches)]
             firsts = np.cumsum([0, *sizes]).tolist()
             extents = [Extent(size, firsts[number], number) for number, size in enumerate(sizes)]
-            return Found(extents, reader.schema)
+            return Found(extents, schema)
 
     def _look_in_order(self, place: Place) -> Found:
         import pyarrow as pa
 
         with place.open() as file:
+            schema = _stream(file, pa.ipc.IpcReadOptions()).schema
+            file.seek(0)
             reader = _stream(file, _first_column())
             rows, bad = 0, []
             try:
@@ -114,7 +118,7 @@ class ArrowFormat:
                     rows += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 bad.append(BadRows(place.name, rows, f"ends here: {first_line(error)}"))
-            return Found([Extent(rows, 0, -1)] if rows else [], reader.schema, bad)
+            return Found([Extent(rows, 0, -1)] if rows else [], schema, bad)
 
     def blocks(self, place: Place, extent: Extent, schema: pa.Schema, rows: int) -> Iterator[Block]:
         import pyarrow as pa

@@ -45,6 +45,7 @@ class TableEncode:
             )
         self.encoder = encoder
         self.rules = list(rules)
+        self.inputs = encoder.names
         self.columns = list(dict.fromkeys([*encoder.names, *(name for rule in rules for name in rule.columns)]))
 
     def __call__(self, table: pa.Table) -> Batch:
@@ -62,7 +63,7 @@ class DatasetEncode:
         dataset: whose rows are pairs (inputs, targets), with targets a mapping.
     """
 
-    columns = ("row",)
+    columns = inputs = ("row",)
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

@@ -31,9 +31,11 @@ class Encode(Protocol):
 
     Attributes:
         columns: names of the columns that it reads.
+        inputs: those of them that the inputs are made of.
     """
 
     columns: Sequence[str]
+    inputs: Sequence[str]
 
     def __call__(self, table: pa.Table) -> Batch:
         """Return inputs and targets of N rows.
@@ -117,7 +119,7 @@ class WindowReader:
         group = self.shards.groups[piece.group]
         name, first = self.shards.names[group.shard], group.extent.first
         table, numbers = self._chosen(piece, *self._table(piece, bad), name, first)
-        table, numbers = _finite(table, numbers, self.encode.columns, name, first, bad)
+        table, numbers = _finite(table, numbers, self.encode.inputs, name, first, bad)
 
         def use(start: int, stop: int) -> Batch:
             return self.encode(table.slice(start, stop - start))
