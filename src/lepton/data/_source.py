@@ -21,7 +21,15 @@ from lepton.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["AUDIO_SUFFIXES", "IMAGE_SUFFIXES", "MISSING_WORDS", "delimiter_of", "read_table", "source_exists", "trimmed"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "IMAGE_SUFFIXES",
+    "MISSING_WORDS",
+    "delimiter_of",
+    "read_table",
+    "source_exists",
+    "trimmed",
+]
 
 log = logging.getLogger("lepton")
 

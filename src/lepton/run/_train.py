@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lepton
 from lepton.config import Config
 from lepton.data import Loader, SequenceEncoder, without_nan
-from lepton.errors import CheckpointError
+from lepton.errors import CheckpointError, DataError
 from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
@@ -29,6 +29,7 @@ from lepton.run._generation import SearchScores, with_search_scores
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import make_loader
 from lepton.run._run import Run
+from lepton.run._streaming import keep_quarantine, quarantine_note
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
 from lepton.run._voices import write_voices
 from lepton.run.report import write_card, write_data
@@ -102,6 +103,8 @@ def resume_run(
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
     prepared = prepare(config, source)
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
+        if config.data.stream is True:
+            raise DataError(f"the shards of {config.data.source} are not those that the run was trained on.")
         kept.check(prepared.table, str(config.data.source or "the source"))
     check_vocabulary(folder, prepared.encoder)  # fitted anew, by a library that may be another version now
     return _train(
@@ -126,6 +129,7 @@ def _train(
     if console is not None:
         _show_plan(console, prepared, model)
     write_data(place, prepared)
+    keep_quarantine(prepared.data, place)
     if isinstance(prepared.encoder, SequenceEncoder) and "val" in prepared.tables:
         scores = SearchScores(model, prepared.encoder, prepared.rules, prepared.tables["val"])
         callbacks = [scores, *callbacks]
@@ -142,13 +146,16 @@ def _train(
         save_checkpoint(place / "checkpoints" / "best", model, {})
     write_json(place / "results.json", without_nan(_held_out(model, prepared)))
     write_voices(place, model, prepared)
+    if unusable := quarantine_note(prepared.data):
+        prepared.notes.append(unusable)
+        write_data(place, prepared)
     rows = prepared.tables if prepared.config.data.source is None else None
     parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     run = Run(place, *parts, rows=rows)
     write_card(run)
     if console is not None:
         _print_table(console, metrics_table(run, run.results))
-        for note in score_notes(run.results):
+        for note in [*score_notes(run.results), *([unusable] if unusable else [])]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     return run
 

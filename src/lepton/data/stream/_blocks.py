@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lepton.data.stream._places import Place
 
-__all__ = ["Block", "Extent", "Found", "Format", "as_schema", "common_schema", "fitted", "first_line", "parted"]
+__all__ = ["Block", "Extent", "Format", "Found", "as_schema", "common_schema", "first_line", "fitted", "parted"]
 
 T = TypeVar("T")
 

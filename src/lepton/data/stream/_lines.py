@@ -146,7 +146,9 @@ class _Lines:
                     if row >= extent.rows:
                         return
         except OSError as error:
-            lost = BadRows(place.name, extent.first + row, f"cannot be read: {first_line(error)}", "", extent.rows - row)
+            lost = BadRows(
+                place.name, extent.first + row, f"cannot be read: {first_line(error)}", "", extent.rows - row
+            )
             yield Block(schema.empty_table(), np.zeros(0, np.int64), extent.rows, [lost])
 
     def _begin(self, place: Place, file: Any) -> tuple[int, Parse]:

@@ -67,8 +67,29 @@ class Quarantine:
         self.cap = cap
         self.rows = 0
         self._known: set[tuple[str, int | None]] = set()
+        self._unwritten: list[BadRows] = []
         for bad in self._written():
             self._count(bad)
+
+    def keep(self, path: Path | str) -> None:
+        """Write down what is known and what will be found, and count what is written there already.
+
+        Args:
+            path: of `quarantine.jsonl`.
+        """
+        self.path = Path(path)
+        before, self._known, self.rows, self._unwritten = self._unwritten, set(), 0, []
+        for bad in self._written():
+            self._count(bad)
+        self._write([bad for bad in before if self._count(bad)])
+
+    def _write(self, found: list[BadRows]) -> None:
+        if self.path is None:
+            self._unwritten += found
+        elif found:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(bad), ensure_ascii=False) + "\n" for bad in found)
 
     def _written(self) -> list[BadRows]:
         if self.path is None or not self.path.exists():
@@ -100,10 +121,7 @@ class Quarantine:
         new = [bad for bad in found if self._count(bad)]
         if not new:
             return
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(bad), ensure_ascii=False) + "\n" for bad in new)
+        self._write(new)
         first = new[0]
         where = first.file if first.row is None else f"{first.file}, row {first.row}"
         words = f"{self.rows} of {of} rows cannot be used, such as {where}: {first.reason}"

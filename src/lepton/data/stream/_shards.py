@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from lepton.data._source import read_table
@@ -65,6 +64,7 @@ class Shards:
             fsspec opens, such as `s3://bucket/rows/`; a list of files and URLs; a folder of pictures or recordings, as
             for `read_table`, whose paths are kept in memory; a table in memory; or a `torch.utils.data.Dataset` with a
             length, whose rows are pairs (inputs, targets).
+        limit: take only so many rows, the first ones; None for all.
 
     Attributes:
         names: of the shards.
@@ -83,7 +83,7 @@ class Shards:
         (4, ['size', 'price'])
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, *, limit: int | None = None) -> None:
         self.dataset: Dataset[Any] | None = source if isinstance(source, Dataset) else None
         self.table: pa.Table | None = None
         self.places: list[Place] = []
@@ -98,6 +98,8 @@ class Shards:
             self.table = read_table(source)
             self.schema = self.table.schema
             self._hold(self.table.num_rows, str(source) if isinstance(source, (str, Path)) else type(source).__name__)
+        if limit is not None:
+            self.groups = tuple(_first(self.groups, limit))
 
     def _hold(self, n_rows: int, name: str) -> None:
         import pyarrow as pa
@@ -127,7 +129,9 @@ class Shards:
             raise DataError(f"none of the {len(places)} shards holds a row{words}.")
         rows = [sum(extent.rows for extent in one.extents) for one in seen]
         # How many rows a lost shard had nobody knows: about as many as the others.
-        self.bad = [BadRows(name, None, f"cannot be read: {why}", "", round(sum(rows) / len(rows))) for name, why in lost]
+        self.bad = [
+            BadRows(name, None, f"cannot be read: {why}", "", round(sum(rows) / len(rows))) for name, why in lost
+        ]
         self.bad += [bad for one in found if one is not None for bad in one.bad]
         shown = [name for name, one in zip(self.names, found, strict=True) if one is not None and one.extents]
         self.schema = common_schema([one.schema for one in seen], shown)
@@ -187,6 +191,16 @@ class Shards:
         else:
             table = pa.table({"row": np.arange(extent.first, extent.first + extent.rows)}, schema=schema)
         yield Block(table, np.arange(extent.rows), extent.rows)
+
+
+def _first(groups: Sequence[Group], limit: int) -> Iterator[Group]:
+    """Yield the groups that hold the first rows; the last one is cut."""
+    for group in groups:
+        if limit <= 0:
+            return
+        extent = group.extent
+        yield replace(group, extent=replace(extent, rows=min(extent.rows, limit)))
+        limit -= extent.rows
 
 
 def _is_path(source: Any) -> bool:

@@ -13,7 +13,7 @@ from lepton.errors import CheckpointError
 from lepton.insight import ColumnFacts, DataFacts, LabelFacts
 from lepton.run._folder import read_json, write_json
 from lepton.run._prepare import Prepared
-from lepton.run._rows import label_overlap, labelled_rows
+from lepton.run._rows import in_memory, label_overlap, labelled_rows
 
 __all__ = ["read_data", "write_data"]
 
@@ -93,5 +93,5 @@ def _label_facts(prepared: Prepared, task: str) -> LabelFacts:
 
 def _overlap(prepared: Prepared) -> tuple[tuple[float, ...], ...]:
     train = prepared.data["train"]
-    shared = label_overlap(train, [rule.task for rule in prepared.rules[:MAP_TASKS]]) / len(train)
+    shared = label_overlap(train, [rule.task for rule in prepared.rules[:MAP_TASKS]]) / len(in_memory(train))
     return tuple(tuple(round(share, 4) for share in row) for row in shared.tolist())
