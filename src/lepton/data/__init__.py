@@ -56,7 +56,6 @@ from lepton.data.stream import (
 )
 
 __all__ = [
-    "Encode",
     "AUDIO_SUFFIXES",
     "PARTS",
     "SEQUENCE_KINDS",
@@ -70,6 +69,7 @@ __all__ = [
     "AugmentAudio",
     "Column",
     "ColumnSummary",
+    "Encode",
     "Encoder",
     "ImageLoader",
     "ImageRows",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton.data._source import MISSING_WORDS, delimiter_of, trimmed
-from lepton.data.stream._blocks import Block, Extent, Found, as_schema, common_schema, first_line, parted
+from lepton.data.stream._blocks import Block, Extent, Found, as_schema, first_line, parted
 from lepton.data.stream._places import Place
 from lepton.data.stream._quarantine import BadRows, shown
 from lepton.errors import DataError
@@ -29,7 +31,10 @@ STRETCH = 1 << 22
 LONGEST = 1 << 20
 """Bytes beyond which a record that is still open is taken for a quotation mark that nobody closed."""
 
-_ENDINGS = (EOFError, OSError)
+FEW, PARTS = 16, 128
+"""Records that are looked at together to find out types, and how many times that of a stretch."""
+
+_ENDINGS = (EOFError, OSError, zlib.error)
 
 Parse: TypeAlias = "Callable[[bytes, pa.Schema | None], pa.Table]"
 """Bytes of whole records, and the types where they are known, to a table."""
@@ -61,24 +66,37 @@ def stretches(file: Any, *, quoted: bool) -> Iterator[Stretch]:
     """
     rest = b""
     while True:
-        try:
-            read = file.read(STRETCH)
-        except _ENDINGS as error:
-            if rest:
-                yield Stretch(rest, np.array([len(rest)]))
-            raise OSError(first_line(error)) from error
+        read, error = _read(file)
         data = rest + read
         ends = _ends(data, quoted)
-        if not read:
-            if len(data) > (int(ends[-1]) if len(ends) else 0) and data[int(ends[-1]) if len(ends) else 0 :].strip():
-                ends = np.append(ends, len(data))
-            if len(ends):
-                yield Stretch(data, ends)
-            return
         stop = int(ends[-1]) if len(ends) else 0
         rest = data[stop:]
+        if not read and error is None:
+            if rest.strip():  # the last line need not end
+                ends, stop = np.append(ends, len(data)), len(data)
+            if stop:
+                yield Stretch(data[:stop], ends)
+            return
         if stop:
             yield Stretch(data[:stop], ends)
+        if error is not None:  # what is left is half a record
+            raise OSError(first_line(error)) from error
+
+
+def _read(file: Any) -> tuple[bytes, Exception | None]:
+    """Return the next bytes, none at the end; with those before it what went wrong."""
+    read = getattr(file, "read1", file.read)  # which gives what is there, where `read` would lose it to the error
+    parts, held = [], 0
+    while held < STRETCH:
+        try:
+            part = read(STRETCH - held)
+        except _ENDINGS as error:
+            return b"".join(parts), error
+        if not part:
+            break
+        parts.append(part)
+        held += len(part)
+    return b"".join(parts), None
 
 
 def _ends(data: bytes, quoted: bool) -> npt.NDArray[np.int64]:
@@ -171,29 +189,32 @@ def _stretches_of(file: Any, extent: Extent, *, quoted: bool) -> Iterator[Stretc
 
 
 def _schema(kept: list[Stretch], parse: Parse) -> pa.Schema:
-    """Return the columns that some stretches have; what can be read of them decides."""
+    """Return the columns of some stretches, each of the type that most of its rows have."""
     import pyarrow as pa
 
-    found = []
+    votes: dict[str, Counter[pa.DataType]] = {}
     for stretch in kept:
-        records = min(len(stretch.ends), 4096)
-        parts = parted(lambda start, stop, of=stretch: parse(of.part(start, stop), None), 0, records, _unreadable())
-        found += [_numbers_as_floats(part.schema) for _, _, part in parts if not isinstance(part, Exception)]
-    return common_schema(found, [""] * len(found)) if found else pa.schema([])
+        for table in _looked_at(stretch, parse):
+            for one in table.schema:
+                kind = pa.float64() if pa.types.is_integer(one.type) else one.type  # a fraction may come in any row
+                votes.setdefault(one.name, Counter())[kind] += 0 if pa.types.is_null(kind) else table.num_rows
+    return pa.schema([(name, kinds.most_common(1)[0][0]) for name, kinds in votes.items()])
+
+
+def _looked_at(stretch: Stretch, parse: Parse) -> Iterator[pa.Table]:
+    """Yield a few records at a time: one with a wrong value decides for its neighbours only."""
+    records = len(stretch.ends)
+    for start in range(0, records, max(FEW, records // PARTS // FEW * FEW)):
+        few = parted(
+            lambda low, high: parse(stretch.part(low, high), None), start, min(start + FEW, records), _unreadable()
+        )
+        yield from (table for _, _, table in few if not isinstance(table, Exception))
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
     import pyarrow as pa
 
     return (pa.ArrowException, UnicodeDecodeError)
-
-
-def _numbers_as_floats(schema: pa.Schema) -> pa.Schema:
-    """Return a schema without whole numbers: a fraction may come in any row that was not looked at."""
-    import pyarrow as pa
-
-    kinds = [pa.float64() if pa.types.is_integer(one.type) else one.type for one in schema]
-    return pa.schema(list(zip(schema.names, kinds, strict=True)))
 
 
 def _parsed(

@@ -111,7 +111,8 @@ class StreamLoader:
         self._begin = _Place(self.epoch + 1)
         self.epoch += 1
         count = begin.batch
-        for batch, self._at in self._batches(windows, begin):
+        for batch, place in self._batches(windows, begin):
+            self._at = place
             count += 1
             yield batch
         if self.world_size > 1:
@@ -187,6 +188,8 @@ class StreamLoader:
                     continue
                 yield head, number, row
                 rest = None
+                if not n_rows(batch):
+                    continue
             for part in cut(batch, self.batch_size):
                 if n_rows(part) < self.batch_size:
                     rest = part
