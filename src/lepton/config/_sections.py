@@ -231,7 +231,9 @@ class DataSection(Section):
     stream: bool | Literal["auto"] = Field(
         "auto", description="Whether rows are read while training; auto: where they are larger than half the memory."
     )
-    window: int = Field(1 << 14, ge=1, description="Rows that are shuffled together where they are streamed.")
+    window: int | None = Field(
+        None, ge=1, description="Streamed rows that are shuffled together; by default 65536, with pictures 512."
+    )
     max_bad_rows: float = Field(0.01, ge=0, le=1, description="Share of streamed rows that may be unusable.")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="Column -> kind where inference is wrong.")
     date_formats: dict[str, str] = Field(

@@ -16,7 +16,8 @@ from torch import Tensor
 from lepton.data._arrays import as_numbers, as_words, places, reading
 from lepton.data._dates import as_dates
 from lepton.data._kinds import Column, find_column
-from lepton.data._plain_numbers import are_plain, standardised
+from lepton.data._plain import are_plain
+from lepton.data._plain_numbers import standardised
 from lepton.data._token_columns import TokenColumn, TokenRules
 from lepton.data._tokenizer import check_vocabulary
 from lepton.errors import DataError

@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lepton.data._plain import filled
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["are_plain", "standardised"]
+__all__ = ["standardised"]
 
 BLOCK = 8192
 """Rows at a time: so many of some dozen columns stay in the processor's cache while they are worked on."""
-
-
-def are_plain(column: pa.ChunkedArray) -> bool:
-    """Return whether a column holds numbers as such, and not words or dates."""
-    import pyarrow as pa
-
-    return bool(pa.types.is_integer(column.type) or pa.types.is_floating(column.type))
 
 
 def standardised(
@@ -44,7 +39,7 @@ def standardised(
     n_rows, width = len(columns[0]), len(columns)
     numbers = np.empty((n_rows, width), np.float32)
     marks = np.zeros((n_rows, width), np.float32)
-    arrays = [column.to_numpy() for column in columns]
+    arrays = [_array(column) for column in columns]
     small = [array.dtype.itemsize * (1 if array.dtype.kind == "f" else 2) <= 4 for array in arrays]
     for kind, dtype in ((True, np.float32), (False, np.float64)):
         places = [place for place in range(width) if small[place] == kind]
@@ -52,6 +47,15 @@ def standardised(
             scale = _Scale(np.array(means)[places], np.array(stds)[places], limit, dtype)
             scale.write([arrays[place] for place in places], places, numbers, marks)
     return numbers, marks
+
+
+def _array(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Return a column's numbers, NaN where missing; whole numbers with missing ones become fractions for that."""
+    import pyarrow as pa
+
+    if pa.types.is_floating(column.type):
+        return filled(column, np.nan)
+    return filled(column.cast(pa.float64(), safe=False), np.nan) if column.null_count else filled(column, 0)
 
 
 class _Scale:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lepton.data._arrays import as_numbers, as_words, places, reading
 from lepton.data._kinds import FEW, Column, find_column
-from lepton.data._plain_labels import plain_numbers, whole_numbers
+from lepton.data._plain import plain_numbers, whole_numbers
 from lepton.errors import DataError, nearest
 
 if TYPE_CHECKING:

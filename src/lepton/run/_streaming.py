@@ -46,6 +46,9 @@ SHARE = 0.5
 
 QUARANTINE = "quarantine.jsonl"
 
+WINDOW, PICTURE_WINDOW = 1 << 16, 512
+"""Rows that are shuffled together: some dozen megabytes of numbers, or of small pictures."""
+
 
 @dataclasses.dataclass(frozen=True)
 class StreamSource:
@@ -115,8 +118,8 @@ def open_streams(config: Config, source: Any = None) -> tuple[dict[str, StreamSo
     split = config.data.split
     if split.method in ("group", "time"):
         raise ConfigurationError(
-            f"split: method {split.method!r} needs all rows at once, but they are streamed: choose random, which goes by "
-            "each row's place, or column."
+            f"split: method {split.method!r} needs all rows at once, but they are streamed: choose random, which goes "
+            "by each row's place, or column."
         )
     others = {part: other for part in ("val", "test") if (other := getattr(config.data, part)) is not None}
     choices, how = _choices(config, others)
@@ -155,8 +158,8 @@ def stream_note(streams: Mapping[str, StreamSource]) -> str:
     looked = ", ".join(f"{opened.sample.num_rows} {part}" for part, opened in streams.items())
     shards = streams["train"].shards
     return (
-        f"the {len(shards)} rows of {len(shards.names)} shard(s) are read while the model trains; columns, classes, scales "
-        f"and what is shown of the data come from a sample of them: {looked} rows."
+        f"the {len(shards)} rows of {len(shards.names)} shard(s) are read while the model trains; columns, classes, "
+        f"scales and what is shown of the data come from a sample of them: {looked} rows."
     )
 
 
@@ -189,7 +192,7 @@ def streamed_parts(
     if encoder.images:
         height, width = config.data.image_size or (1, 1)
         encode = PictureEncode(encoder, rules, size=(height, width), one_image=config.trunk.type != "mixed")
-    window = config.data.window
+    window = config.data.window or (PICTURE_WINDOW if encoder.images else WINDOW)
     return {
         part: StreamRows(opened.shards, encode, samples[part], opened.choice, window, opened.quarantine)
         for part, opened in streams.items()

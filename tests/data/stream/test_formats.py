@@ -117,6 +117,6 @@ def test_what_is_no_shard_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing that can be streamed"):
         Shards(tmp_path / "a.xlsx")
     shards = Shards(write(tmp_path / "a.csv", rows(0, 3)))
-    with pytest.raises(DataError, match="no column 'label'.*Did you mean"):
+    with pytest.raises(DataError, match=r"no column 'label'.*Did you mean"):
         StreamLoader(Shards(write(tmp_path / "b.csv", [{"id": 1.0, "labels": 2.0}])), Ids(), 2)
     assert len(Shards(tmp_path / "a.csv", limit=2)) == 2 < len(shards)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import io
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +54,20 @@ def _parquet(file: Any) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    source = pa.OSFile(file.name) if isinstance(getattr(file, "name", None), str) and _is_plain(file) else file
-    return parquet.ParquetFile(source, page_checksum_verification=True)
+    if not (isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO)):
+        return parquet.ParquetFile(file, page_checksum_verification=True)
+    # A file of this machine: Arrow reads it without asking Python, and its end needs to be read once only.
+    about = os.fstat(file.fileno())
+    metadata = _metadata(str(file.name), about.st_size, about.st_mtime_ns)
+    return parquet.ParquetFile(pa.OSFile(str(file.name)), metadata=metadata, page_checksum_verification=True)
 
 
-def _is_plain(file: Any) -> bool:
-    """Whether it is a file of this machine, which Arrow reads without asking Python."""
-    import io
+@functools.lru_cache(maxsize=16)
+def _metadata(path: str, size: int, changed: int) -> Any:
+    import pyarrow.parquet as parquet
 
-    return isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO)
+    del size, changed  # of the file that was read: another one has another end
+    return parquet.read_metadata(path)
 
 
 def _row_group(parquet: Any, extent: Extent, columns: list[str], rows: int) -> Iterator[pa.Table]:
@@ -88,7 +96,7 @@ def _lost(place: Place, extent: Extent, row: int, schema: pa.Schema, error: Exce
 
 
 class ArrowFormat:
-    """Arrow and Feather: a group is a record batch; a file without its end, and a stream, is one group read in order."""
+    """Arrow and Feather: a group is a record batch. A stream, and a file without its end, is one of its own."""
 
     def look(self, place: Place) -> Found:
         import pyarrow as pa

@@ -36,7 +36,8 @@ class TableEncode:
         >>> from lepton.data import InputEncoder, LabelRule, describe_columns, read_table
         >>> table = read_table({"age": [20, 40], "paid": ["no", None]})
         >>> encoder = InputEncoder.fit(table, describe_columns(table.select(["age"])))
-        >>> inputs, targets = TableEncode(encoder, [LabelRule("paid", "classification", ("paid",), ("no", "yes"))])(table)
+        >>> rule = LabelRule("paid", "classification", ("paid",), ("no", "yes"))
+        >>> inputs, targets = TableEncode(encoder, [rule])(table)
         >>> inputs["numbers"].tolist(), targets["paid"].tolist()
         ([[-1.0], [1.0]], [0, -100])
     """

@@ -38,7 +38,8 @@ class StreamLoader:
         shards: the rows.
         encode: rows of a table to inputs and targets, such as a `TableEncode`; none for a torch Dataset.
         batch_size: rows per batch.
-        window: rows that are shuffled together, and read at a time: what decides the memory that is needed.
+        window: rows that are shuffled together, and read at a time: what decides the memory that is needed. Take some
+            hundred where a row holds a picture or a recording.
         seed: with the epoch's number, fixes the order.
         shuffle: whether every epoch has a new order.
         drop_last: leave out a last batch that is not full.
@@ -66,7 +67,7 @@ class StreamLoader:
         encode: Encode | None = None,
         batch_size: int = 256,
         *,
-        window: int = 1 << 14,
+        window: int = 1 << 16,
         seed: int = 0,
         shuffle: bool = False,
         drop_last: bool = False,

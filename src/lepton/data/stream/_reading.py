@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lepton.data._loading import Batch
+from lepton.data._plain import filled
 from lepton.data.stream._batches import joined, n_rows, taken
 from lepton.data.stream._blocks import Block, first_line, parted
 from lepton.data.stream._order import LANES, Piece, Window
@@ -227,9 +228,11 @@ def _finite(
 
 def _infinite(values: pa.ChunkedArray) -> Iterator[npt.NDArray[np.bool_]]:
     """Yield bool [N] if there is an infinite number."""
-    found = [np.isinf(chunk.to_numpy(zero_copy_only=False)) for chunk in values.chunks]
-    if any(part.any() for part in found):
-        yield np.concatenate(found)
+    numbers = filled(values, 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(numbers.sum())  # a sum is, if its terms are, and reads them once
+    if not finite and (found := np.isinf(numbers)).any():
+        yield found
 
 
 def _bad(name: str, row: int, reason: str, table: pa.Table) -> BadRows:

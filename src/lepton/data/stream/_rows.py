@@ -34,7 +34,7 @@ class StreamRows:
     encode: Encode
     sample: Any
     choice: Choice | None = None
-    window: int = 1 << 14
+    window: int = 1 << 16
     quarantine: Quarantine = field(default_factory=Quarantine)
 
     @cached_property
