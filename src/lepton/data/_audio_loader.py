@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class AudioLoader(OrderedLoader):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        order = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
         super().__init__(len(rows), batch_size, **order, workers=workers, rank=rank, world_size=world_size)
         self.rows = rows
         self.augment = augment

@@ -57,7 +57,7 @@ class ImageLoader(OrderedLoader):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        order = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
         super().__init__(len(rows), batch_size, **order, workers=workers, rank=rank, world_size=world_size)
         self.rows = rows
         self.augment = augment

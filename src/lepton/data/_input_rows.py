@@ -126,4 +126,6 @@ def input_loader(rows: Rows, batch_size: int | None = None) -> Loader:
         return ImageLoader(rows, size)
     if isinstance(rows, AudioRows):
         return AudioLoader(rows, size)
-    return LengthLoader(rows, size) if isinstance(rows, SequenceData) else TensorLoader(rows, size)
+    if isinstance(rows, TensorData):
+        return LengthLoader(rows, size) if isinstance(rows, SequenceData) else TensorLoader(rows, size)
+    return rows.loader(size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -139,7 +140,7 @@ class LengthLoader(TensorLoader):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        order = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
         super().__init__(data, batch_size, **order, rank=rank, world_size=world_size)
         self._lengths = sum(
             (_longest(lengths) for name, lengths in data.lengths.items() if name in data.inputs),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ class TensorLoader(OrderedLoader):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        order = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
         super().__init__(len(data), batch_size, **order, rank=rank, world_size=world_size)
         self.data = data
 

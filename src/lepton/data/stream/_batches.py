@@ -27,7 +27,14 @@ def _mapped(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
 
 def taken(batch: Batch, index: Tensor) -> Batch:
     """Return the rows named by `index` [M], in its order."""
-    return _mapped(lambda tensor: tensor.index_select(0, index), batch)
+    places = index.numpy()
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.bfloat16:  # which numpy has not
+            return tensor.index_select(0, index)
+        return torch.from_numpy(tensor.numpy().take(places, 0))  # rows of 20 numbers: twice as fast as torch's
+
+    return _mapped(change, batch)
 
 
 def sliced(batch: Batch, start: int, stop: int | None = None) -> Batch:
@@ -62,15 +69,15 @@ def cut(batch: Batch, size: int) -> Iterator[Batch]:
     """Yield the rows, so many at a time; the last ones may be fewer."""
     inputs, targets = batch
     # All pieces of a tensor at once: a slice for each would cost as much as reading the rows.
-    labels = zip(*(target.split(size) for target in targets.values()), strict=True) if targets else None
+    labels = zip(*(torch.split(target, size) for target in targets.values()), strict=True) if targets else None
     names = list(targets)
     if isinstance(inputs, Mapping):
         keys = list(inputs)
         parts: Any = (
             dict(zip(keys, part, strict=True))
-            for part in zip(*(value.split(size) for value in inputs.values()), strict=True)
+            for part in zip(*(torch.split(value, size) for value in inputs.values()), strict=True)
         )
     else:
-        parts = inputs.split(size)
+        parts = torch.split(inputs, size)
     for part in parts:
         yield part, dict(zip(names, next(labels), strict=True)) if labels is not None else {}

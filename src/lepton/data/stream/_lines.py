@@ -86,7 +86,8 @@ def stretches(file: Any, *, quoted: bool) -> Iterator[Stretch]:
 def _read(file: Any) -> tuple[bytes, Exception | None]:
     """Return the next bytes, none at the end; with those before it what went wrong."""
     read = getattr(file, "read1", file.read)  # which gives what is there, where `read` would lose it to the error
-    parts, held = [], 0
+    parts: list[bytes] = []
+    held = 0
     while held < STRETCH:
         try:
             part = read(STRETCH - held)
@@ -108,13 +109,14 @@ def _ends(data: bytes, quoted: bool) -> npt.NDArray[np.int64]:
     starts = np.concatenate([[0], breaks[:-1] + 1]) if len(breaks) else breaks
     lengths = breaks - starts
     empty = (lengths == 0) | ((lengths == 1) & (letters[np.minimum(starts, len(letters) - 1)] == ord("\r")))
-    return (breaks + 1)[~empty]
+    ends: npt.NDArray[np.int64] = (breaks + 1)[~empty]
+    return ends
 
 
 def _outside_quotes(breaks: npt.NDArray[np.int64], quotes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the line breaks that an even number of quotation marks stands before."""
     before = np.searchsorted(quotes, breaks)
-    outside = breaks[before % 2 == 0]
+    outside: npt.NDArray[np.int64] = breaks[before % 2 == 0]
     last = int(outside[-1]) if len(outside) else -1
     inside = breaks[breaks > last]
     if len(inside) and int(inside[-1]) - last > LONGEST:

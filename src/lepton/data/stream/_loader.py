@@ -32,7 +32,7 @@ class StreamLoader:
 
     With several processes each takes one stretch of the epoch's order, of N / world_size rows, one more or less: no
     row comes twice. All have the same number of batches. Where one has no rows left, since its stretch is shorter or
-    had unusable rows, it gets a batch without rows; with `drop_last`, its last batch once more.
+    had unusable rows, it gets a batch without rows; with `drop_last`, some of its rows once more.
 
     Args:
         shards: the rows.

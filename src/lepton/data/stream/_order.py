@@ -100,7 +100,8 @@ def _stretch(groups: Sequence[Sequence[Piece]], start: int, stop: int) -> list[l
 
 def _runs(groups: Sequence[Sequence[Piece]], size: int) -> Iterator[list[Window]]:
     """Gather small groups into windows, each a run of its own; a large group is a run of windows."""
-    number, small, rows = 0, [], 0
+    small: list[Piece] = []
+    number = rows = 0
     for pieces in groups:
         alone = len(pieces) > 1
         held = sum(map(len, pieces))

@@ -49,7 +49,7 @@ class Place:
             if self.packed:
                 import gzip
 
-                file = stack.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=file)))  # type: ignore[arg-type]
+                file = stack.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=file)))
             yield file
 
     def _open(self) -> Any:

@@ -28,15 +28,15 @@ Numbers = npt.NDArray[np.int64]
 
 
 class Encode(Protocol):
-    """Rows of a table to inputs and targets.
+    """Rows of a table to inputs and targets."""
 
-    Attributes:
-        columns: names of the columns that it reads.
-        inputs: those of them that the inputs are made of.
-    """
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of the columns that it reads."""
 
-    columns: Sequence[str]
-    inputs: Sequence[str]
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Those of them that the inputs are made of."""
 
     def __call__(self, table: pa.Table) -> Batch:
         """Return inputs and targets of N rows.
@@ -47,13 +47,11 @@ class Encode(Protocol):
 
 
 class Choice(Protocol):
-    """Says which rows of a shard are wanted.
+    """Says which rows of a shard are wanted."""
 
-    Attributes:
-        columns: names of the columns that it looks at; of none where the row's place alone decides.
-    """
-
-    columns: Sequence[str]
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of the columns that it looks at; none where the row's place alone decides."""
 
     def __call__(self, shard: str, numbers: Numbers, table: pa.Table | None) -> npt.NDArray[np.bool_]:
         """Return bool [N] for rows of a shard: their numbers in it [N], and what the columns hold."""
@@ -180,7 +178,9 @@ class _Reading:
         """Return the rows between two numbers, the first of which is not before what was taken last."""
         import pyarrow as pa
 
-        tables, numbers, bad = [], [], []
+        tables: list[pa.Table] = []
+        numbers: list[Numbers] = []
+        bad: list[BadRows] = []
         block = self._kept
         while block is None or block.stop < stop:
             if block is not None:

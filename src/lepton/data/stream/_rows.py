@@ -57,5 +57,5 @@ class StreamRows:
             batch_size: rows per batch.
             options: of `StreamLoader`: `shuffle`, `seed`, `drop_last`, `workers`, `rank`, `world_size`.
         """
-        told = {"window": self.window, "choice": self.choice, "quarantine": self.quarantine}
+        told: dict[str, Any] = {"window": self.window, "choice": self.choice, "quarantine": self.quarantine}
         return StreamLoader(self.shards, self.encode, batch_size, **told, **options)

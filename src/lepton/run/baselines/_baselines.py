@@ -229,6 +229,11 @@ def run_baselines(
         MissingExtraError: `boosting` without scikit-learn.
         CheckpointError: the run's `baselines.json` is damaged.
     """
+    if run.config.data.stream is True:
+        raise ConfigurationError(
+            "baselines need the rows in memory, but this run streams them: train one on part of them, such as "
+            "data.stream=false data.limit=100000, and compare there."
+        )
     require(is_whole(seeds), "run_baselines", "seeds", seeds, "a whole number of at least 1")
     require(budget in get_args(Budget), "run_baselines", "budget", budget, "'steps' or 'time'")
     if boosting:
