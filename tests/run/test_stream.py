@@ -21,7 +21,7 @@ import lepton
 from lepton.config import Config, config_yaml
 from lepton.data import StreamRows
 from lepton.errors import ConfigurationError, DataError
-from lepton.run import check, prepare, resume_run, train_run
+from lepton.run import check, prepare, probe, resume_run, run_baselines, train_run
 from lepton.run._streaming import is_streamed
 
 
@@ -75,6 +75,10 @@ def test_a_loaded_run_evaluates_its_own_parts_and_predicts(run: lepton.run.Run, 
 def test_check_looks_at_the_sample(shards: Path) -> None:
     found = check(config_of(shards))
     assert sum(found.parts.values()) == 900 and 0 < found.tasks[1].labels["train"] < found.parts["train"]
+
+
+def test_probe_reads_batches_of_the_stream(shards: Path) -> None:
+    assert probe(config_of(shards)).config.data.stream is True
 
 
 def test_streamed_rows_are_encoded_as_rows_in_memory_are(shards: Path) -> None:
@@ -132,6 +136,11 @@ def test_other_shards_are_refused_when_a_run_goes_on(tmp_path: Path) -> None:
     (source / "2.parquet").unlink()
     with pytest.raises(DataError, match="not those that the run was trained on"):
         resume_run(run.folder, quiet=True)
+
+
+def test_baselines_of_streamed_rows_are_refused(run: lepton.run.Run) -> None:
+    with pytest.raises(ConfigurationError, match=r"need the rows in memory.*data.stream=false"):
+        run_baselines(run)
 
 
 # -- faults -------------------------------------------------------------------------------------------------------

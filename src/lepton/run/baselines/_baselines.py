@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from torch import Tensor
 
 from lepton.data import InputEncoder, without_nan
-from lepton.errors import DataError, import_extra, is_whole, require
+from lepton.errors import ConfigurationError, DataError, import_extra, is_whole, require
 from lepton.evaluate import TaskResult
 from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore, score_outputs
 from lepton.run._folder import read_json, write_json
@@ -228,6 +228,7 @@ def run_baselines(
         DataError: the rows are not those that the run was trained on, or none are held out.
         MissingExtraError: `boosting` without scikit-learn.
         CheckpointError: the run's `baselines.json` is damaged.
+        ConfigurationError: the run's rows are streamed.
     """
     if run.config.data.stream is True:
         raise ConfigurationError(
