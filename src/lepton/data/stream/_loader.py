@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -206,7 +208,7 @@ class StreamLoader:
             return
         every = epoch_windows(self._groups, self.window)
         reader = WindowReader(self.shards, self.encode, self.choice, self.window)
-        found = (reader.read(window, None).batch for window in [*windows, *every])
+        found = (reader.encoded(reader.gather(window), None).batch for window in [*windows, *every])
         batch = next(batch for batch in found if batch is not None)
         reader.close()
         for number in range(count, len(self)):
@@ -280,11 +282,17 @@ class _WorkersWindows(IterableDataset[ReadWindow]):
     def __iter__(self) -> Iterator[ReadWindow]:
         if get_worker_info() is not None:
             _one_thread()
-        for number in range(self.first, len(self.windows)):
-            window = self.windows[number]
-            if window.run % self.workers == self.worker:
-                draws = None if self.seeds is None else seeded_generator(*self.seeds, number + 1)
-                yield self.reader.read(window, draws)
+        places = range(self.first, len(self.windows))
+        mine = [place for place in places if self.windows[place].run % self.workers == self.worker]
+        # The next window is read while this one is encoded and trained on: Arrow reads without holding Python.
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = [ahead.submit(self.reader.gather, self.windows[place]) for place in mine[:1]]
+            for place, following in itertools.zip_longest(mine, mine[1:]):
+                gathered = waiting.pop().result()
+                if following is not None:
+                    waiting.append(ahead.submit(self.reader.gather, self.windows[following]))
+                draws = None if self.seeds is None else seeded_generator(*self.seeds, place + 1)
+                yield self.reader.encoded(gathered, draws)
         self.reader.close()
 
 

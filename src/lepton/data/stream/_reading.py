@@ -61,6 +61,19 @@ class Choice(Protocol):
 
 
 @dataclass(frozen=True)
+class Gathered:
+    """Rows of a window as they were read.
+
+    Attributes:
+        pieces: for each piece the shard, the number of the group's first row, the rows, and their numbers in the group.
+        bad: rows that cannot be used.
+    """
+
+    pieces: list[tuple[str, int, pa.Table, Numbers]]
+    bad: list[BadRows]
+
+
+@dataclass(frozen=True)
 class ReadWindow:
     """What became of a window.
 
@@ -91,15 +104,25 @@ class WindowReader:
         self.columns = list(dict.fromkeys([*encode.columns, *(choice.columns if choice is not None else ())]))
         self._open: dict[int, _Reading] = {}
 
-    def read(self, window: Window, generator: torch.Generator | None) -> ReadWindow:
-        """Return a window's rows.
+    def gather(self, window: Window) -> Gathered:
+        """Read the rows of a window of an epoch."""
+        bad: list[BadRows] = []
+        pieces = []
+        for piece in window.pieces:
+            group = self.shards.groups[piece.group]
+            name, first = self.shards.names[group.shard], group.extent.first
+            pieces.append((name, first, *self._chosen(piece, *self._table(piece, bad), name, first)))
+        return Gathered(pieces, bad)
+
+    def encoded(self, gathered: Gathered, generator: torch.Generator | None) -> ReadWindow:
+        """Return the rows of a window as inputs and targets.
 
         Args:
-            window: of an epoch.
+            gathered: its rows.
             generator: draws their order; without one they keep theirs.
         """
-        bad: list[BadRows] = []
-        batches = [batch for piece in window.pieces for batch in self._encoded(piece, bad)]
+        bad = list(gathered.bad)
+        batches = [batch for piece in gathered.pieces for batch in self._encoded(*piece, bad)]
         if not batches:
             return ReadWindow(None, bad)
         batch = joined(batches)
@@ -114,10 +137,7 @@ class WindowReader:
         self._open.clear()
 
     # -- rows -------------------------------------------------------------------------------------------------
-    def _encoded(self, piece: Piece, bad: list[BadRows]) -> Iterator[Batch]:
-        group = self.shards.groups[piece.group]
-        name, first = self.shards.names[group.shard], group.extent.first
-        table, numbers = self._chosen(piece, *self._table(piece, bad), name, first)
+    def _encoded(self, name: str, first: int, table: pa.Table, numbers: Numbers, bad: list[BadRows]) -> Iterator[Batch]:
         table, numbers = _finite(table, numbers, self.encode.inputs, name, first, bad)
 
         def use(start: int, stop: int) -> Batch:
