@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["standardised"]
 
+MOST = 1e30
+"""Means and standard deviations beyond which, or beyond whose inverse, 32 bits come to their end."""
+
 BLOCK = 8192
 """Rows at a time: so many of some dozen columns stay in the processor's cache while they are worked on."""
 
@@ -40,7 +43,7 @@ def standardised(
     numbers = np.empty((n_rows, width), np.float32)
     marks = np.zeros((n_rows, width), np.float32)
     arrays = [_array(column) for column in columns]
-    small = [array.dtype.itemsize * (1 if array.dtype.kind == "f" else 2) <= 4 for array in arrays]
+    small = [_fits(array.dtype, mean, std) for array, mean, std in zip(arrays, means, stds, strict=True)]
     for kind, dtype in ((True, np.float32), (False, np.float64)):
         places = [place for place in range(width) if small[place] == kind]
         if places:
@@ -56,6 +59,12 @@ def _array(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     if pa.types.is_floating(column.type):
         return filled(column, np.nan)
     return filled(column.cast(pa.float64(), safe=False), np.nan) if column.null_count else filled(column, 0)
+
+
+def _fits(dtype: np.dtype[Any], mean: float, std: float) -> bool:
+    """Return whether 32 bits hold every number of a type, and what becomes of it on the way."""
+    bits = 8 * dtype.itemsize * (1 if dtype.kind == "f" else 2)
+    return bits <= 32 and abs(mean) < MOST and 1 / MOST < std < MOST
 
 
 class _Scale:
