@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 import lepton
 from lepton.balance import (
@@ -183,7 +184,7 @@ def texts() -> SequenceData:
     return SequenceData({"tokens": tokens}, labels(), {"tokens": lengths})
 
 
-class Noisy(torch.utils.data.Dataset):
+class Noisy(Dataset):
     """Rows with noise of torch's own generator, which a worker has from the loader's."""
 
     def __init__(self) -> None:
@@ -211,7 +212,7 @@ def _audio(files: Path, workers: int, shuffle: bool) -> AudioLoader:
 LOADERS: dict[str, Callable[[Path, int, bool], Any]] = {
     "table": lambda files, workers, shuffle: TensorLoader(table(), 8, shuffle=shuffle, seed=3),
     "texts": lambda files, workers, shuffle: LengthLoader(texts(), 8, shuffle=shuffle, seed=3),
-    "plain": lambda files, workers, shuffle: torch.utils.data.DataLoader(Noisy(), 8, shuffle=shuffle, num_workers=workers),
+    "plain": lambda files, workers, shuffle: DataLoader(Noisy(), 8, shuffle=shuffle, num_workers=workers),
     "images": _images,
     "audio": _audio,
 }

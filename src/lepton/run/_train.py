@@ -98,7 +98,8 @@ def resume_run(
         DataError: the rows are not those that the run was trained on.
     """
     config = read_run_config(folder)
-    if not (folder / "checkpoints" / "last").is_dir():
+    places = [folder / "checkpoints" / name for name in ("last", ".last.previous")]  # killed between the two
+    if not any(place.is_dir() for place in places):
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
     prepared = prepare(config, source)
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
