@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lepton
 from lepton.errors import TrainingError
-from lepton.train import TrainStep, Trainer, load_weights, save_checkpoint
+from lepton.train import Trainer, TrainStep, load_weights, save_checkpoint
 from tests.conftest import make_batch, parameters, tasks, trunk
 from tests.faults.children import finish
 from tests.faults.settings import BALANCERS

@@ -252,7 +252,7 @@ class Trainer:
         self.state = TrainState()
         self.callbacks = list(callbacks)
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            _make(self.folder)
             self.callbacks.append(JsonLines(self.folder / "metrics.jsonl"))
         self.callbacks += make_loggers(tuple(loggers), self.folder)
         if progress:
@@ -481,3 +481,10 @@ class Trainer:
                 state.best_value = None
         log.info("going on from %s: epoch %d, step %d", checkpoint, state.epoch, state.step)
         return state
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"Trainer: the folder {folder} cannot be made: {error.strerror}.") from error
