@@ -130,8 +130,17 @@ def failing_fsync(disk: Path, report: Path) -> None:
         run("mount", "-o", "loop,errors=continue", image, disk / "above")
     except (OSError, subprocess.CalledProcessError):
         raise SystemExit(NO_RIGHTS) from None
-    ballast = below / "ballast"
-    train_on(disk / "above", (lambda: fill(ballast), ballast.unlink), "Input/output error", report)
+    ballast, probe = below / "ballast", disk / "above" / "probe"
+
+    def fail() -> None:
+        fill(ballast)
+        with probe.open("wb") as file:
+            file.write(bytes(2**16))
+            file.flush()
+            with pytest.raises(OSError):  # which one, the kernel chooses
+                os.fsync(file.fileno())
+
+    train_on(disk / "above", (fail, ballast.unlink), "Errno", report)
 
 
 @pytest.mark.parametrize("fault", [full, read_only, failing_fsync])
