@@ -7,11 +7,13 @@ kills itself with SIGKILL at a step.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -44,6 +46,8 @@ def main(folder: Path, steps: int, death: int | None) -> None:
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    random.seed(0)
+    np.random.seed(0)
     model, loader = make_model(), make_loader()
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
     parts = {"optimizer": optimizer, "loader": loader}

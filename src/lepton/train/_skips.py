@@ -38,6 +38,8 @@ class SkippedSteps:
 
     def add(self, result: StepResult, state: TrainState) -> bool:
         """Count one step; return whether there are too many in a row."""
+        if result.taken and not any(self._read) and not bool(result.left_out.any()):
+            return False  # known here, and nothing to count
         skipped, spikes = result.skipped, result.spikes
         spike = torch.zeros_like(skipped) if spikes is None else spikes.any()
         self._new = self._new + torch.stack([skipped, spike])

@@ -328,9 +328,11 @@ class TrainStep:
 
 def _unusable(step: StepResult) -> Tensor:
     """Return whether the optimiser must not move, on the device."""
-    # Without any task left, momentum would still move the trunk.
-    nobody = step.left_out.any() & ~(step.present & ~step.left_out).any()
-    unusable = ~torch.isfinite(step.grad_norm) | nobody
+    unusable = ~torch.isfinite(step.grad_norm)
+    some = step.left_out.any()
+    if some.device.type != "cpu" or bool(some):
+        # Without any task left, momentum would still move the trunk.
+        unusable = unusable | (some & ~(step.present & ~step.left_out).any())
     return unusable if step.spikes is None else unusable | step.spikes.any()
 
 
