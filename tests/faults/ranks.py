@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def make_loader() -> TensorLoader:
 
 
 def main(folder: Path, steps: int, death: int | None) -> None:
-    dist.init_process_group("gloo")
+    # With the default of half an hour, a process that does not find the other one would wait instead of trying again.
+    dist.init_process_group("gloo", timeout=timedelta(seconds=30))
     rank, world = dist.get_rank(), dist.get_world_size()
     first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     random.seed(0)

@@ -54,7 +54,7 @@ def test_the_settings_have_every_balancer() -> None:
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.faults)])
 def test_killed_at_random_instants(kills: int, files: Path, tmp_path: Path) -> None:
-    """The child saves after every second step, so that about every second kill falls into a save."""
+    """Every second kill waits for a save to begin, and falls into it or shortly after it."""
     assert finish(train, tmp_path / "whole", files, READS) == 0
     draws = random.Random(0)
     done = inside = 0
@@ -76,7 +76,13 @@ def kill_later(folder: Path, files: Path, draws: random.Random) -> bool:
     last = folder / "checkpoints" / "last"
     while not last.exists() and child.is_alive():
         time.sleep(0.001)
-    child.join(draws.uniform(0, 0.2))
+    if draws.random() < 0.5:
+        child.join(draws.uniform(0, 0.2))
+    else:
+        saving = f".last.{child.pid}.part"
+        while child.is_alive() and not (last.parent / saving).exists():
+            pass
+        time.sleep(draws.uniform(0, 0.005))
     child.kill()
     child.join()
     return child.exitcode == KILLED

@@ -19,7 +19,7 @@ STEPS = 20
 def torchrun(folder: Path, *arguments: int) -> None:
     folder.mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["--max-restarts", "1", "--monitor-interval", "0.1", str(Path(__file__).with_name("ranks.py"))]
+    command += ["--max-restarts", "3", "--monitor-interval", "0.1", str(Path(__file__).with_name("ranks.py"))]
     found = subprocess.run(
         [*command, str(folder), *map(str, arguments)],
         capture_output=True,

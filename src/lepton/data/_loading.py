@@ -170,6 +170,4 @@ def read_by_workers(
     # An epoch's workers are new: they inherit its order, and the rows that earlier ones decoded. A generator of its
     # own, since a loader without one takes a number from torch's, which a training that goes on would miss.
     generator = seeded_generator(loader.seed)
-    return DataLoader(
-        _Numbered(make, batches, seeds), batch_size=None, num_workers=loader.workers, generator=generator
-    )
+    return DataLoader(_Numbered(make, batches, seeds), batch_size=None, num_workers=loader.workers, generator=generator)
