@@ -44,9 +44,11 @@ def make_loader() -> TensorLoader:
 
 
 def main(folder: Path, steps: int, death: int | None) -> None:
-    # With the default of half an hour, a process that does not find the other one would wait instead of trying again.
-    dist.init_process_group("gloo", timeout=timedelta(seconds=30))
-    rank, world = dist.get_rank(), dist.get_world_size()
+    # After a restart torchrun's store still holds the addresses of the processes that died: each life has its own keys,
+    # or one process looks for a dead one. With the default timeout it would do so for half an hour.
+    store, rank, world = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"life {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=30))
     first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     random.seed(0)
     np.random.seed(0)
