@@ -140,18 +140,7 @@ def resume_run(
         DataError: the rows are not those that the run was trained on.
     """
     config = read_run_config(folder)
-    if (folder / "continued.json").exists():
-        raise CheckpointError(
-            f"{str(folder)!r} goes on from another run, with rules and rows of that one: continue that one anew, with "
-            "lepton continue."
-        )
-    if not (folder / "checkpoints" / "last").is_dir():
-        raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
-    if (folder / "added.json").exists():
-        raise CheckpointError(
-            f"{str(folder)!r} was made by lepton add-task, whose training is not gone on with: run that again, or "
-            f"train all tasks anew with  lepton train {folder / 'config.yaml'}."
-        )
+    _refuse_to_resume(folder)
     # What a training started from may be gone by now; its rules are in the run's own folder.
     prepared = prepare(config, source, kept=None if config.start is None else read_rules(folder))
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
@@ -167,6 +156,23 @@ def resume_run(
         callbacks,
         resume=True,
     )
+
+
+def _refuse_to_resume(folder: Path) -> None:
+    """Refuse a folder that no training can go on from by itself."""
+    places = [folder / "checkpoints" / name for name in ("last", ".last.previous")]  # killed between the two
+    if (folder / "continued.json").exists():
+        raise CheckpointError(
+            f"{str(folder)!r} goes on from another run, with rules and rows of that one: continue that one anew, with "
+            "lepton continue."
+        )
+    if (folder / "added.json").exists():
+        raise CheckpointError(
+            f"{str(folder)!r} was made by lepton add-task, whose training is not gone on with: run that again, or "
+            f"train all tasks anew with  lepton train {folder / 'config.yaml'}."
+        )
+    if not any(place.is_dir() for place in places):
+        raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
 
 
 def _train(
