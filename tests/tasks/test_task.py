@@ -66,6 +66,7 @@ def test_importing_tasks_does_not_import_torchmetrics():
 def test_exported_names():
     assert sorted(lepton.tasks.__all__) == [
         "Classification",
+        "DISTILLED",
         "FrameHead",
         "LanguageModeling",
         "MultiLabel",
@@ -79,6 +80,7 @@ def test_exported_names():
         "ctc_alignment",
         "ctc_beam",
         "ctc_greedy",
+        "distillation",
         "mel_distortion",
     ]
 
