@@ -249,6 +249,14 @@ def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
+def test_progress_leaves_out_tasks_without_labels() -> None:
+    stream = io.StringIO()
+    nan = math.nan
+    row = {"train/a/loss": 0.5, "val/a/loss": nan, "train/b/loss": nan, "val/b/loss": nan, "train/c/loss": nan}
+    ConsoleProgress(["a", "b", "c"], stream=stream).on_epoch_end(TrainState(step=1, epoch=1, max_steps=2), row)
+    assert stream.getvalue() == "epoch 1, step 1 of 2: a 0.5, val nan\n"
+
+
 def test_progress_after_a_resumption_counts_the_new_steps_only() -> None:
     stream = io.StringIO()
     progress = ConsoleProgress(["a"], stream=stream, line_interval=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, TextIO
@@ -120,8 +121,10 @@ class ConsoleProgress(Callback):
         """Say how the epoch went."""
         parts = []
         for name in self.tasks:
-            val = row.get(f"val/{name}/loss")
-            parts.append(f"{name} {row[f'train/{name}/loss']:.4g}" + ("" if val is None else f", val {val:.4g}"))
+            loss, val = row[f"train/{name}/loss"], row.get(f"val/{name}/loss")
+            if math.isnan(loss) and (val is None or math.isnan(val)):
+                continue  # a task without labels here, such as an old one while a new one is learned
+            parts.append(f"{name} {loss:.4g}" + ("" if val is None else f", val {val:.4g}"))
         text = f"epoch {state.epoch}, step {state.step} of {state.max_steps}: {shortened(parts, '; ')}"
         if self._display is not None:
             self._display.console.print(text, highlight=False, markup=False)
