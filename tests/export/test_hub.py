@@ -48,7 +48,9 @@ class Hub(BaseHTTPRequestHandler):
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-            self._json({"commitUrl": f"{self._here}/owner/houses/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
+            self._json(
+                {"commitUrl": f"{self._here}/owner/houses/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
+            )
         else:
             self._json({})
 

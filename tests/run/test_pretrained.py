@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import lepton
 from lepton.errors import ConfigurationError
+from lepton.export import ExportedModel
 from lepton.run import check, make_config, override_config, train_run
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -51,6 +53,21 @@ def test_a_run_needs_the_folder_no_more(folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder)
     assert lepton.load(run.folder).predict(["the dogs ran", ""]).equals(before)
     assert run.report().is_file()
+
+
+def test_an_exported_run_says_the_same_without_the_folder(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="an export needs pip install 'lepton-mtl[export]'")
+    run = lepton.fit(
+        ROWS, ["animal", "length"], trunk={"hf": str(folder)}, training=TRAINING, folder=tmp_path / "run", quiet=True
+    )
+    found = run.export(tmp_path / "export", rows=ROWS)
+    assert max(found.manifest.checked["largest_difference"].values()) < 1e-4
+    shutil.rmtree(folder)
+    texts = ["the dogs ran", "", "a cat"]
+    there, here = ExportedModel(tmp_path / "export").predict(texts), run.predict(texts)
+    assert list(there["animal"]) == list(here["animal"]) and list(there) == list(here)
+    shares = [name for name in here if "probability" in name]
+    assert len(shares) > 2 and np.allclose(there[shares], here[shares], atol=1e-4)
 
 
 def test_a_frozen_trunk_stays_as_it_was(folder: Path, tmp_path: Path) -> None:
