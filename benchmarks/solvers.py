@@ -10,9 +10,23 @@ import time
 
 import torch
 
-from lepton.balance import IMTLG, MGDA, CAGrad, GradientBalancer, PCGrad, UPGrad
+from lepton.balance import (
+    IMTLG,
+    MGDA,
+    AlignedMTL,
+    CAGrad,
+    ConFIG,
+    DualProj,
+    FairGrad,
+    GradientBalancer,
+    GradVac,
+    NashMTL,
+    PCGrad,
+    UPGrad,
+)
 
-SIZES = (2, 10, 40)
+SIZES = (2, 10, 40, 200)
+METHODS = (MGDA, PCGrad, GradVac, CAGrad, IMTLG, NashMTL, FairGrad, AlignedMTL, ConFIG, DualProj, UPGrad)
 KINDS = ("conflicting", "ill-conditioned", "rank-deficient")
 
 
@@ -44,7 +58,7 @@ def main() -> None:
     print("milliseconds, median (95th percentile) over 40 Gramians, one thread\n")
     print("| solver | Gramians | " + " | ".join(f"T = {n}" for n in SIZES) + " |")
     print("|---" * (2 + len(SIZES)) + "|")
-    for make in (MGDA, PCGrad, CAGrad, IMTLG, UPGrad):
+    for make in METHODS:
         for kind in KINDS:
             cells = [milliseconds(make(), kind, n_tasks) for n_tasks in SIZES]
             print(
