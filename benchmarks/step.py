@@ -15,7 +15,23 @@ from timing import Step, describe, measure
 from torch import Tensor, nn
 
 import lepton
-from lepton.balance import IMTLG, MGDA, Balancer, CAGrad, Equal, PCGrad, UPGrad
+from lepton.balance import (
+    IMTLG,
+    MGDA,
+    AlignedMTL,
+    Balancer,
+    CAGrad,
+    ConFIG,
+    DualProj,
+    Equal,
+    FairGrad,
+    GradDrop,
+    GradNorm,
+    GradVac,
+    NashMTL,
+    PCGrad,
+    UPGrad,
+)
 from lepton.tasks import Regression
 
 
@@ -68,6 +84,14 @@ BALANCERS: dict[str, type[Balancer]] = {
     "CAGrad": CAGrad,
     "IMTLG": IMTLG,
     "UPGrad": UPGrad,
+    "GradVac": GradVac,
+    "NashMTL": NashMTL,
+    "FairGrad": FairGrad,
+    "AlignedMTL": AlignedMTL,
+    "ConFIG": ConFIG,
+    "DualProj": DualProj,
+    "GradNorm": GradNorm,
+    "GradDrop": GradDrop,
 }
 
 

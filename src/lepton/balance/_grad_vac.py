@@ -24,25 +24,28 @@ def grad_vac_weights(gramian: Tensor, orders: Tensor, target: Tensor) -> tuple[T
     present = present_tasks(gramian)
     exact = gramian.double()
     own = torch.arange(len(gramian), device=gramian.device)
-    norms = torch.diagonal(exact).clamp_min(0).sqrt()
-    rows = torch.diag(present.double())
-    products = rows @ exact  # of each changed gradient with the gradients as they were
-    met = target.clone()
-    for other in orders.unbind(1):
-        place = other.unsqueeze(1)
-        length = (rows * products).sum(1).clamp_min(0).sqrt()
-        norm, product = norms[other], products.gather(1, place).squeeze(1)
-        meets = present & present[other] & (other != own)
-        cosine = (product / torch.where(meets, length * norm, 1.0).clamp_min(1e-300)).clamp(-1, 1)
-        wanted = target.gather(1, place).squeeze(1)
-        low = meets & (cosine < wanted)
-        sine, wanted_sine = (1 - cosine.square()).sqrt(), (1 - wanted.square()).sqrt()
-        step = length * (wanted * sine - cosine * wanted_sine) / (norm * wanted_sine).clamp_min(1e-300)
-        step = torch.where(low, step, 0.0).unsqueeze(1)
-        rows = rows.scatter_add(1, place, step)
-        products = products + step * exact[other]
-        met = met.scatter(1, place, torch.where(meets, cosine, wanted).unsqueeze(1))
-    return rows.sum(0).to(gramian.dtype), met
+    meets = present[:, None] & present[orders] & (orders != own[:, None])
+    norms = torch.where(meets, torch.diagonal(exact).clamp_min(0).sqrt()[orders], 1.0)
+    wanted = target.gather(1, orders)
+    wanted_sines = (1 - wanted.square()).sqrt()
+    # Nothing is added where no gradient is met, or where the target is an end, which no sum reaches.
+    divisors = torch.where(meets & (wanted_sines > 0), norms * wanted_sines, torch.inf)
+    squares, products = torch.diagonal(exact).clone(), exact.clone()  # of each changed gradient, with those at first
+    steps, cosines = [], []
+    for column, other in enumerate(orders.unbind(1)):
+        product, norm = products.gather(1, other[:, None])[:, 0], norms[:, column]
+        lengths = squares.clamp_min(1e-300).sqrt()
+        cosine = (product / (lengths * norm)).clamp(-1, 1)
+        sine = (1 - cosine.square()).sqrt()
+        lift = wanted[:, column] * sine - cosine * wanted_sines[:, column]  # positive where the cosine is too small
+        step = lengths * lift.clamp_min(0) / divisors[:, column]
+        squares = squares + step * (2 * product + step * norm.square())
+        products.addcmul_(step[:, None], exact.index_select(0, other))
+        steps.append(step)
+        cosines.append(cosine)
+    added = torch.zeros_like(exact).scatter_(1, orders, torch.stack(steps, 1))
+    met = target.scatter(1, orders, torch.where(meets, torch.stack(cosines, 1), wanted))
+    return (present.double() + added.sum(0)).to(gramian.dtype), met
 
 
 @final
