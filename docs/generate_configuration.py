@@ -16,10 +16,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from lepton.config import (
+    AdapterSection,
+    AddedTasks,
     Config,
     Custom,
     InputSection,
     Section,
+    StartSection,
+    added_methods,
     argument_texts,
     compositions,
     dump_yaml,
@@ -37,8 +41,8 @@ INTRODUCTION = """\
 *Made by `python docs/generate_configuration.py` from the code that reads a configuration. A test holds the two
 together.*
 
-A run is described by one YAML file with five sections: rows, tasks, trunk, balance, training. Only `data.source` and
-`tasks` must be there.
+A run is described by one YAML file with six sections: rows, tasks, trunk, where it starts, balance, training. Only
+`data.source` and `tasks` must be there.
 
 ```yaml
 data:
@@ -81,6 +85,21 @@ wrapped around the method in the order of this table, the first one innermost.
 CUSTOM = """\
 A trunk or a head of your own, by its import path. It runs that file's code, so `lepton train` wants `--trust`, and
 `lepton.load` wants `trust=True`. See [A trunk of your own](your_own_trunk.md).
+"""
+
+
+START = """\
+By default a trunk begins with weights that the seed draws. `run: runs/houses` begins with those of another run, whose
+rules of the inputs are then taken, too: the same columns, cut and numbered as before; leave `data.inputs` out.
+Tasks of the same name, kind and classes keep their heads. `weights: trunk.safetensors` reads a file of tensors; what of
+it fits and what does not is said, and less than half of the trunk is an error. A pre-trained text model is given as
+`trunk: {hf: folder}`, and takes `freeze`, `layer_decay` and `adapter` as well. Once it is trained, a run needs none of
+these files and folders any more. See [More tasks](more_tasks.md).
+"""
+
+ADDED = """\
+`lepton add-task RUN task.yaml` reads a file of its own. What the inputs are is decided by the run. See
+[More tasks](more_tasks.md#a-run-gets-more-tasks).
 """
 
 
@@ -232,6 +251,28 @@ def tasks() -> Iterator[str]:
     for name, section in sections.items():
         yield from ("", f"### `type: {name}`", "", sentence(section.__doc__), "")
         yield from options(section, [*shared, "type"])
+    yield from adapters()
+
+
+def adapters() -> Iterator[str]:
+    """The part `adapter` of a task."""
+    yield from ("", "### `adapter` of a task", "", sentence(AdapterSection.__doc__), "")
+    yield from table(AdapterSection.model_fields)
+
+
+def start() -> Iterator[str]:
+    """The section `start`."""
+    yield from ("## `start`", "", START)
+    yield from table(StartSection.model_fields)
+
+
+def added() -> Iterator[str]:
+    """The file of `lepton add-task`."""
+    yield from ("## The file of `lepton add-task`", "", ADDED)
+    yield from table(AddedTasks.model_fields)
+    for name, section in added_methods().items():
+        yield from ("", f"### add-task, `method: {{type: {name}}}`", "", sentence(section.__doc__), "")
+        yield from options(section, ["type"])
 
 
 def trunk_parts(section: type[Section]) -> dict[str, type[Section]]:
@@ -295,7 +336,7 @@ def training() -> Iterator[str]:
 
 def make_page() -> str:
     """Return the whole page."""
-    parts = [top(), data(), tasks(), trunk(), balance(), training()]
+    parts = [top(), data(), tasks(), trunk(), start(), balance(), training(), added()]
     return "\n\n".join([INTRODUCTION.rstrip(), *("\n".join(part).rstrip() for part in parts)]) + "\n"
 
 

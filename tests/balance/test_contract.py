@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,19 +11,31 @@ import torch
 from lepton.balance import (
     FAMO,
     IMTLG,
+    IMTLL,
     MGDA,
+    AlignedMTL,
     CAGrad,
     ClipWeights,
+    ConFIG,
+    DualProj,
     DynamicWeightAverage,
     Equal,
     Every,
+    FairGrad,
     Fixed,
     Frozen,
+    GeometricMean,
+    GradDrop,
+    GradNorm,
+    GradVac,
     LearnedWeights,
     Log,
     LogSum,
+    NashMTL,
     PCGrad,
+    RandomWeight,
     Smooth,
+    SmoothTchebycheff,
     Uncertainty,
     UPGrad,
 )
@@ -30,6 +43,7 @@ from lepton.balance.testing import GRADIENT_PROPERTIES, LOSS_PROPERTIES, Gradien
 
 # CAGrad on [[1, -.5], [-.5, 2]]: the closed form is checked against scipy in test_oracles.py.
 MGDA_TWO = (2.5 / 4, 1.5 / 4)
+STCH_GRADIENT = tuple(math.exp(v / 3) / sum(math.exp(u / 3) for u in (1, 2, 4)) / 3 for v in (1, 2, 4))
 GRADIENT = {
     "MGDA": (MGDA, GradientTraits(1.0, 0, 1 / 9, 1.0, MGDA_TWO, invalid=({"normalization": "L2"}, {"iterations": 0}))),
     "MGDA l2": (lambda: MGDA("l2"), GradientTraits(1.0, 0, 1.0, 1.0, (0.5, 0.5))),
@@ -43,6 +57,33 @@ GRADIENT = {
     "CAGrad 0": (lambda: CAGrad(0.0), GradientTraits(1.0, 0, 1.0, 1.0, (0.5, 0.5))),
     "IMTLG": (IMTLG, GradientTraits(1.0, 0, 1 / 3, 1.0, precision=1e-4)),
     "UPGrad": (UPGrad, GradientTraits(None, 0, 1.0, 1.0, (0.75, 0.625), invalid=({"regularization": 0.0},))),
+    "DualProj": (DualProj, GradientTraits(None, 0, 1.0, 1.0, (0.5, 0.5), invalid=({"regularization": 0.0},))),
+    "ConFIG": (ConFIG, GradientTraits(None, 0, 1 / 3, 4.0, precision=1e-4)),
+    "AlignedMTL": (AlignedMTL, GradientTraits(None, 0, 1 / 3, 1.0, invalid=({"scale": "max"},))),
+    "AlignedMTL median": (lambda: AlignedMTL("median"), GradientTraits(None, 0, 1 / 3, 1.0)),
+    "AlignedMTL rmse": (lambda: AlignedMTL("rmse"), GradientTraits(None, 0, 1 / 3, 1.0)),
+    "NashMTL": (
+        lambda: NashMTL(max_norm=None),
+        GradientTraits(None, 0, 1 / 3, 4 * 2**0.5, invalid=({"max_norm": 0.0},), singular=1e-5),
+    ),
+    "FairGrad": (
+        FairGrad,
+        GradientTraits(None, -1, 1 / 3, 2.0, invalid=({"alpha": 0.0}, {"alpha": 1e9}), singular=1e-5),
+    ),
+    "FairGrad 2": (
+        lambda: FairGrad(2.0),
+        GradientTraits(None, -4 / 3, 9 ** (-2 / 3), 4 * 4 ** (-2 / 3), singular=1e-5),
+    ),
+    "GradVac": (
+        GradVac,
+        GradientTraits(
+            None, 0, 1.0, 4.0, (1.5, 1.25), random=True, duplicates_share=False, invalid=({"beta": 1.0}, {"seed": 0.5})
+        ),
+    ),
+    "GradNorm": (
+        GradNorm,
+        GradientTraits(None, 0, 1.0, 4.0, (1.0, 1.0), invalid=({"alpha": -1.0}, {"learning_rate": 0.0})),
+    ),
     "Log(MGDA)": (lambda: Log(MGDA()), GradientTraits(1.0, 0, 1 / 9, 1.0, MGDA_TWO)),
     "Smooth(MGDA)": (lambda: Smooth(MGDA()), GradientTraits(1.0, 0, 1 / 9, 1.0, MGDA_TWO)),
     "Smooth(PCGrad)": (
@@ -63,6 +104,15 @@ LOSS = {
     "LogSum": (LogSum, LossTraits(3.0, (1, 1 / 2, 1 / 4), 0)),
     "Log(Equal)": (lambda: Log(Equal()), LossTraits(3.0, (1, 1 / 2, 1 / 4), 0)),
     "Log(Uncertainty)": (lambda: Log(Uncertainty()), LossTraits(3.0, (1, 1 / 2, 1 / 4), 0)),
+    "GeometricMean": (GeometricMean, LossTraits(3.0, (2 / 3, 1 / 3, 1 / 6))),
+    "GradDrop": (GradDrop, LossTraits(3.0, (1, 1, 1), invalid=({"leak": -0.1}, {"seed": 0.5}))),
+    "IMTLL": (IMTLL, LossTraits(3.0, (1, 1, 1))),
+    "RandomWeight": (RandomWeight, LossTraits(1.0, invalid=({"seed": 0.5},))),
+    "SmoothTchebycheff": (
+        SmoothTchebycheff,
+        LossTraits(3.0, STCH_GRADIENT, None, invalid=({"mu": 0.0}, {"mu": float("inf")})),
+    ),
+    "Log(SmoothTchebycheff)": (lambda: Log(SmoothTchebycheff()), LossTraits(3.0, None, 0)),
     "Uncertainty": (Uncertainty, LossTraits(3.0, (1, 1, 1), invalid=({"nonnegative": 2},))),
     "Uncertainty Liebel": (lambda: Uncertainty(nonnegative=True), LossTraits(3.0, (1, 1, 1))),
     "DynamicWeightAverage": (

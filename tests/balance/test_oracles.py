@@ -4,35 +4,64 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
+import cvxpy
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.stats import kstest
 from torch import Tensor
-from torchjd.aggregation import CAGradWeighting, IMTLGWeighting, PCGradWeighting, UPGradWeighting
-from torchjd.scalarization import DWA, UW
+from torchjd.aggregation import (
+    AlignedMTLWeighting,
+    CAGradWeighting,
+    DualProjWeighting,
+    FairGradWeighting,
+    GradVacWeighting,
+    IMTLGWeighting,
+    PCGradWeighting,
+    UPGradWeighting,
+)
+from torchjd.aggregation import ConFIG as TorchJDConFIG
+from torchjd.scalarization import DWA, STCH, UW
 from torchjd.scalarization import FAMO as TorchJDFAMO
+from torchjd.scalarization import IMTLL as TorchJDIMTLL
+from torchjd.scalarization import GeometricMean as TorchJDGeometricMean
 
 from lepton.balance import (
     FAMO,
     IMTLG,
+    IMTLL,
     MGDA,
+    AlignedMTL,
     CAGrad,
     ClipWeights,
+    ConFIG,
+    DualProj,
     DynamicWeightAverage,
     Equal,
     Every,
+    FairGrad,
+    GeometricMean,
+    GradNorm,
+    GradVac,
     LearnedWeights,
     Log,
     LogSum,
+    NashMTL,
     PCGrad,
+    RandomWeight,
     Smooth,
+    SmoothTchebycheff,
     Uncertainty,
     UPGrad,
     _cagrad,
 )
+from lepton.balance._grad_norm import grad_norm_gradient
+from lepton.balance._grad_vac import grad_vac_weights
 from lepton.errors import ConfigurationError
 from lepton.linalg import normalize
+from lepton.linalg._eigen import jacobi
 
 SIZES = (2, 3, 5, 10, 20, 40)
 BOTH = torch.tensor([True, True])
@@ -301,3 +330,205 @@ def test_compositions_pass_on_what_they_take() -> None:
     balancer = Every(Smooth(MGDA("loss+")))
     assert balancer.wants_losses and balancer.uses_gramian and not balancer.reevaluates
     assert Log(Equal()).uses_gramian is False
+
+
+# -- geometric mean, random weights, IMTL-L, Tchebycheff ----------------------------------------------------------
+def test_geometric_mean_is_the_one_of_torchjd() -> None:
+    losses = torch.tensor([0.3, 2.0, 5.0], requires_grad=True)
+    wanted = torch.autograd.grad(TorchJDGeometricMean()(losses), losses)[0]
+    ours = GeometricMean().bind(3)
+    found = ours.combine(losses, ours.task_weights(), torch.ones(3, dtype=torch.bool))
+    assert torch.allclose(torch.autograd.grad(found, losses)[0], wanted)
+
+
+def test_geometric_mean_leaves_absent_tasks_out() -> None:
+    ours = GeometricMean().bind(3)
+    found = ours.combine(torch.tensor([2.0, 0.0, 8.0]), ours.task_weights(), torch.tensor([True, False, True]))
+    assert found.item() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("mu", [0.01, 0.1, 1.0])
+def test_smooth_tchebycheff_is_the_one_of_torchjd(mu: float) -> None:
+    losses = torch.tensor([0.3, 2.0, 5.0], dtype=torch.float64, requires_grad=True)
+    theirs, ours = STCH(mu)(losses), SmoothTchebycheff(mu).bind(3)
+    found = ours.combine(losses, ours.task_weights().double(), torch.ones(3, dtype=torch.bool))
+    assert found.item() == pytest.approx(theirs.item())
+    for a, b in zip(torch.autograd.grad(found, losses), torch.autograd.grad(theirs, losses), strict=True):
+        assert torch.allclose(a, b)
+
+
+def test_imtl_l_follows_torchjd() -> None:
+    ours, theirs = IMTLL().bind(3), TorchJDIMTLL(3)
+    for parameters in (ours.parameters(), theirs.parameters()):
+        torch.manual_seed(0)
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        balancer = ours if optimizer.param_groups[0]["params"][0] is ours.log_scale else theirs
+        for _ in range(20):
+            losses = torch.rand(3) + 0.1
+            present = torch.ones(3, dtype=torch.bool)
+            loss = ours.combine(losses, ours.task_weights(), present) if balancer is ours else theirs(losses)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert torch.allclose(ours.log_scale, theirs.log_scale, atol=1e-6)
+    assert ours.log_scale.abs().max() > 0.1
+
+
+def test_random_weights_are_a_softmax_of_normal_draws() -> None:
+    balancer, losses = RandomWeight(seed=3).bind(2), torch.ones(2)
+    logits = []
+    for _ in range(2000):
+        w = balancer.task_weights().double()
+        assert torch.equal(balancer.task_weights().double(), w)  # the same until the step was taken
+        logits.append(float((w[0] / w[1]).log()))
+        balancer.observe(losses, BOTH)
+    # log w_1 / w_2 = x_1 - x_2 is normal with variance two.
+    assert kstest([value / 2**0.5 for value in logits], "norm").pvalue > 0.01
+
+
+# -- gradients ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("size", SIZES)
+def test_dual_proj_is_the_one_of_torchjd(size: int) -> None:
+    for gramian in gramians(size):
+        assert relative_error(DualProj().weights(gramian), DualProjWeighting()(normalize(gramian))) < 1e-4
+
+
+def full_rank(size: int, columns: int = 0) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(size)
+    for spread in (0.0, -1.5):
+        jacobian = torch.randn(size, columns or 2 * size + 3, dtype=torch.float64, generator=generator)
+        jacobian = jacobian - 0.8 * jacobian.mean(0)
+        yield jacobian * torch.logspace(spread, 0, size, dtype=torch.float64)[:, None]
+
+
+@pytest.mark.parametrize("scale", ["min", "median", "rmse"])
+@pytest.mark.parametrize("size", SIZES)
+def test_aligned_mtl_is_the_one_of_torchjd(size: int, scale: Any) -> None:
+    for jacobian in full_rank(size):
+        gramian = jacobian @ jacobian.mT
+        wanted = AlignedMTLWeighting(scale_mode=scale)(gramian)
+        assert relative_error(AlignedMTL(scale).weights(gramian), wanted) < 1e-4
+
+
+@pytest.mark.parametrize("size", [2, 5, 20])
+def test_aligned_mtl_of_dependent_gradients_is_the_one_of_torchjd(size: int) -> None:
+    for jacobian in full_rank(size, columns=size // 2):
+        gramian = jacobian @ jacobian.mT
+        assert relative_error(AlignedMTL().weights(gramian), AlignedMTLWeighting()(gramian)) < 1e-4
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_config_is_the_one_of_torchjd(size: int) -> None:
+    for jacobian in full_rank(size):
+        found = ConFIG().weights(jacobian @ jacobian.mT) @ jacobian
+        assert relative_error(found, TorchJDConFIG()(jacobian)) < 1e-4
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nash_solves_its_equation(size: int, dtype: torch.dtype) -> None:
+    for jacobian in full_rank(size):
+        gramian = (jacobian @ jacobian.mT).to(dtype)
+        w = NashMTL(max_norm=None).weights(gramian).double()
+        shares = w * (gramian.double() @ w) / torch.linalg.matrix_norm(gramian.double())
+        assert float((shares - 1).abs().max()) < (1e-3 if dtype == torch.float32 else 1e-4) and bool((w > 0).all())
+
+
+@pytest.mark.parametrize("size", [2, 3, 10])
+def test_nash_is_the_maximum_that_cvxpy_finds(size: int) -> None:
+    for jacobian in full_rank(size):
+        gramian = normalize(jacobian @ jacobian.mT)
+        gramian = gramian / torch.linalg.matrix_norm(gramian)
+        w = cvxpy.Variable(size, pos=True)
+        factor = torch.linalg.cholesky(gramian).mT.numpy()
+        cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(factor @ w) / 2 - cvxpy.sum(cvxpy.log(w)))).solve(
+            solver="CLARABEL"
+        )
+        assert relative_error(NashMTL(max_norm=None).weights(gramian), torch.tensor(w.value)) < 1e-4
+
+
+def test_nash_cuts_the_step_to_its_norm() -> None:
+    gramian = torch.tensor([[3.0, -1.0], [-1.0, 2.0]], dtype=torch.float64)
+    for scale in (1e-6, 1.0, 1e6):
+        w = NashMTL(max_norm=0.5).weights(scale * gramian)
+        length = float((w @ (scale * gramian) @ w).sqrt())
+        assert length == pytest.approx(0.5) or (length < 0.5 and scale == 1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("size", [2, 3, 10, 40])
+def test_fair_grad_solves_its_equation(size: int, alpha: float) -> None:
+    for jacobian in full_rank(size):
+        gramian = jacobian @ jacobian.mT
+        w = FairGrad(alpha).weights(gramian)
+        assert float(((gramian @ w) * w ** (1 / alpha) - 1).abs().max()) < 1e-4 and bool((w > 0).all())
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_fair_grad_is_the_one_of_torchjd(alpha: float) -> None:
+    for jacobian in full_rank(3):
+        gramian = normalize(jacobian @ jacobian.mT)
+        assert relative_error(FairGrad(alpha).weights(gramian), FairGradWeighting(alpha)(gramian)) < 1e-3
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_grad_vac_follows_torchjd(size: int) -> None:
+    torch.manual_seed(0)
+    jacobians = list(full_rank(size))
+    draws = 1 if size == 2 else 300
+    found, wanted = [], []
+    for _ in range(draws):
+        ours, theirs = GradVac(beta=0.3, seed=len(found)).bind(size), GradVacWeighting(beta=0.3, eps=0.0)
+        for jacobian in (*jacobians, *jacobians):  # the targets have moved after the first
+            a, b = ours.weights(jacobian @ jacobian.mT), theirs(jacobian @ jacobian.mT)
+        found.append(a)
+        wanted.append(b)
+    difference = (torch.stack(found).mean(0) - torch.stack(wanted).mean(0)).abs().max()
+    noise = 0.0 if size == 2 else float(6 * torch.stack(wanted).std(0).max() / draws**0.5)
+    assert float(difference) < 1e-6 + noise
+
+
+def test_grad_vac_reaches_its_target() -> None:
+    jacobian = torch.tensor([[1.0, 0.0], [-1.0, 2.0]], dtype=torch.float64)
+    target = torch.tensor([[0.0, 0.6], [-1.0, 0.0]], dtype=torch.float64)
+    orders = torch.tensor([[0, 1], [0, 1]])
+    w, met = grad_vac_weights(jacobian @ jacobian.mT, orders, target)
+    first = w @ jacobian - jacobian[1]
+    cosine = first @ jacobian[1] / first.norm() / jacobian[1].norm()
+    assert float(cosine) == pytest.approx(0.6)
+    assert float(met[0, 1]) == pytest.approx(-1 / 5**0.5)
+
+
+def test_grad_norm_moves_along_the_gradient_of_its_equation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        logits = torch.randn(4, generator=generator, dtype=torch.float64, requires_grad=True)
+        lengths, rates = torch.rand(2, 4, generator=generator, dtype=torch.float64) + 0.1
+        present = torch.tensor([True, True, False, True])
+        shares = torch.softmax(torch.where(present, logits, -torch.inf), 0)
+        norms = shares * lengths  # the present tasks' weights have a constant sum
+        average = norms.sum() / 3
+        relative = rates / (rates[present].mean())
+        loss = (norms - (average * relative**1.5).detach())[present].abs().sum()
+        wanted = torch.autograd.grad(loss, logits)[0]
+        found = grad_norm_gradient(logits.detach(), norms.detach(), rates, 1.5, present)
+        assert torch.allclose(found, wanted, atol=1e-9)
+
+
+def test_grad_norm_brings_the_gradients_to_one_length() -> None:
+    balancer = GradNorm(alpha=0.0).bind(3)
+    lengths = torch.tensor([0.1, 1.0, 5.0])
+    for _ in range(800):
+        norms = lengths * balancer.task_weights()
+        balancer.weights(torch.diag(norms.square()), losses=torch.ones(3))
+    assert float(norms.max() / norms.min()) < 1.1
+
+
+def test_jacobi_is_eigh() -> None:
+    for size in (1, 2, 5, 12, 40):
+        for gramian in gramians(size):
+            scaled = normalize(gramian)
+            values, vectors = jacobi(scaled)
+            assert torch.allclose(values, torch.linalg.eigvalsh(scaled), atol=1e-12)
+            assert torch.allclose(vectors @ torch.diag(values) @ vectors.mT, scaled, atol=1e-12)
+            assert torch.allclose(vectors.mT @ vectors, torch.eye(size, dtype=torch.float64), atol=1e-12)

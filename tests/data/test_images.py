@@ -178,3 +178,13 @@ def test_a_mask_of_colours_is_refused(tmp_path: Path) -> None:
     Image.fromarray(colours()).save(tmp_path / "m.png")
     with pytest.raises(DataError, match=r"m.png: a mask holds one class number"):
         decode_mask(tmp_path / "m.png")
+
+
+def test_the_bytes_of_a_file_are_read_as_the_file(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    for size in (None, (4, 5)):
+        assert torch.equal(decode_image(content, size), decode_image(tmp_path / "a.png", size))
+    with pytest.raises(DataError, match=r"^the picture: this image cannot be read"):
+        decode_image(content[:60])

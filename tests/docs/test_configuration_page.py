@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import lepton
-from lepton.config import check_config, compositions, make_balancer, methods
+from lepton.config import check_added, check_config, compositions, make_balancer, methods
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -54,5 +54,6 @@ def test_every_option_is_on_the_page(generator: ModuleType) -> None:
 
 @pytest.mark.parametrize(("page", "text"), SHOWN, ids=[page for page, _ in SHOWN])
 def test_a_configuration_that_a_page_shows_is_valid(page: str, text: str) -> None:
-    config = check_config(yaml.safe_load(text))
+    content = yaml.safe_load(text)
+    config = check_added(content) if "method" in content else check_config(content)
     make_balancer(config.balance)

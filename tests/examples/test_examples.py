@@ -100,3 +100,19 @@ def test_a_script_takes_its_arguments(
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--epochs", "1"])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert "digit/accuracy" in capsys.readouterr().out
+
+
+def test_two_objectives_descend_and_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="the example draws: pip install 'lepton-mtl[plot]'")
+    example = importlib.import_module("two_objectives")
+    # By hand at (0, -2): tanh(1) of the bowls, above is zero.
+    below = math.tanh(1)
+    expected = torch.tensor([0.1 * ((49 + 3.6) / 10 - 20) * below, ((49 + 3.6) / 10 - 20) * below])
+    torch.testing.assert_close(example.objectives(torch.tensor([0.0, -2.0])), expected)
+    picture = tmp_path / "two.png"
+    paths = example.main(["--steps", "200", "--methods", "Equal,FAMO,NashMTL", "--picture", str(picture)])
+    assert picture.stat().st_size > 10_000 and "NashMTL" in capsys.readouterr().out
+    for name, found in paths.items():  # every method descends its own way: Equal down the sum, Nash by equal shares
+        start, end = example.objectives(found[4][0]), example.objectives(found[4][-1])
+        assert (found[4][-1] - found[4][0]).norm() > 0.1 and not (end > start).all()
+        assert name != "Equal" or end.sum() < start.sum() - 0.1

@@ -299,3 +299,14 @@ def test_the_verb_prints_the_differences(run: Run, tmp_path: Path) -> None:
     assert "'pair' is not in it: it is auxiliary." in done.output
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2 and "is there already" in again.output
+
+
+def test_predictions_of_tensors_are_those_of_rows(folder: Path) -> None:
+    from lepton.data import read_table
+
+    model = ExportedModel(folder)
+    rows = read_table(pd.DataFrame(table(9)))
+    found = model.columns(model.manifest.reading.batches(model.encoder, rows, 4), ["price", "tags"])
+    same(model.predict(pd.DataFrame(table(9)), tasks=["price", "tags"]), pd.DataFrame(found))
+    with pytest.raises(ConfigurationError, match="Did you mean 'price'"):
+        model.columns([], ["prise"])

@@ -88,6 +88,14 @@ def test_layers_that_live_raise_no_alarm(caplog: pytest.LogCaptureFixture) -> No
     assert "layer" not in caplog.text
 
 
+def test_the_head_of_a_task_that_has_no_labels_is_not_dead(caplog: pytest.LogCaptureFixture) -> None:
+    inputs, targets = make_batch(32)
+    found = trainer(max_epochs=2)
+    found.step.criterion.unlabelled.update(["digit", "width"])  # as a procedure does that keeps old tasks
+    state = found.fit([(inputs, {"slant": targets["slant"]})])
+    assert state.dead_layers == [] and "dead" not in caplog.text
+
+
 def test_an_exploding_layer_is_named(caplog: pytest.LogCaptureFixture) -> None:
     class Growing(nn.Module):
         def __init__(self) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from lepton import LeptonModel, MultiTaskLoss, Trainer
 from lepton.balance import Equal, UPGrad
 from lepton.errors import ConfigurationError, TrainingError
-from lepton.tasks import LanguageModeling, Regression
+from lepton.tasks import Classification, LanguageModeling, MultiLabel, Regression
 from lepton.train import TrainStep
 from lepton.transfer import LwF
 from tests.transfer.conftest import OLD, make_model, new_rows
@@ -144,3 +144,19 @@ def test_what_is_refused() -> None:
     criterion(outputs, targets, task_weights)
     with pytest.raises(TrainingError, match="no new forward pass"):
         criterion(outputs, targets, task_weights)
+
+
+def test_classes_that_a_task_got_since_take_no_part() -> None:
+    teacher = make_model(new=False)
+    x, _ = new_rows()
+    trunk = copy.deepcopy(teacher.trunk)
+    student = LeptonModel(trunk, [Classification("kind", classes=5), MultiLabel("marks", labels=6)]).double()
+    lwf = LwF(teacher, ["kind", "marks"], strength=2.0, temperature=2.0)
+    y = {name: output.detach() for name, output in teacher.eval()(x)[0].items()}
+    z = {name: output.detach() for name, output in student(x)[0].items()}
+    wanted = (y["kind"] / 2).softmax(1)
+    expected = -(wanted * (z["kind"][:, :3] / 2).log_softmax(1)).sum(1).mean()
+    p, q = (y["marks"] / 2).sigmoid(), (z["marks"][:, :4] / 2).sigmoid()
+    expected -= (p * q.log() + (1 - p) * (1 - q).log()).mean()
+    targets = {"kind": torch.full((len(x),), 4), "marks": torch.ones(len(x), 6, dtype=torch.float64)}
+    assert penalty_of(student, lwf, x, targets).item() == pytest.approx(2.0 * expected.item(), rel=1e-9)

@@ -148,3 +148,35 @@ def test_what_is_refused() -> None:
         replay.add(torch.zeros(2, 4), {"kind": torch.zeros(2).long()})
     with pytest.raises(ConfigurationError, match="no length"):
         len(replay.mix(iter([]), rows=1))
+
+
+def test_a_memory_goes_on_as_one_that_was_never_saved() -> None:
+    streams = [old_rows(40) for _ in range(4)]
+    alone, saved = (Replay(make_model(new=False).tasks.values(), 25, seed=3) for _ in range(2))
+    for inputs, targets in streams[:2]:
+        alone.add(inputs, targets)
+        saved.add(inputs, targets)
+    state = saved.state_dict()
+    taken_up = Replay(make_model(new=False).tasks.values(), 25, seed=9)
+    taken_up.load_state_dict(state)
+    assert taken_up.counts == alone.counts and taken_up.seen == alone.seen
+    for inputs, targets in streams[2:]:
+        alone.add(inputs, targets)
+        taken_up.add(inputs, targets)
+    assert taken_up.counts == alone.counts
+    for one, other in zip(alone.draw(25), taken_up.draw(25), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_an_empty_memory_and_one_that_does_not_fit() -> None:
+    replay = Replay([KIND], 5)
+    replay.load_state_dict(Replay([KIND], 5).state_dict())
+    assert len(replay) == 0
+    replay.add(torch.zeros(5, 2), {"kind": torch.arange(5) % 3})
+    state = replay.state_dict()
+    with pytest.raises(ConfigurationError, match=r"holds 5 rows, but this one has room for 3.*at least 5"):
+        Replay([KIND], 3).load_state_dict(state)
+    with pytest.raises(ConfigurationError, match="knows no task 'kind'"):
+        Replay([Regression("other")], 5).load_state_dict(state)
+    with pytest.raises(DataError, match="damaged: it names 5 rows"):
+        Replay([KIND], 5).load_state_dict({**state, "inputs": state["inputs"][:3]})

@@ -6,14 +6,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from lepton.balance._adam import adam_step
 from lepton.balance._log import log_losses
 from lepton.balance.base import LossBalancer
 from lepton.errors import is_number, require
 
 __all__ = ["FAMO", "famo_gradient"]
-
-_BETAS = (0.9, 0.999)
-_EPSILON = 1e-8
 
 
 def famo_gradient(logits: Tensor, fall: Tensor, compared: Tensor) -> Tensor:
@@ -111,13 +109,8 @@ class FAMO(LossBalancer):
 
     def _update(self, logs: Tensor, compared: Tensor) -> None:
         gradient = famo_gradient(self._logits, self._log_losses - logs, compared) + self.decay * self._logits
-        self._steps += compared
-        self._mean.copy_(torch.where(compared, self._mean.lerp(gradient, 1 - _BETAS[0]), self._mean))
-        self._square.copy_(torch.where(compared, self._square.lerp(gradient.square(), 1 - _BETAS[1]), self._square))
-        steps = self._steps.clamp_min(1)
-        root = (self._square / (1 - _BETAS[1] ** steps)).sqrt() + _EPSILON
-        move = self._mean / (1 - _BETAS[0] ** steps) / root
-        self._logits -= torch.where(compared, self.learning_rate * move, 0.0)
+        moments = (self._mean, self._square, self._steps)
+        adam_step(self._logits, gradient, moments, self.learning_rate, compared)
 
     def extra_repr(self) -> str:
         """Return the hyperparameters."""

@@ -32,7 +32,7 @@ class Balancer(nn.Module):
     2. `combine(losses, weights, present)` in the criterion: the scalar that is differentiated;
     3. `observe(losses, present)` when backward begins: state that follows the losses;
     4. `weights(gramian, losses=...)` at the fork, only where `uses_gramian`: the weights [T] of the trunk's
-       gradient.
+       gradient; or `masks(pulls)` in its place, where `uses_signs`: a weight for each task and feature.
 
     Hooks 3 and 4 run eagerly, also under `torch.compile`, without recording gradients, once per backward.
     They keep their state in buffers of this module and may update them in place: the fork restores them for a
@@ -45,12 +45,14 @@ class Balancer(nn.Module):
         logarithmic: `combine` takes the logarithms of the losses itself, so they must be positive and `Log` refuses.
         reevaluates: `reobserve` wants the losses of the same batch after the optimiser's step; the Trainer
             provides them, a plain loop need not.
+        uses_signs: the fork gives the balancer what each task wants of each feature, and no Gramian.
         views: the views of the gradient that the method can be given.
     """
 
     wants_losses: bool = False
     reevaluates: bool = False
     logarithmic: bool = False
+    uses_signs: bool = False
     views: frozenset[str] = VIEWS
     _ones: Tensor
 
@@ -123,6 +125,11 @@ class Balancer(nn.Module):
         """Whether the fork must form the Gramian for this balancer."""
         return False
 
+    @property
+    def acts_at_fork(self) -> bool:
+        """Whether the fork does anything for this balancer."""
+        return self.uses_gramian or self.uses_signs
+
     def task_weights(self) -> Tensor:
         """Return the weights [T] on the losses that are known before the batch; ones by default."""
         assert self.n_tasks is not None, "bind() comes first"
@@ -155,6 +162,15 @@ class Balancer(nn.Module):
         """
         del losses
         return torch.ones_like(gramian[0])
+
+    def masks(self, pulls: Tensor) -> Tensor:
+        """Return for each task and feature the weight [T, D] of the task's gradient there, where `uses_signs`.
+
+        Args:
+            pulls: [T, D], sum over the batch's rows of sign(z) c_k, z the features and c_k the task's gradient there;
+                the row of an absent task is zero.
+        """
+        return torch.ones_like(pulls)
 
 
 class LossBalancer(Balancer):

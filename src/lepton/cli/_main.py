@@ -10,10 +10,14 @@ from typing import Annotated, Any
 import typer
 
 import lepton
+from lepton.cli._add_task import add_task
+from lepton.cli._compress import compress
+from lepton.cli._continue import continue_
 from lepton.cli._demo import demo
 from lepton.cli._doctor import doctor
 from lepton.cli._look import baseline, probe, validate
 from lepton.cli._recipe import recipe
+from lepton.cli._serve import serve
 from lepton.cli._train import fit, init, train
 from lepton.cli._use import evaluate, export, predict, report, say
 from lepton.errors import LeptonError
@@ -51,8 +55,14 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (fit, init, validate, probe, train, evaluate, predict, say, export, baseline, report, recipe, demo, doctor):
+VERBS = (
+    *(fit, init, validate, probe, train, evaluate, predict, say, export, compress, serve, baseline, report),
+    *(add_task, recipe, demo, doctor),
+)
+
+for verb in VERBS:
     app.command()(guarded(verb))
+app.command("continue")(guarded(continue_))
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lepton.config._added import AddedTasks, added_methods, check_added, read_added
 from lepton.config._read import (
     check_config,
     config_yaml,
@@ -12,17 +13,33 @@ from lepton.config._read import (
     read_config,
 )
 from lepton.config._schema import Section, argument_texts, content_of, snake_case
-from lepton.config._sections import Config, Custom, DataSection, InputSection, compositions, methods, task_kinds, trunks
+from lepton.config._sections import (
+    AdapterSection,
+    Config,
+    Custom,
+    DataSection,
+    InputSection,
+    StartSection,
+    compositions,
+    methods,
+    task_kinds,
+    trunks,
+)
 from lepton.config._yaml import Source, dump_yaml
 
 __all__ = [
+    "AdapterSection",
+    "AddedTasks",
     "Config",
     "Custom",
     "DataSection",
     "InputSection",
     "Section",
     "Source",
+    "StartSection",
+    "added_methods",
     "argument_texts",
+    "check_added",
     "check_config",
     "compositions",
     "config_yaml",
@@ -33,6 +50,7 @@ __all__ = [
     "make_balancer",
     "make_task",
     "methods",
+    "read_added",
     "read_config",
     "snake_case",
     "task_kinds",

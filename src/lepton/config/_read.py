@@ -9,7 +9,7 @@ import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from torch import nn
@@ -22,7 +22,19 @@ from lepton.data import Kind, source_exists
 from lepton.errors import ConfigurationError, nearest
 from lepton.tasks import Task
 
-__all__ = ["check_config", "config_yaml", "json_schema", "load_class", "make_balancer", "make_task", "read_config"]
+__all__ = [
+    "check_config",
+    "checked",
+    "config_yaml",
+    "found_beside",
+    "json_schema",
+    "load_class",
+    "make_balancer",
+    "make_task",
+    "read_config",
+]
+
+_Kind = TypeVar("_Kind", bound=Section)
 
 _SKIPPED_LOCATIONS = ("function-before", "function-after", "function-wrap")
 
@@ -30,8 +42,8 @@ _SKIPPED_LOCATIONS = ("function-before", "function-after", "function-wrap")
 def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file.
 
-    A source, or the folder of a trunk, with a relative path is looked for in the current folder, and if it is not
-    there, beside the file.
+    A source, the folder of a trunk, or what a training starts from, with a relative path, is looked for in the current
+    folder, and if it is not there, beside the file.
 
     Args:
         path: the file.
@@ -43,13 +55,17 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     source = parse_yaml(Path(path))
     for assignment in overrides:
         source.override(assignment)
-    return check_config(_found_beside(source.content, Path(path).parent), source)
+    return check_config(found_beside(source.content, Path(path).parent), source)
 
 
-def _found_beside(content: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+def found_beside(content: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     """Return the content with the paths of what lies in the file's folder and not in the current one."""
     found = dict(content)
-    for section, keys in (("data", ("source", "val", "test")), ("trunk", ("folder", "hf"))):
+    for section, keys in (
+        ("data", ("source", "val", "test")),
+        ("trunk", ("folder", "hf")),
+        ("start", ("run", "weights")),
+    ):
         given = content.get(section)
         if isinstance(given, Mapping):
             told = {name: given[name] for name in keys if isinstance(given.get(name), str)}
@@ -68,8 +84,22 @@ def check_config(content: Mapping[str, Any], source: Source | None = None) -> Co
     Raises:
         ConfigurationError: every fault, each with its place.
     """
+    return checked(Config, content, source)
+
+
+def checked(kind: type[_Kind], content: Mapping[str, Any], source: Source | None = None) -> _Kind:
+    """Return the content of a file as what a model makes of it.
+
+    Args:
+        kind: the model.
+        content: nested mappings, as in YAML.
+        source: where they were read, for messages.
+
+    Raises:
+        ConfigurationError: every fault, each with its place.
+    """
     try:
-        return Config.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         faults = [_fault(dict(fault), content, source) for fault in error.errors(include_url=False)]
         raise ConfigurationError("\n".join(dict.fromkeys(faults))) from None

@@ -7,7 +7,7 @@ import inspect
 import operator
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -23,14 +23,21 @@ from lepton.tasks import Task
 from lepton.train import Trainer
 
 __all__ = [
+    "BALANCE",
+    "TASK",
+    "TRAINING",
+    "AdapterSection",
     "Config",
     "Custom",
     "DataSection",
     "InputSection",
+    "StartSection",
     "compositions",
+    "long_tasks",
     "methods",
     "task_kinds",
     "trunks",
+    "without_empty",
 ]
 
 
@@ -84,6 +91,28 @@ def _summary(kind: type) -> str:
 
 
 # -- tasks --------------------------------------------------------------------------------------------------------
+class AdapterSection(Section):
+    """How a task reads a trunk that it must not change, or changes for itself only."""
+
+    type: Literal["head", "lora", "adapter"] = Field(
+        description="`lora` and `adapter` change the trunk for this task only; `head` reads it as it is, and the head "
+        "is computed by itself, so that the other tasks' outputs stay the same bit for bit."
+    )
+    size: int = Field(8, ge=1, description="Rank of `lora`, features of the bottleneck of `adapter`.")
+    alpha: float | None = Field(
+        None, gt=0, description="Of `lora`: its change is scaled by alpha / size; by default 1."
+    )
+    targets: list[str] | None = Field(
+        None, description="Names of the layers that are adapted, whole or their last parts; by default all that can be."
+    )
+
+    @model_validator(mode="after")
+    def _refuse_alpha(self) -> AdapterSection:
+        if self.type != "lora" and self.alpha is not None:
+            _refuse(f"alpha scales lora; {self.type!r} has none", "alpha")
+        return self
+
+
 @functools.cache
 def task_kinds() -> dict[str, type[Task]]:
     """Return the kinds of task, by their names in YAML."""
@@ -116,6 +145,10 @@ def _task_union() -> Any:
             Field(0.0, ge=0, le=1, description="Labels from masks: share of the pixels from which a class is there."),
         ),
         "head": (Custom | None, Field(None, description="A head of your own.")),
+        "adapter": (
+            AdapterSection | None,
+            Field(None, description="What of the trunk is this task's own; by default nothing."),
+        ),
     }
     models = []
     for name, kind in task_kinds().items():
@@ -241,6 +274,12 @@ class DataSection(Section):
         description="Column -> what its dates look like, such as `%d/%m/%Y`; by default found out.",
     )
     split: SPLIT = Field(default={}, validate_default=True, description="How the rows are divided.")
+    replay: int = Field(
+        1000,
+        ge=0,
+        description="Rows of each part that the run keeps in its folder, so that `lepton continue` can go on when the "
+        "source is gone; 0 for none.",
+    )
     image_size: tuple[int, int] | None = Field(None, description="Height and width that pictures are resized to.")
     augment: bool | dict[str, Any] = Field(
         True, description="Augmentation of pictures and recordings in training; or its options."
@@ -258,7 +297,7 @@ class DataSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, given: Any) -> Any:
-        return _without_empty(given)
+        return without_empty(given)
 
     @field_validator("inputs", mode="before")
     @classmethod
@@ -273,6 +312,52 @@ class DataSection(Section):
         return {"method": given} if isinstance(given, str) else given
 
 
+class StartSection(Section):
+    """What the trunk begins with, how much of it learns, and how fast."""
+
+    run: str | None = Field(
+        None,
+        description="The folder of a run: its rules of the inputs, its trunk, and its heads of tasks that are alike.",
+    )
+    checkpoint: str = Field("best", description="Which weights of the run: `best`, `last`, or `best-TASK`.")
+    weights: str | None = Field(
+        None, description="Instead of a run: a file of tensors by their names, `.safetensors`, `.pt` or `.pth`."
+    )
+    freeze: Annotated[int, Field(ge=0)] | Literal["all"] | None = Field(
+        None,
+        description="Blocks of the trunk, from the inputs on, that do not learn; or `all`. By default none, but all of "
+        "them with an `adapter`.",
+    )
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="Factor of the learning rate from a block to the one below it."
+    )
+    adapter: Literal["lora", "adapter"] | None = Field(
+        None, description="Small changes of the trunk that learn in its place, the same for all tasks."
+    )
+    size: int = Field(8, ge=1, description="Rank of `lora`, features of the bottleneck of `adapter`.")
+    alpha: float | None = Field(
+        None, gt=0, description="Of `lora`: its change is scaled by alpha / size; by default 1."
+    )
+    targets: list[str] | None = Field(
+        None, description="Names of the layers that are adapted, whole or their last parts; by default all that can be."
+    )
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> StartSection:
+        if self.run is not None and self.weights is not None:
+            _refuse("run and weights are two beginnings: give one of them", "run")
+        idle = [key for key in ("alpha", "targets") if getattr(self, key) is not None]
+        if self.adapter is None and idle:
+            _refuse(f"{idle[0]} is an option of an adapter: give adapter: lora or adapter: adapter as well", idle[0])
+        if self.adapter == "adapter" and self.alpha is not None:
+            _refuse("alpha scales lora; the adapter 'adapter' has none", "alpha")
+        return self
+
+
+def _refuse(words: str, key: str) -> NoReturn:
+    raise PydanticCustomError("start", "{words}", {"words": words, "key": key})
+
+
 class Config(Section):
     """Everything about a run.
 
@@ -285,6 +370,9 @@ class Config(Section):
     data: DataSection = Field(description="Rows, columns and split.")
     tasks: dict[str, TASK] = Field(description="Name -> kind and options; a list of columns is enough.")
     trunk: TRUNK = Field(default={"type": "auto"}, validate_default=True, description="The shared part.")
+    start: StartSection | None = Field(
+        None, description="Where the trunk's weights come from; by default from the seed."
+    )
     balance: BALANCE = Field(default={"method": "equal"}, validate_default=True, description="How tasks are weighed.")
     training: TRAINING = Field(default={}, validate_default=True, description="The training loop.")
     seed: int = Field(0, ge=0, lt=2**32, description="Fixes initial weights, order and draws.")
@@ -295,15 +383,8 @@ class Config(Section):
     def _short_forms(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        found = dict(_without_empty(given))
+        found = long_tasks(without_empty(given))
         found |= {"trunk": _long_trunk(found["trunk"])} if "trunk" in found else {}
-        tasks = found.get("tasks")
-        if isinstance(tasks, (list, tuple, Mapping)):
-            _check_names(tasks)
-        if isinstance(tasks, (list, tuple)):
-            found["tasks"] = {str(name): {"type": "auto"} for name in tasks}
-        elif isinstance(tasks, Mapping):
-            found["tasks"] = {str(name): _long_task(value) for name, value in tasks.items()}
         for section, key, default in (("trunk", "type", "auto"), ("balance", "method", "equal")):
             value = found.get(section)
             if isinstance(value, str):
@@ -327,7 +408,20 @@ class Config(Section):
         return self.data.source
 
 
-def _without_empty(given: Any) -> Any:
+def long_tasks(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a file with its tasks as a mapping from names to options."""
+    found = dict(given)
+    tasks = found.get("tasks")
+    if isinstance(tasks, (list, tuple, Mapping)):
+        _check_names(tasks)
+    if isinstance(tasks, (list, tuple)):
+        found["tasks"] = {str(name): {"type": "auto"} for name in tasks}
+    elif isinstance(tasks, Mapping):
+        found["tasks"] = {str(name): _long_task(value) for name, value in tasks.items()}
+    return found
+
+
+def without_empty(given: Any) -> Any:
     """Leave out sections whose every line is commented out: they are as if not there."""
     return {key: value for key, value in given.items() if value is not None} if isinstance(given, Mapping) else given
 

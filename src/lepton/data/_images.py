@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from collections.abc import Iterator
@@ -32,14 +33,14 @@ TURNED = (5, 6, 7, 8)
 """Its values for which height and width change places."""
 
 
-def decode_image(path: Path, size: Size | None = None, channels: int = 3) -> Tensor:
+def decode_image(path: Path | bytes, size: Size | None = None, channels: int = 3) -> Tensor:
     """Return the pixels of an image file.
 
     The image is turned as its EXIF orientation says. Transparent parts lie on white, unless there are 4 channels.
     16 bits per channel become 8. Of several frames the first is read.
 
     Args:
-        path: a file of any format that pillow reads.
+        path: a file of any format that pillow reads, or the bytes of one.
         size: (height, width) to resize to, without regard to the sides' ratio, bilinearly with a filter as wide as the
             reduction; None keeps the size.
         channels: 1 for grey, 3 for red, green and blue, 4 with opacity.
@@ -60,7 +61,7 @@ def decode_image(path: Path, size: Size | None = None, channels: int = 3) -> Ten
     return image_and_size(path, size, channels)[0]
 
 
-def image_and_size(path: Path, size: Size | None, channels: int) -> tuple[Tensor, Size]:
+def image_and_size(path: Path | bytes, size: Size | None, channels: int) -> tuple[Tensor, Size]:
     """Return the pixels of an image file, and the size that it has in the file."""
     require(channels in MODES, "decode_image", "channels", channels, f"one of {list(MODES)}")
     check_size("decode_image", size)
@@ -73,7 +74,7 @@ def image_and_size(path: Path, size: Size | None, channels: int) -> tuple[Tensor
         if size is not None:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the work; never below what is asked for.
             image.draft(None, (max(size), max(size)))
-        pixels = _colours(path, ImageOps.exif_transpose(image), channels)
+        pixels = _colours(_name(path), ImageOps.exif_transpose(image), channels)
         if size is not None and pixels.size != size[::-1]:
             pixels = pixels.resize(size[::-1], images.Resampling.BILINEAR)
         found = np.array(pixels, dtype=np.uint8)
@@ -164,15 +165,21 @@ def check_size(owner: str, size: Size | None) -> None:
     require(good, owner, "size", size, "(height, width), two whole numbers of at least 1, or None")
 
 
+def _name(source: Path | bytes) -> Path:
+    """Return what messages call an image."""
+    return "the picture" if isinstance(source, bytes) else source
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
+def _opened(source: Path | bytes) -> Iterator[Image]:
     """Open an image file; whatever is wrong with it becomes a `DataError` that names it."""
     from PIL import Image as images
 
+    path = _name(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", images.DecompressionBombWarning)
-            with images.open(path) as image:
+            with images.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 yield image
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such image file.") from None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lepton.export._folder import Export
 from lepton.export._manifest import Manifest, Port, is_export
 from lepton.export._model import ExportedModel
 
 if TYPE_CHECKING:
-    from lepton.export._export import Export, export_model
+    from lepton.export._export import export_model
 
 __all__ = ["Export", "ExportedModel", "Manifest", "Port", "export_model", "is_export"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Export", "export_model"):  # they need the network, which what reads a folder does without
-        from lepton.export import _export
+    if name == "export_model":  # it needs the network, which what reads a folder does without
+        from lepton.export._export import export_model
 
-        return getattr(_export, name)
+        return export_model
     raise AttributeError(f"module 'lepton.export' has no attribute {name!r}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lepton.errors import ExportError
 
-__all__ = ["LABELS", "TOLERANCE", "Differences"]
+__all__ = ["LABELS", "TOLERANCE", "Differences", "compared"]
 
 TOLERANCE = 1e-4
 """Of numbers: probabilities as they are, values in standard deviations of their target, perplexities relative."""
@@ -85,6 +87,33 @@ class Differences:
                 f"the exported model does not say what the run says: for {worst!r} {far[worst]:.3g} {what}, but at "
                 f"most {allowed[worst]:g} is allowed. Nothing was written."
             )
+
+
+def compared(batches: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> dict[str, Any]:
+    """Return what `Manifest.checked` holds of two graphs that need not say the same.
+
+    Args:
+        batches: for each batch what the one gives, and what the other.
+
+    Raises:
+        ExportError: an output has another shape, or is not a number where the first one's is.
+    """
+    values = [name for name in batches[0][0] if name.endswith(".value")]
+    differences = Differences({name: _deviations([wanted[name] for wanted, _ in batches]) for name in values})
+    for wanted, found in batches:
+        differences.add(wanted, found)
+    for name, apart in differences.largest.items():
+        if not math.isfinite(apart):
+            raise ExportError(f"the new graph gives numbers for {name!r} that are not finite. Nothing was written.")
+    labels = [name for name, tensor in batches[0][0].items() if not tensor.is_floating_point()]
+    agreement = {name: 1 - differences.largest[name] for name in labels}
+    return {"largest_difference": differences.largest, "agreement": agreement}
+
+
+def _deviations(values: Sequence[Tensor]) -> Tensor:
+    """Return the standard deviation of each column of values [N] or [N, C]; 1 where they are all alike."""
+    found = torch.cat(list(values)).double().std(0, correction=0)
+    return torch.where(found > 0, found, 1.0)
 
 
 def _distance(expected: Tensor, got: Tensor, unit: float | Tensor, share: float) -> float:

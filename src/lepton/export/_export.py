@@ -20,17 +20,16 @@ from torch import Tensor, nn
 from lepton.data import Encoder, InputEncoder, LabelRule, SequenceEncoder, rules_to_dict
 from lepton.errors import ExportError, import_extra
 from lepton.export._check import LABELS, TOLERANCE, Differences
-from lepton.export._folder import new_place, open_session, run_session
-from lepton.export._manifest import MANIFEST, MODEL, Manifest, Port, described, hash_of
+from lepton.export._folder import Export, finished, new_place, open_session, run_session
+from lepton.export._manifest import MODEL, Manifest, Port, described
 from lepton.export._reading import LEAST_STEPS, Reading
-from lepton.export._readme import README, readme
-from lepton.nn import AcousticTrunk, LeptonModel
+from lepton.nn import AcousticTrunk, LeptonModel, plain_trunk
 from lepton.tasks import LanguageModeling, Regression, SpeechRecognition
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Export", "export_model"]
+__all__ = ["export_model"]
 
 PROGRAM = "model.pt2"
 
@@ -54,21 +53,6 @@ _AXES: dict[tuple[str, int], tuple[str, ...]] = {
     ("waveform", 2): ("steps",),
 }
 """Input and its number of dimensions -> those after the batch's that differ from batch to batch."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """What an export wrote and found.
-
-    Attributes:
-        folder: the new folder.
-        manifest: what it says of itself; `checked` holds the largest difference of each output.
-        sizes: file -> bytes.
-    """
-
-    folder: Path
-    manifest: Manifest
-    sizes: Mapping[str, int]
 
 
 class Predictor(nn.Module):
@@ -146,11 +130,12 @@ def export_model(
     kept, left_out = _exportable(model, rules)
     second = encoder.rules.target if isinstance(encoder, SequenceEncoder) and encoder.target is not None else None
     predictor = Predictor(copy.deepcopy(model).cpu(), [rule.task for rule in kept], second).eval()
+    trunk = plain_trunk(model.trunk)
     reading = Reading(
         image_size=None if image_size is None else (image_size[0], image_size[1]),
         one_image=one_image,
         next_tokens=any(rule.kind == "language_modeling" for rule in kept),
-        step=2 * model.trunk.front.hop if isinstance(model.trunk, AcousticTrunk) else 1,
+        step=2 * trunk.front.hop if isinstance(trunk, AcousticTrunk) else 1,
     )
     with new_place(folder) as part:
         first = rows.take([row % rows.num_rows for row in range(EXAMPLE_ROWS)])
@@ -169,12 +154,8 @@ def export_model(
         )
         batches = [*reading.batches(encoder, rows), *reading.batches(encoder, rows.slice(0, 1))]
         checked = _compared(predictor, manifest, part, batches) | {"rows": rows.num_rows}
-        manifest = dataclasses.replace(manifest, checked=checked)
-        (part / README).write_text(readme(manifest), encoding="utf-8")
-        files = {path.name: hash_of(path) for path in sorted(part.iterdir())}
-        manifest = dataclasses.replace(manifest, files=files)
-        (part / MANIFEST).write_bytes(manifest.to_bytes())
-    return Export(folder, manifest, {path.name: path.stat().st_size for path in sorted(folder.iterdir())})
+        manifest = finished(part, dataclasses.replace(manifest, checked=checked))
+    return Export.of(folder, manifest)
 
 
 # -- what is exported ---------------------------------------------------------------------------------------------

@@ -6,19 +6,41 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from lepton.errors import ConfigurationError, ExportError, import_extra
-from lepton.export._manifest import MODEL, Manifest, hash_of, read_manifest
+from lepton.export._manifest import MANIFEST, MODEL, Manifest, hash_of, read_manifest
+from lepton.export._readme import README, readme
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["new_place", "open_session", "run_session", "verified"]
+__all__ = ["Export", "finished", "new_place", "open_session", "run_session", "verified"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export wrote and found.
+
+    Attributes:
+        folder: the new folder.
+        manifest: what it says of itself; `checked` holds the largest difference of each output.
+        sizes: file -> bytes.
+    """
+
+    folder: Path
+    manifest: Manifest
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, folder: Path, manifest: Manifest) -> Self:
+        """Return what is said of a folder that was just written."""
+        return cls(folder, manifest, {path.name: path.stat().st_size for path in sorted(folder.iterdir())})
 
 
 @contextmanager
@@ -40,6 +62,19 @@ def new_place(place: Path) -> Iterator[Path]:
         part.rename(place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def finished(part: Path, manifest: Manifest) -> Manifest:
+    """Write what people and programs read of a new folder, and return the manifest with the hashes of all files.
+
+    Args:
+        part: the folder, with everything else in it.
+        manifest: complete but for the hashes.
+    """
+    (part / README).write_text(readme(manifest), encoding="utf-8")
+    manifest = replace(manifest, files={path.name: hash_of(path) for path in sorted(part.iterdir())})
+    (part / MANIFEST).write_bytes(manifest.to_bytes())
+    return manifest
 
 
 def verified(folder: Path) -> Manifest:

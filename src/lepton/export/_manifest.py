@@ -13,12 +13,25 @@ from lepton.data import Encoder, LabelRule, rules_from_dict
 from lepton.errors import CheckpointError, ExportError
 from lepton.export._reading import Reading
 
-__all__ = ["FORMAT", "MANIFEST", "MODEL", "Manifest", "Port", "described", "hash_of", "is_export", "read_manifest"]
+__all__ = [
+    "FLOAT32",
+    "FORMAT",
+    "MANIFEST",
+    "MODEL",
+    "Manifest",
+    "Port",
+    "described",
+    "hash_of",
+    "is_export",
+    "read_manifest",
+]
 
 FORMAT = 1
 """Version of the folder's layout; a larger one than this was written by a newer Lepton."""
 
 MANIFEST, MODEL = "manifest.json", "model.onnx"
+
+FLOAT32 = "float32"
 
 _BLANK = "0" * 64
 """What stands in the place of the manifest's own hash while it is taken."""
@@ -79,7 +92,10 @@ class Manifest:
         reading: how rows become batches, beside the rules.
         beams: transcript -> texts that the search for it keeps at a time.
         left_out: task of the run -> why it is not here.
-        checked: rows that run and graph were compared on, the tolerance, and the largest difference of each output.
+        checked: rows that run and graph were compared on, the tolerance, and the largest difference of each output; of
+            a rewritten folder, those from the graph that it was made of, and for each output of labels the share of
+            them that is the same (`agreement`).
+        weights: what the weights are, such as `float32` or `int8`.
         files: file -> its SHA-256.
         format: version of the layout.
     """
@@ -93,6 +109,7 @@ class Manifest:
     beams: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     checked: dict[str, Any] = field(default_factory=dict)
+    weights: str = FLOAT32
     files: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -122,6 +139,7 @@ class Manifest:
             "beams": self.beams,
             "rules": self.rules,
             "checked": self.checked,
+            "weights": self.weights,
             "files": self.files,
         }
         text = json.dumps(content, indent=1, ensure_ascii=False)
@@ -175,6 +193,7 @@ def _manifest_of(content: Mapping[str, Any], path: Path) -> Manifest:
             beams=content["beams"],
             left_out=content["left_out"],
             checked=content["checked"],
+            weights=content.get("weights", FLOAT32),  # the first folders do not say
             files=content["files"],
             format=content["format"],
         )

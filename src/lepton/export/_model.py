@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lepton.data import LabelRule, SequenceEncoder, asked_rows, decoded, frame_of
-from lepton.errors import ConfigurationError, import_extra, nearest
-from lepton.export._folder import new_place, open_session, run_session, verified
+from lepton.errors import ConfigurationError, ExportError, import_extra, nearest, require
+from lepton.export._check import compared
+from lepton.export._folder import Export, finished, new_place, open_session, run_session, verified
 from lepton.export._manifest import MANIFEST, MODEL
 from lepton.tasks import SpeechRecognition
 
@@ -72,15 +74,35 @@ class ExportedModel:
         """
         rules = self._chosen(tasks)
         table = self.table_of(source)
+        batches = self.manifest.reading.batches(self.encoder, table, batch_size)
+        return frame_of(self._decoded(rules, batches, self._words(table, rules)), source)
+
+    def columns(self, batches: Iterable[Mapping[str, Tensor]], tasks: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return the predictions for inputs that are tensors already, column by column as `predict` names them.
+
+        Args:
+            batches: of inputs, name -> tensor [B, ...] as `manifest.inputs` lists them.
+            tasks: names of the tasks to predict, by default all that are here.
+
+        Raises:
+            ConfigurationError: an unknown task, or tags, which need to know how many words a row has.
+        """
+        rules = self._chosen(tasks)
+        tags = [rule.task for rule in rules if rule.kind == "token_classification"]
+        require(not tags, "columns", "tasks", tags, "no tags of words: give rows to `predict`")
+        return self._decoded(rules, batches, torch.zeros(0, dtype=torch.int64))
+
+    def _decoded(
+        self, rules: Sequence[LabelRule], batches: Iterable[Mapping[str, Tensor]], words: Tensor
+    ) -> dict[str, Any]:
         said: dict[str, list[dict[str, Tensor]]] = {rule.task: [] for rule in rules}
-        words = self._words(table, rules)
-        for inputs in self.manifest.reading.batches(self.encoder, table, batch_size):
+        for inputs in batches:
             outputs = self.outputs(inputs, said)
             counted = {"words": words[: len(next(iter(inputs.values())))]}
             words = words[len(counted["words"]) :]
             for rule in rules:
                 said[rule.task].append(self._said(rule, outputs) | counted)
-        return frame_of(decoded(rules, said), source)
+        return decoded(rules, said)
 
     def _words(self, table: pa.Table, rules: Sequence[LabelRule]) -> Tensor:
         """Return how many words each row has [N], for tags; nothing where there are none."""
@@ -123,6 +145,56 @@ class ExportedModel:
                     f"{why or nearest(name, self.tasks)}"
                 )
         return [rule for rule in self.rules if rule.task in wanted]
+
+    # -- in other weights -------------------------------------------------------------------------------------
+    def rewritten(
+        self, folder: Path | str, transform: Callable[[Path, Path], object], *, weights: str, rows: Any
+    ) -> Export:
+        """Write a new exported folder with another graph for the same rules, such as one with smaller weights.
+
+        What both graphs give on real rows is compared and written down, and not refused: smaller weights say something
+        else now and then. `manifest.checked` holds the largest difference of each output (values of a regression in
+        standard deviations of what this model predicts), and the share of labels that are the same (`agreement`).
+
+        Args:
+            folder: the new folder. It holds no `model.pt2`, whose weights are those of the original.
+            transform: writes the graph file that is its second argument, made of the one that is its first, such as
+                `lepton.compress.quantise_onnx`.
+            weights: what the weights are then, such as `int8`.
+            rows: to compare on, as for `predict`.
+
+        Raises:
+            ConfigurationError: the folder is there already.
+            DataError: there are no rows, or a column that the model reads is missing.
+            ExportError: this folder was changed since it was loaded, or the new graph has other inputs, outputs or
+                shapes, or gives no numbers.
+
+        Example:
+            >>> import lepton
+            >>> from lepton.compress import quantise_onnx
+            >>> from lepton.export import ExportedModel
+            >>> rows = {"size": list(range(60)), "kind": ["flat", "house", "villa"] * 20}
+            >>> run = lepton.fit(rows, ["kind"], training={"max_epochs": 1}, folder="runs/homes", quiet=True)
+            >>> model = ExportedModel(run.export("homes", rows=rows).folder)
+            >>> found = model.rewritten("homes-int8", quantise_onnx, weights="int8", rows=rows)
+            >>> found.sizes["model.onnx"] < (model.folder / "model.onnx").stat().st_size / 2
+            True
+            >>> ExportedModel("homes-int8").predict({"size": [3]}).shape
+            (1, 4)
+        """
+        place = Path(folder)
+        table = self.table_of(rows)
+        verified(self.folder)
+        with new_place(place) as part:
+            transform(self.folder / MODEL, part / MODEL)
+            if not (part / MODEL).is_file():
+                raise ExportError("what should have made the new graph wrote no file.")
+            session = open_session(part / MODEL, self.manifest, 1)
+            batches = self.manifest.reading.batches(self.encoder, table)
+            pairs = [(self.outputs(batch), run_session(session, self.manifest, batch)) for batch in batches]
+            checked = compared(pairs) | {"rows": table.num_rows}
+            manifest = finished(part, replace(self.manifest, checked=checked, weights=weights, files={}))
+        return Export.of(place, manifest)
 
     # -- elsewhere --------------------------------------------------------------------------------------------
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lepton.export._manifest import Manifest, Port
+from lepton.export._manifest import FLOAT32, Manifest, Port
 
 __all__ = ["README", "readme"]
 
@@ -34,13 +34,19 @@ in `manifest.json` before it is used.
 
 {outputs}
 
-## Compared with the run
+## Compared with the {original}
 
-On {rows} real rows, {with_} differences at most so large: numbers as they are, values of a regression in standard
-deviations of their target, class numbers as the share that differs.
+{compared}
 
 {differences}
 {left_out}"""
+
+_COMPARED = """On {rows} real rows, one batch after the other and one row alone, differences at most so large: numbers
+as they are, values of a regression in standard deviations of their target, class numbers as the share that differs."""
+
+_REWRITTEN = """The weights are {weights}. On {rows} real rows, differences at most so large: numbers as they are,
+values of a regression in standard deviations of what the original predicts, class numbers as the share that differs.
+There is no `model.pt2`, since a torch program holds the weights of the original."""
 
 
 def readme(manifest: Manifest) -> str:
@@ -52,6 +58,8 @@ def readme(manifest: Manifest) -> str:
     encoder, rules = manifest.encoder_and_rules()
     outputs = [(port, rule.kind) for rule in rules for port in manifest.outputs[rule.task]]
     largest = manifest.checked["largest_difference"]
+    rewritten = manifest.weights != FLOAT32
+    compared = (_REWRITTEN if rewritten else _COMPARED).format(weights=manifest.weights, rows=manifest.checked["rows"])
     left_out = [f"`{task}` is not here: {why}." for task, why in manifest.left_out.items()]
     return _TEXT.format(
         name=manifest.name or "A model",
@@ -62,8 +70,8 @@ def readme(manifest: Manifest) -> str:
             ["name", "kind of task", "type", "shape", "holds"],
             [[_cells(port)[0], kind, *_cells(port)[1:], port.holds] for port, kind in outputs],
         ),
-        rows=manifest.checked["rows"],
-        with_="one batch after the other and one row alone,",
+        original=f"{FLOAT32} model" if rewritten else "run",
+        compared=compared,
         differences=_table(["output", "largest difference"], [[f"`{k}`", f"{v:.2g}"] for k, v in largest.items()]),
         left_out="\n" + "\n".join(left_out) + "\n" if left_out else "",
         **manifest.versions,

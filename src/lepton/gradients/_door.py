@@ -24,6 +24,7 @@ from lepton.gradients._views import (
     index_tensor,
     parameters_gramian,
     rows_overlap,
+    signs_statistic,
     wide,
 )
 from lepton.linalg import holds
@@ -43,7 +44,7 @@ def open_door(
     jacobian: list[Tensor],
     segments: list[int],
 ) -> Tensor:
-    """Return the balancer's weights times the priorities, [T] in the fork's order.
+    """Return the balancer's weights times the priorities, [T] in the fork's order; [T, D] in the view `signs`.
 
     Args:
         handle: the balancer's handle.
@@ -84,14 +85,23 @@ def _weigh_behind_door(
     device_type = (jacobian or linear or z)[0].device.type
     with torch.no_grad(), torch.autocast(device_type, enabled=False):
         # Before anything is squared: the square of a scaled gradient may not fit into float32.
+        if view == "signs":
+            pulls = _pulls(ledger, own, z, linear, tuple(segments), whole_window)
+            forth, back = _orders(order, pulls.device)
+            return (ledger.mask(pulls[back]) * priority.to(pulls)[:, None])[forth]
         unscale = None if scale is None or holds(scale == 1) else 1 / scale
         gramian = _gramian(ledger, view, own, z, linear, jacobian, tuple(segments), whole_window, unscale)
         if order == sorted(order):
             return ledger.solve(gramian, losses) * priority.to(gramian)
-        forth = index_tensor(tuple(order), gramian.device)
-        back = index_tensor(tuple(order.index(task) for task in range(len(order))), gramian.device)
+        forth, back = _orders(order, gramian.device)
         weights: Tensor = ledger.solve(gramian[back][:, back], losses) * priority.to(gramian)
         return weights[forth]
+
+
+def _orders(order: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what brings [T] from the model's order into the fork's, and back."""
+    forth = index_tensor(tuple(order), device)
+    return forth, index_tensor(tuple(order.index(task) for task in range(len(order))), device)
 
 
 def _weigh_compiled(
@@ -128,6 +138,9 @@ def _(
     segments: list[int],
 ) -> Tensor:
     like = (jacobian or linear or [wide(tensor[:0]) for tensor in z])[0]
+    if view == "signs":
+        each = len(z) // max(1, places[0] if places else 1)
+        return like.new_empty(len(order), sum(tensor.shape[1] for tensor in z[::each]))
     return like.new_empty(len(order))
 
 
@@ -178,6 +191,20 @@ def _gramian(
     if gradient is None:
         return fork_layer_gramian(summed, None, None, segments)
     return fork_layer_gramian(summed[:-1], summed[-1], weight, segments)
+
+
+def _pulls(
+    ledger: Ledger,
+    own: list[list[Tensor | None]],
+    z: Sequence[Tensor],
+    linear: Sequence[Tensor],
+    segments: tuple[int, ...],
+    whole_window: bool,
+) -> Tensor:
+    outputs, weight = (linear[1], linear[2]) if linear else (None, None)
+    pulls = _average(ledger, signs_statistic(z, own, outputs, weight, segments))
+    (window,) = ledger.accumulate([pulls], whole_window)
+    return window
 
 
 def _scaled(own: list[list[Tensor | None]], factor: Tensor | None) -> list[list[Tensor | None]]:

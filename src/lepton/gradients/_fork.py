@@ -25,7 +25,8 @@ class ForkPlan:
     """What one fork does, apart from tensors.
 
     Attributes:
-        view: `"features"`, `"fork_layer"` or `"parameters"`.
+        view: `"features"`, `"fork_layer"` or `"parameters"`; or `"signs"`, for a balancer that weighs tasks at each
+            feature.
         order: for each task at the fork, fused ones first, its place among the model's tasks.
         segments: number of outputs of each fused linear head; the fused tasks are the first `len(segments)`.
         feature_dims: the feature dimension of each leaf.
@@ -65,7 +66,8 @@ def apply_fork(
     Returns:
         The outputs [.., C] of the fused heads if there are any, then for each of the other tasks the L leaves.
     """
-    if plan.view == "parameters" and torch.compiler.is_compiling():
+    view = "signs" if balancer.uses_signs else plan.view
+    if view == "parameters" and torch.compiler.is_compiling():
         # With fullgraph=True this ends the compilation; without it, the frame is run eagerly instead.
         raise ForkError(
             'gradients="parameters" differentiates the trunk inside backward, which a graph of the whole model cannot '
@@ -78,7 +80,7 @@ def apply_fork(
     outputs: tuple[Tensor, ...] = apply(
         balancer.handle,
         priority,
-        plan.view,
+        view,
         plan.order,
         plan.segments,
         plan.feature_dims,
@@ -191,6 +193,9 @@ class _FusedHeads:
     def trunk_gradient(self, weights: Tensor, segments: tuple[int, ...]) -> Tensor:
         """Return sum over fused tasks of w_k E_k W_k, in one product for all of them."""
         each = weights[segment_index(segments, weights.device)] if max(segments) > 1 else weights
+        if each.ndim == 2:  # a weight for each output and feature
+            used = torch.where((each != 0).any(1), self.outputs, 0)
+            return (used @ torch.where(each != 0, self.weight * each, 0)).reshape(self.shape)
         # A task of weight zero may have outputs or head weights that are not finite: selected, not multiplied.
         weight = torch.where((each != 0)[:, None], self.weight, 0)
         outputs = torch.where(each != 0, self.outputs, 0)
@@ -204,7 +209,12 @@ def _combine(
     fused: _FusedHeads | None,
     weights: Tensor,
 ) -> list[Tensor | None]:
-    """Return sum_k w_k c_k for every leaf; where the weight is zero the cotangent is not looked at."""
+    """Return sum_k w_k c_k for every leaf; where the weight is zero the cotangent is not looked at.
+
+    Weights are [T], or [T, D] over the features of all leaves.
+    """
+    if weights.ndim == 2:
+        return _combine_at_features(plan, leaves, cotangents, fused, weights)
     count = len(plan.segments)
     n_leaves = len(plan.feature_dims)
     total: list[Tensor | None] = [None] * len(leaves)
@@ -218,6 +228,31 @@ def _combine(
         if cotangent is not None:
             factor = weights[count + task] if known is None else known[count + task]
             total[place] = _add_weighted(total[place], cotangent, factor)
+    return total
+
+
+def _combine_at_features(
+    plan: ForkPlan,
+    leaves: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    fused: _FusedHeads | None,
+    weights: Tensor,
+) -> list[Tensor | None]:
+    """Return sum_k w_k c_k for every leaf, with a weight for each task and feature."""
+    count, n_leaves = len(plan.segments), len(plan.feature_dims)
+    total: list[Tensor | None] = [None] * len(leaves)
+    if fused is not None:
+        total[0] = fused.trunk_gradient(weights[:count], plan.segments).to(leaves[0].dtype)
+    sizes = [leaves[index].shape[dim] for index, dim in enumerate(plan.feature_dims)]
+    columns = torch.split(weights, sizes, 1)
+    for position, cotangent in enumerate(cotangents):
+        task, leaf = divmod(position, n_leaves)
+        place = position if plan.per_task else leaf
+        if cotangent is not None:
+            dim = plan.feature_dims[leaf]
+            shape = [1] * cotangent.ndim
+            shape[dim] = sizes[leaf]
+            total[place] = _add_weighted(total[place], cotangent, columns[leaf][count + task].reshape(shape))
     return total
 
 
@@ -256,6 +291,8 @@ def _weigh(
     places = [k for column in own for k, c in enumerate(column) if c is not None]
     present = [c for column in own for c in column if c is not None]
     per_leaf = [sum(c is not None for c in column) for column in own]
+    if plan.view == "signs" and not z:
+        z = [rows(leaf.detach(), dim) for leaf, dim in zip(leaves, plan.feature_dims, strict=True)]
     linear = [] if fused is None else [fused.gradient, fused.outputs, fused.weight]
     where = [len(own), *per_leaf, *places]
     return open_door(handle, priority, plan.view, order, z, present, where, linear, [], segments)

@@ -201,7 +201,7 @@ class Ledger:
     def open(self) -> None:
         """Begin a micro-batch: restore or save the balancer's state as its place in the window demands."""
         current = torch._C._current_graph_task_id()
-        if current == self._opened_in != -1 and self.balancer.uses_gramian:
+        if current == self._opened_in != -1 and self.balancer.acts_at_fork:
             raise ForkError(
                 "two forward passes of one model meet in one backward: the balancer would see each of them as a step. "
                 "Put the rows into one batch, or run one of the passes inside `with lepton.no_balancing():`."
@@ -342,6 +342,17 @@ class Ledger:
         self.weights, self.gramian = weights, gramian
         self._average(weights)
         return weights
+
+    def mask(self, pulls: Tensor) -> Tensor:
+        """Ask the balancer for weights [T, D] of tasks at features, and record how much of each task passes, [T]."""
+        finite = torch.isfinite(pulls).all(1)
+        if not holds(finite):
+            self.count_left_out(~finite)
+            pulls = torch.where(finite[:, None], pulls, 0)
+        masks = self.balancer.masks(pulls).to(pulls)
+        self.weights, self.gramian = masks.mean(1), None
+        self._average(self.weights)
+        return masks
 
     def _average(self, weights: Tensor) -> None:
         if self._micro != self.window:

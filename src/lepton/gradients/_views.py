@@ -26,6 +26,7 @@ __all__ = [
     "rows",
     "rows_overlap",
     "segment_index",
+    "signs_statistic",
     "wide",
 ]
 
@@ -170,6 +171,38 @@ def _inner_products(leaves: Sequence[Sequence[Tensor | None]]) -> Tensor:
             flat = wide(torch.stack([zero if c is None else c for c in cotangents]).flatten(1))
             total = total + flat @ flat.T
     return total
+
+
+def signs_statistic(
+    z: Sequence[Tensor],
+    own: Sequence[Sequence[Tensor | None]],
+    outputs: Tensor | None,
+    weight: Tensor | None,
+    segments: tuple[int, ...],
+) -> Tensor:
+    """Return sum over rows of sign(z) c_k, [T, D] over the features of all leaves; fused tasks first.
+
+    Args:
+        z: features [N, D] of each leaf, or of each leaf and task.
+        own: for each leaf the K cotangents [N, D]; `None` for an absent task.
+        outputs: cotangents E [N, C] of the fused linear heads, whose c_k are E_k W_k.
+        weight: weights [C, D] of the fused heads.
+        segments: number of outputs of each fused task.
+    """
+    each = len(z) // len(own) if own else 1
+    columns = []
+    for leaf in range(max(1, len(own))):
+        signs = [wide(part).sign() for part in z[leaf * each : (leaf + 1) * each]]
+        rows_of = (
+            [] if outputs is None or weight is None else [by_task(((outputs.T @ signs[0]) * weight).T, segments).T]
+        )
+        if own:
+            mine = [signs[k if each > 1 else 0] for k in range(len(own[leaf]))]
+            empty = signs[0].new_zeros(signs[0].shape[1])
+            found = [empty if c is None else (wide(c) * s).sum(0) for c, s in zip(own[leaf], mine, strict=True)]
+            rows_of.append(torch.stack(found))
+        columns.append(torch.cat(rows_of))
+    return torch.cat(columns, 1)
 
 
 def parameters_gramian(jacobian: Tensor) -> Tensor:

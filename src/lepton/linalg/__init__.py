@@ -7,10 +7,21 @@ reading is free, the iterative ones stop as soon as they may.
 from __future__ import annotations
 
 from lepton.linalg._device import holds, readable
-from lepton.linalg._gramian import EXACT_SIZE, cosines, count, normalize, present_tasks, ridge, solver_dtype
+from lepton.linalg._eigen import symmetric_eigen
+from lepton.linalg._gramian import (
+    EXACT_SIZE,
+    cosines,
+    count,
+    normalize,
+    present_tasks,
+    ridge,
+    rounded_trace,
+    solver_dtype,
+)
 from lepton.linalg._min_norm import frank_wolfe, min_norm_weights, solve_simplex
 from lepton.linalg._nonnegative import solve_nonnegative
 from lepton.linalg._pivoting import pivot_to_length
+from lepton.linalg._power import solve_power
 from lepton.linalg._pseudo_inverse import solve_smallest
 from lepton.linalg._random import counter_uniform
 
@@ -27,8 +38,11 @@ __all__ = [
     "present_tasks",
     "readable",
     "ridge",
+    "rounded_trace",
     "solve_nonnegative",
+    "solve_power",
     "solve_simplex",
     "solve_smallest",
     "solver_dtype",
+    "symmetric_eigen",
 ]

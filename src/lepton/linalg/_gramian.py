@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["EXACT_SIZE", "cosines", "count", "normalize", "present_tasks", "ridge", "solver_dtype"]
+__all__ = ["EXACT_SIZE", "cosines", "count", "normalize", "present_tasks", "ridge", "rounded_trace", "solver_dtype"]
 
 
 def present_tasks(gramian: Tensor) -> Tensor:
@@ -32,6 +32,15 @@ def normalize(gramian: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     exact = gramian.to(dtype)
     trace = torch.diagonal(exact, dim1=-2, dim2=-1).sum(-1)[..., None, None]
     return exact / torch.where(trace > 0, trace, 1.0)
+
+
+def rounded_trace(gramian: Tensor) -> Tensor:
+    """Return the power of two, float64, that is nearest to the trace of `gramian` [T, T]; one if that is zero.
+
+    To divide by it rounds nothing, so that what is solved then is the same to the last bit with an absent task.
+    """
+    trace = torch.diagonal(gramian.double()).sum()
+    return torch.where(trace > 0, trace, 1.0).log2().round().exp2()
 
 
 def cosines(gramian: Tensor) -> Tensor:

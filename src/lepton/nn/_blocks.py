@@ -140,7 +140,8 @@ def _lowest(found: Blocks, depth: int) -> list[nn.Parameter]:
     blocks = list(found.blocks.values())
     if depth > len(blocks):
         raise ConfigurationError(
-            f"freeze: depth is {depth}, but the trunk has {len(blocks)} blocks: {list(found.blocks)}. None freezes all."
+            f"freeze: depth is {depth}, but the trunk has {len(blocks)} blocks: {list(found.blocks)}. "
+            "None, in a configuration `all`, freezes all."
         )
     parts: Iterable[nn.Parameter] = found.below if depth else ()
     return [*parts, *(parameter for block in blocks[:depth] for parameter in block.parameters())]

@@ -95,7 +95,7 @@ def _fork(
 
 def active(balancer: Balancer, bounded: bool = False) -> bool:
     """Return whether a fork must do anything here; `bounded` if it clips the tasks' gradients."""
-    wanted = balancer.uses_gramian or bounded
+    wanted = balancer.acts_at_fork or bounded
     return wanted and balancer.training and balancing_enabled() and torch.is_grad_enabled()
 
 
@@ -326,6 +326,11 @@ class Fork(nn.Module):
     def max_task_grad_norm(self, bound: float | None) -> None:
         bounded = bound is None or (is_number(bound) and 0 < bound < math.inf)
         require(bounded, "Fork", "max_task_grad_norm", bound, "a number, positive and finite, or None")
+        if bound is not None and self.balancer.uses_signs:
+            raise ConfigurationError(
+                f"max_task_grad_norm bounds a task's gradient by the Gramian, and {type(self.balancer).__name__} forms "
+                "none: bound the norm of all gradients (max_grad_norm, or torch.nn.utils.clip_grad_norm_) instead."
+            )
         self._max_norm = ledger_of(self.balancer).max_task_norm = bound
 
     def take_back(self) -> None:

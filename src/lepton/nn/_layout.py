@@ -69,6 +69,15 @@ class StackedHead(nn.Module):
         """[C_k], a view."""
         return self.stack.bias[self.rows]
 
+    def apart(self) -> nn.Linear:
+        """Return the same layer, with its gradient if it has one, in parameters of its own."""
+        found = nn.Linear(self.in_features, self.out_features, device=self.weight.device, dtype=self.weight.dtype)
+        for own, stacked in ((found.weight, self.stack.weight), (found.bias, self.stack.bias)):
+            own.data.copy_(stacked.detach()[self.rows])
+            own.requires_grad_(stacked.requires_grad)
+            own.grad = None if stacked.grad is None else stacked.grad[self.rows].clone()
+        return found
+
     def forward(self, features: Tensor) -> Tensor:
         """Return the raw output [.., C_k] of features [.., D]."""
         return F.linear(features, self.weight, self.bias)

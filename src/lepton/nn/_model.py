@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -157,6 +158,19 @@ class LeptonModel(nn.Module):
         for name in linear:
             self.heads[name] = StackedHead(self.stacked_heads, name)
 
+    @contextmanager
+    def heads_apart(self) -> Iterator[None]:
+        """Hold every head as a module of its own, for what looks at layers, and stack them again behind it."""
+        stacked = {name: head for name, head in self.heads.items() if isinstance(head, StackedHead)}
+        for name, head in stacked.items():
+            self.heads[name] = head.apart()
+        if stacked:
+            del self.stacked_heads
+        try:
+            yield
+        finally:
+            self._stack_heads(set(stacked))
+
     def _watch(self) -> None:
         model = weakref.ref(self)
         ledger_of(self.balancer).watch(lambda: [] if (alive := model()) is None else alive.parameters())
@@ -211,7 +225,7 @@ class LeptonModel(nn.Module):
     def task_weights(self) -> Tensor:
         """Return the weights [T] on the losses: `loss_weight` times what the balancer knows before the batch."""
         weights = self.balancer.task_weights()
-        if not self.balancer.uses_gramian:
+        if not self.balancer.acts_at_fork:
             weights = weights * self.priority
         return weights * self.loss_weight
 

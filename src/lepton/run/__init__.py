@@ -14,17 +14,28 @@ from lepton.run._run import Run, load
 from lepton.run._summary import metrics_table, score_notes, seen_words
 from lepton.run._train import make_loaders, make_trainer, resume_run, train_run
 from lepton.run._voices import Speech
+from lepton.run.added import Added, AddedScore, add_task, added_table
 from lepton.run.baselines import Baselines, BaselineScore, Gains, SeedScore, SharedRun, run_baselines
+from lepton.run.compress import Compressed, Distilled, Form, Gain, compress_run, distilled_run, pruned_run
+from lepton.run.continued import Continued, ContinueMethod, continue_run
 from lepton.run.look import Finding, LabelMap, Probe, StepCost, TaskPlan, Validation, check, probe
 
 if TYPE_CHECKING:
     from lepton.run._estimator import LeptonEstimator
 
 __all__ = [
+    "Added",
+    "AddedScore",
     "BaselineScore",
     "Baselines",
+    "Compressed",
+    "ContinueMethod",
+    "Continued",
     "Diagnosis",
+    "Distilled",
     "Finding",
+    "Form",
+    "Gain",
     "Gains",
     "LabelMap",
     "LeptonEstimator",
@@ -37,11 +48,16 @@ __all__ = [
     "StepCost",
     "TaskPlan",
     "Validation",
+    "add_task",
+    "added_table",
     "build_model",
     "check",
     "commented_config",
+    "compress_run",
+    "continue_run",
     "default_folder",
     "diagnose",
+    "distilled_run",
     "fit",
     "load",
     "make_config",
@@ -52,6 +68,7 @@ __all__ = [
     "override_config",
     "prepare",
     "probe",
+    "pruned_run",
     "resume_run",
     "run_baselines",
     "score_notes",

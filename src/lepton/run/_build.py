@@ -13,10 +13,13 @@ from lepton.config import Config, Custom, load_class, make_balancer, make_task, 
 from lepton.data import TEXT_BUCKETS, AudioEncoder, AudioRows, Encoder, InputEncoder, LabelRule, SequenceEncoder
 from lepton.errors import ConfigurationError
 from lepton.nn import HuggingFaceTrunk, LeptonModel
+from lepton.run._adapters import adapted_trunk, hold_still
 from lepton.run._prepare import Prepared
 from lepton.run._sequences import readers_of
 from lepton.run._speech import fit_spectra, speech_heads
+from lepton.run._start import begin_from
 from lepton.tasks import Regression
+from lepton.transfer import separate_head
 
 __all__ = ["build_model", "initial_model"]
 
@@ -50,23 +53,36 @@ def build_model(
     heads = speech_heads(chosen, trunk)
     told: dict[str, Any] = {"vocabulary": size, "mels": getattr(config.trunk, "mels", 0), "trust": trust}
     tasks = [make_task(r.task, config.tasks[r.task], r.classes, head=heads.get(r.task), **told) for r in chosen]
-    return LeptonModel(trunk, tasks, balancer=make_balancer(config.balance), gradients=config.balance.gradients)
+    trunk = adapted_trunk(trunk, config, [rule.task for rule in chosen])
+    model = LeptonModel(trunk, tasks, balancer=make_balancer(config.balance), gradients=config.balance.gradients)
+    for rule in chosen:
+        own = config.tasks[rule.task].adapter
+        if own is not None and own.type == "head":
+            separate_head(model, rule.task)
+    return model
 
 
-def initial_model(prepared: Prepared, *, trust: bool = False, only: str | None = None) -> LeptonModel:
-    """Return the model before its first step: built, and with the statistics of the training labels.
+def initial_model(
+    prepared: Prepared, *, trust: bool = False, only: str | None = None, resume: bool = False
+) -> LeptonModel:
+    """Return the model before its first step: built, with the weights that it starts from and the statistics of the
+    training labels, and with what of the trunk does not learn held still.
 
-    They are fitted here, and not from the batches as a trainer would: that would decode every picture for nothing.
+    The statistics are fitted here, and not from the batches as a trainer would: that would decode every picture for
+    nothing.
 
     Args:
         prepared: configuration, rules and rows.
         trust: whether classes may be imported.
         only: one task, for a model that learns it alone.
+        resume: whether a checkpoint brings the weights, so that where they started from may be gone.
     """
     model = build_model(prepared.config, prepared.encoder, prepared.rules, trust=trust, only=only)
+    taken = set() if resume else begin_from(model, prepared.config, prepared.notes)
+    hold_still(model, prepared.config)
     for name in model.task_names:
         task = model.task(name)
-        if isinstance(task, Regression):
+        if isinstance(task, Regression) and name not in taken:
             task.fit_statistics(prepared.data["train"].targets[name])
     train = prepared.data["train"]
     if isinstance(train, AudioRows):

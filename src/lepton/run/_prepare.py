@@ -25,17 +25,19 @@ from lepton.data import (
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
+from lepton.run._adapters import check_start, is_trunk_held
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
 from lepton.run._rows import image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
-from lepton.run._speech import audio_rules, encode_recordings, fit_recordings
+from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
+from lepton.run._start import check_columns, check_rules, old_order, read_old_run, started_config
 from lepton.run._streaming import StreamSource, is_streamed, open_streams, stream_note, streamed_parts
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "read_source", "split_tables"]
+__all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "read_source", "split_rule", "split_tables"]
 
 TABLE_BATCHES = (32, 256)
 """Smallest and largest size of a batch. In benchmarks/batch_size.py 8 rows take two to four times as long on small
@@ -81,16 +83,21 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
 
 
-def prepare(config: Config, source: Any = None) -> Prepared:
+def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence[LabelRule]] | None = None) -> Prepared:
     """Read, understand, split and encode.
+
+    The rules of the inputs are fitted on the training rows, unless there are some that the weights know already: those
+    of the run in `config.start`, or `kept`.
 
     Args:
         config: the configuration.
         source: rows in memory, instead of `config.data.source`.
+        kept: rules of inputs and labels that are there already, for a resolved configuration.
 
     Raises:
         DataError: nothing can be learned from these rows.
         ConfigurationError: the configuration does not fit them.
+        CheckpointError: the run that the training starts from is none, or damaged.
     """
     notes: list[str] = []
     streams: dict[str, StreamSource] = {}
@@ -102,6 +109,14 @@ def prepare(config: Config, source: Any = None) -> Prepared:
         config = check_config(content)
     else:
         table = read_source(config, source)
+    owner = "the run"
+    if kept is None and config.start is not None and config.start.run is not None:
+        old = read_old_run(config.start.run)
+        kept, owner = (old.encoder, old.rules), f"the run {str(old.folder)!r}"
+        config = started_config(config, old)
+    check_start(config)
+    if kept is not None:
+        check_columns(kept[0], table, owner)
     columns = describe_columns(table, config.data.kinds, config.data.date_formats)
     kinds = {column.name: column for column in columns}
     rules = [label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
@@ -124,11 +139,17 @@ def prepare(config: Config, source: Any = None) -> Prepared:
         tables = {part: opened.sample for part, opened in streams.items()}
         notes.append(stream_note(streams))
     else:
-        split = _split(config, table, rules, kinds)
+        split = split_rule(config, rules, kinds).apply(table)
         tables = split_tables(config, table, split)
     rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
     encoder: Encoder
-    if single is None:
+    if kept is not None:
+        encoder = kept[0]
+        check_rules(encoder, rules, owner)
+        if isinstance(encoder, InputEncoder):
+            _check_trunk(config, encoder)
+        rules = old_order(with_characters(encoder, rules), kept[1], config.tasks)
+    elif single is None:
         inputs = with_text_kinds(config, inputs, tables["train"], notes)
         columns = [{each.name: each for each in inputs}.get(column.name, column) for column in columns]
         lengths = {"vocabulary": config.data.vocabulary, "max_length": config.data.max_length}
@@ -187,7 +208,14 @@ def _inputs(config: Config, columns: Sequence[Column], rules: Sequence[LabelRule
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------
-def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns: Mapping[str, Column]) -> Split:
+def split_rule(config: Config, rules: Sequence[LabelRule], columns: Mapping[str, Column]) -> SplitRule:
+    """Return how rows are divided.
+
+    Args:
+        config: the configuration.
+        rules: rules of the labels, whose shares a stratified split keeps alike.
+        columns: what the columns were taken for.
+    """
     told = config.data.split.model_dump()
     if config.data.val is not None:
         told["val"] = 0.0
@@ -200,7 +228,7 @@ def _split(config: Config, table: pa.Table, rules: Sequence[LabelRule], columns:
         if columns[name].kind not in ("labels", "image") and rule.kind not in (*SEQUENCE_KINDS, *SPEECH_KINDS)
     ]
     by = columns.get(told["column"] or "")
-    return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "").apply(table)
+    return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "")
 
 
 def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:
@@ -281,7 +309,8 @@ def _resolve(
     if isinstance(encoder, InputEncoder) and encoder.tokens:
         planned["learning_rate"] = TEXT_LEARNING_RATE
     if getattr(config.trunk, "folder", None) is not None:
-        planned |= PRETRAINED if not config.trunk.frozen else {"learning_rate": HEADS_LEARNING_RATE}
+        held = config.trunk.frozen or is_trunk_held(config)
+        planned |= {"learning_rate": HEADS_LEARNING_RATE} if held else PRETRAINED
     content["training"] = planned | told
     return check_config(content)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import statistics
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVALUATION_SEQUENCES",
+    "InTurn",
     "has_label",
     "held_out_part",
     "image_size",
@@ -110,6 +111,8 @@ def labelled_rows(rows: Rows, task: str) -> Tensor:
         return ~rows.absent[task]
     if isinstance(rows, ImageRows) and task in rows.masks:
         return torch.tensor([path is not None for path in rows.masks[task]])
+    if task not in rows.targets:  # new rows of a run need not have labels of all its tasks
+        return torch.zeros(len(rows), dtype=torch.bool)
     return has_label(rows.targets[task])
 
 
@@ -173,6 +176,24 @@ def make_loader(
     if isinstance(rows, SequenceData):
         return LengthLoader(rows, size, by_length=not in_order, **order)
     return TensorLoader(rows, size, **order)
+
+
+class InTurn:
+    """The batches of several loaders, one loader after the other.
+
+    Args:
+        loaders: give the batches.
+    """
+
+    def __init__(self, loaders: Sequence[Loader]) -> None:
+        self.loaders = loaders
+
+    def __len__(self) -> int:
+        return sum(len(loader) for loader in self.loaders)
+
+    def __iter__(self) -> Iterator[Any]:
+        for loader in self.loaders:
+            yield from loader
 
 
 def _augment(config: Config, rows: ImageRows) -> Augment | None:

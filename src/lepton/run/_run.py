@@ -45,7 +45,10 @@ from lepton.train import load_weights
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from lepton.config import AddedTasks
     from lepton.export import Export
+    from lepton.run.added import Added
+    from lepton.run.continued import Continued, ContinueMethod
 
 __all__ = ["Run", "load"]
 
@@ -238,13 +241,16 @@ class Run:
         table = self._part(part) if source is None else read_table(source)
         if source is not None and (words := seen_words(self, table)):
             log.warning(words)
-        for rule in self.rules:
+        rules = self.rules
+        if source is None:  # a run that was continued may have seen new rows of some tasks only
+            rules = [rule for rule in rules if set(rule.columns) <= set(table.column_names)]
+        for rule in rules:
             for column in rule.columns:
                 find_column(table, column)
-        rows = encode_rows(self.config, self.encoder, self.rules, table, self.notes, "evaluated")
+        rows = encode_rows(self.config, self.encoder, rules, table, self.notes, "evaluated")
         found = evaluate(self.model, make_loader(rows, self.config))
         if isinstance(self.encoder, SequenceEncoder):
-            return with_search_scores(self.model, self.encoder, self.rules, table, found)
+            return with_search_scores(self.model, self.encoder, rules, table, found)
         return found
 
     def tables(self) -> dict[str, pa.Table]:
@@ -326,6 +332,72 @@ class Run:
         from lepton.run._export import export_run
 
         return export_run(self, folder, rows=rows)
+
+    def add_task(
+        self,
+        config: AddedTasks | Mapping[str, Any] | Path | str,
+        folder: Path | str | None = None,
+        *,
+        source: Any = None,
+        compare: bool = True,
+        trust: bool = False,
+        quiet: bool = False,
+    ) -> Added:
+        """Give the run more tasks; the result is a new run in a folder of its own, and this one is left as it is.
+
+        Args:
+            config: the new rows and tasks and the method: a YAML file, or its content, such as
+                `{"data": {"source": "new.csv"}, "tasks": ["churn"], "method": "lora"}`.
+            folder: of the new run; by default this one's name and the new tasks'.
+            source: new rows in memory, instead of `data.source`.
+            compare: whether to train, for comparison, each new task alone and all tasks together, from scratch.
+            trust: whether classes that a configuration names may be imported.
+            quiet: print nothing.
+
+        Returns:
+            The new run with every task's metrics before and after; see `lepton.run.add_task`, which says more.
+
+        Raises:
+            ConfigurationError: a task of a name that exists, or a method that needs rows that are gone.
+            DataError: a column that the run reads is missing among the new rows.
+        """
+        from lepton.run.added import add_task
+
+        return add_task(self, config, folder, source=source, compare=compare, trust=trust, quiet=quiet)
+
+    def continue_training(
+        self,
+        source: Any = None,
+        folder: Path | str | None = None,
+        *,
+        method: ContinueMethod = "replay",
+        new_classes: bool = False,
+        retire: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+    ) -> Continued:
+        """Go on from this run in a new one: learn from new rows without forgetting the old ones.
+
+        `lepton.run.continue_run` has further options, and says what each means.
+
+        Args:
+            source: new rows; None to retire tasks only.
+            folder: the new folder; by default this one's name and `-continued`.
+            method: what keeps the run from forgetting: `"replay"`, `"lwf"`, `"ewc"`, `"agem"` or `"none"`.
+            new_classes: whether labels that are no class of their task become classes of it.
+            retire: tasks that the new run does not have.
+            overrides: `training.key=value` to change.
+
+        Returns:
+            The new run, and every task before and after on old and on new rows.
+
+        Raises:
+            DataError: a column is missing, there is no label, or one is no class.
+            ConfigurationError: an option that is not allowed, or old rows are needed and there are none.
+        """
+        from lepton.run.continued import continue_run
+
+        options: dict[str, Any] = {"method": method, "new_classes": new_classes, "retire": retire}
+        return continue_run(self, source, folder, overrides=overrides, quiet=True, **options)
 
     # -- showing ----------------------------------------------------------------------------------------------
     def __repr__(self) -> str:

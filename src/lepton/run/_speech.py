@@ -19,6 +19,7 @@ from lepton.data import (
     AudioEncoder,
     AudioRows,
     Column,
+    Encoder,
     LabelRule,
     decoded,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "predict_recordings",
     "reads_recordings",
     "speech_heads",
+    "with_characters",
 ]
 
 AUDIO_CACHE_BYTES = 2 << 30
@@ -161,8 +163,15 @@ def fit_recordings(
         max_seconds=config.data.max_seconds,
         trim=config.data.trim,
     )
+    return encoder, with_characters(encoder, rules)
+
+
+def with_characters(encoder: Encoder, rules: Sequence[LabelRule]) -> list[LabelRule]:
+    """Return the rules, those of texts of recordings with the characters that an encoder knows."""
+    if not isinstance(encoder, AudioEncoder):
+        return list(rules)
     known = tuple(encoder.characters)
-    return encoder, [dataclasses.replace(rule, classes=known) if rule.kind in SPEECH_KINDS else rule for rule in rules]
+    return [dataclasses.replace(rule, classes=known) if rule.kind in SPEECH_KINDS else rule for rule in rules]
 
 
 def encode_recordings(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lepton
 from lepton.config import Config
 from lepton.data import Loader, SequenceEncoder, without_nan
 from lepton.errors import CheckpointError, DataError
 from lepton.evaluate import evaluate
-from lepton.nn import LeptonModel
+from lepton.nn import LeptonModel, plain_trunk
+from lepton.run._adapters import layer_learning_rates
 from lepton.run._build import initial_model
 from lepton.run._folder import (
     check_vocabulary,
     new_folder,
+    read_rules,
     read_run_config,
     read_split,
     write_architecture,
@@ -27,6 +29,7 @@ from lepton.run._folder import (
 )
 from lepton.run._generation import SearchScores, with_search_scores
 from lepton.run._prepare import Prepared, prepare
+from lepton.run._replay import keep_training_rows
 from lepton.run._rows import make_loader
 from lepton.run._run import Run
 from lepton.run._streaming import keep_quarantine, quarantine_note
@@ -39,9 +42,22 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["make_loaders", "make_trainer", "resume_run", "steps_per_epoch", "train_run"]
+__all__ = [
+    "held_out_results",
+    "make_loaders",
+    "make_trainer",
+    "person_console",
+    "print_table",
+    "resume_run",
+    "steps_per_epoch",
+    "train_prepared",
+    "train_run",
+]
 
 OWN_TRAINING_KEYS = {"batch_size", "num_workers"}
+
+Procedure: TypeAlias = Callable[[Trainer], object]
+"""Takes part in a training."""
 
 
 def train_run(
@@ -67,12 +83,37 @@ def train_run(
     """
     prepared = prepare(config, source)
     model = initial_model(prepared, trust=trust)
+    return train_prepared(prepared, model, folder, quiet=quiet, plain=plain, callbacks=callbacks)
+
+
+def train_prepared(
+    prepared: Prepared,
+    model: LeptonModel,
+    folder: Path,
+    *,
+    quiet: bool = False,
+    plain: bool = False,
+    callbacks: Sequence[Callback] = (),
+    procedures: Sequence[Procedure] = (),
+) -> Run:
+    """Train a model on rows that are ready, and write its run.
+
+    Args:
+        prepared: configuration, rules and rows.
+        model: as its configuration describes it.
+        folder: where the run is written; a number is added if it is taken.
+        quiet: as in `train_run`, like the rest.
+        plain: see there.
+        callbacks: see there.
+        procedures: each is called with the trainer before the first step, such as one that attaches a penalty.
+    """
     place = new_folder(folder)
     write_run(place, prepared.config, lepton.__version__, prepared.encoder.fingerprint)
     write_rules(place, prepared.encoder, prepared.rules)
-    write_architecture(place, model.trunk)
+    write_architecture(place, plain_trunk(model.trunk))
     write_split(place, prepared.split)
-    return _train(prepared, model, place, None if quiet else _console(plain), callbacks, resume=False)
+    console = None if quiet else person_console(plain)
+    return _train(prepared, model, place, console, callbacks, procedures, resume=False)
 
 
 def resume_run(
@@ -99,9 +140,20 @@ def resume_run(
         DataError: the rows are not those that the run was trained on.
     """
     config = read_run_config(folder)
+    if (folder / "continued.json").exists():
+        raise CheckpointError(
+            f"{str(folder)!r} goes on from another run, with rules and rows of that one: continue that one anew, with "
+            "lepton continue."
+        )
     if not (folder / "checkpoints" / "last").is_dir():
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
-    prepared = prepare(config, source)
+    if (folder / "added.json").exists():
+        raise CheckpointError(
+            f"{str(folder)!r} was made by lepton add-task, whose training is not gone on with: run that again, or "
+            f"train all tasks anew with  lepton train {folder / 'config.yaml'}."
+        )
+    # What a training started from may be gone by now; its rules are in the run's own folder.
+    prepared = prepare(config, source, kept=None if config.start is None else read_rules(folder))
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
         if config.data.stream is True:
             raise DataError(f"the shards of {config.data.source} are not those that the run was trained on.")
@@ -109,9 +161,9 @@ def resume_run(
     check_vocabulary(folder, prepared.encoder)  # fitted anew, by a library that may be another version now
     return _train(
         prepared,
-        initial_model(prepared, trust=trust),
+        initial_model(prepared, trust=trust, resume=True),
         folder,
-        None if quiet else _console(plain),
+        None if quiet else person_console(plain),
         callbacks,
         resume=True,
     )
@@ -123,6 +175,7 @@ def _train(
     place: Path,
     console: Console | None,
     callbacks: Sequence[Callback],
+    procedures: Sequence[Procedure] = (),
     *,
     resume: bool,
 ) -> Run:
@@ -136,6 +189,8 @@ def _train(
     trainer = make_trainer(
         prepared.config, model, place, callbacks=callbacks, resume=resume, progress=console is not None
     )
+    for procedure in procedures:
+        procedure(trainer)
     try:
         trainer.fit(*make_loaders(prepared))
     except KeyboardInterrupt:
@@ -144,7 +199,8 @@ def _train(
         raise
     if not (place / "checkpoints" / "best").exists():  # without validation rows nobody told which weights were best
         save_checkpoint(place / "checkpoints" / "best", model, {})
-    write_json(place / "results.json", without_nan(_held_out(model, prepared)))
+    write_json(place / "results.json", without_nan(held_out_results(model, prepared)))
+    keep_training_rows(place, prepared, [model.task(name) for name in model.task_names])
     write_voices(place, model, prepared)
     if unusable := quarantine_note(prepared.data):
         prepared.notes.append(unusable)
@@ -154,7 +210,7 @@ def _train(
     run = Run(place, *parts, rows=rows)
     write_card(run)
     if console is not None:
-        _print_table(console, metrics_table(run, run.results))
+        print_table(console, metrics_table(run, run.results))
         for note in [*score_notes(run.results), *([unusable] if unusable else [])]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     return run
@@ -195,11 +251,13 @@ def make_trainer(
     """
     options = {key: value for key, value in config.training.model_dump().items() if key not in OWN_TRAINING_KEYS}
     options = {key: value for key, value in options.items() if value is not None or key != "max_epochs"}
+    options["learning_rates"] = layer_learning_rates(model, config)
     last = folder / "checkpoints" / "last" if resume and folder is not None else None
     return Trainer(model, folder=folder, callbacks=callbacks, resume_from_checkpoint=last, progress=progress, **options)
 
 
-def _held_out(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
+def held_out_results(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
+    """Return part -> task -> result of a model on all rows but those for training, as JSON holds it."""
     parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
     found = {part: evaluate(model, make_loader(rows, prepared.config)) for part, rows in parts.items()}
     if isinstance(prepared.encoder, SequenceEncoder):
@@ -213,19 +271,21 @@ def _held_out(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
 # -- what a person sees -------------------------------------------------------------------------------------------
 def _show_plan(console: Console, prepared: Prepared, model: LeptonModel) -> None:
     """Say what was decided."""
-    _print_table(console, columns_table(prepared))
-    _print_table(console, plan_table(prepared, count_parameters(model)))
+    print_table(console, columns_table(prepared))
+    print_table(console, plan_table(prepared, count_parameters(model)))
     for note in prepared.notes:
         console.print(f"- {note}", markup=False, highlight=False)
 
 
-def _print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
+    """Print a table, without a frame where there are no colours."""
     if console.no_color:
         table.box = None
     console.print(table)
 
 
-def _console(plain: bool) -> Console:
+def person_console(plain: bool) -> Console:
+    """Return where a person reads what a command is doing: standard error."""
     from rich.console import Console
 
     return Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lepton.tasks._ctc import ctc_alignment, ctc_beam, ctc_greedy
+from lepton.tasks._distillation import DISTILLED, distillation
 from lepton.tasks.base import Task
 from lepton.tasks.classification import Classification
 from lepton.tasks.language import LanguageModeling, Translation
@@ -14,6 +15,7 @@ from lepton.tasks.speech_synthesis import SpeechSynthesis, mel_distortion
 from lepton.tasks.token_classification import TokenClassification
 
 __all__ = [
+    "DISTILLED",
     "Classification",
     "FrameHead",
     "LanguageModeling",
@@ -28,5 +30,6 @@ __all__ = [
     "ctc_alignment",
     "ctc_beam",
     "ctc_greedy",
+    "distillation",
     "mel_distortion",
 ]

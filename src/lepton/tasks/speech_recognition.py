@@ -210,7 +210,7 @@ class SpeechRecognition(Task):
             parameter: none.
         """
         lengths = (target > 0).sum(1)
-        frames = (~_is_padding(output)).sum(1)
+        frames = (~is_padding(output)).sum(1)
         lengths = lengths.where(frames_needed(target, lengths) <= frames, 0)
         # Before the loss, not after it: the derivative of a NaN is NaN even where its value is not selected.
         logits = output.where((lengths > 0)[:, None, None], 0.0)
@@ -302,6 +302,6 @@ class SpeechRecognition(Task):
         return [tuple(word) for word in words if word]
 
 
-def _is_padding(logits: Tensor) -> Tensor:
+def is_padding(logits: Tensor) -> Tensor:
     """Return which frames [B, L] are padding as `FrameHead` writes it; the smaller dtypes round the logit a little."""
     return ((logits[..., 1:] - IMPOSSIBLE).abs() < 100).all(-1)

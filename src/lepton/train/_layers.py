@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -93,12 +93,13 @@ class LayerNorms:
         means = (self._sum / samples).tolist()
         return {f"train/grad_norm/{name}": mean for name, mean in zip(self.names, means, strict=True)}
 
-    def alarm(self, row: Mapping[str, float], state: TrainState) -> None:
+    def alarm(self, row: Mapping[str, float], state: TrainState, idle: Collection[str] = ()) -> None:
         """Warn, once for each layer, of those that are dead or explode, and enter them into the state.
 
         Args:
             row: what `row` returned for this epoch.
             state: with the history of the epochs before it.
+            idle: tasks without labels, whose heads have no gradient and are not dead for that.
         """
         if not row:
             return
@@ -106,6 +107,8 @@ class LayerNorms:
         median = statistics.median(highest.values())
         first = state.history[0] if state.history else row
         for name, norm in highest.items():
+            if any(name == f"heads.{task}" or name.startswith(f"heads.{task}.") for task in idle):
+                continue
             key = f"train/grad_norm/{name}"
             if norm <= DEAD * median and name not in state.dead_layers:
                 state.dead_layers.append(name)

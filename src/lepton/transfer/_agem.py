@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 from lepton.errors import is_whole, require
 from lepton.evaluate import to_device
 from lepton.gradients import no_balancing
-from lepton.nn import MultiTaskLoss
-from lepton.transfer._attached import Attached
+from lepton.nn import Attached, MultiTaskLoss
 from lepton.transfer._replay import Replay
 
 __all__ = ["AGEM"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from lepton.errors import ConfigurationError
 from lepton.tasks import Classification, MultiLabel, Regression, Segmentation, Task
 
-__all__ = ["check_kinds", "distillation", "own_log_likelihood"]
+__all__ = ["check_kinds", "own_log_likelihood"]
 
 _KINDS = (Classification, Segmentation, MultiLabel, Regression)
 
@@ -41,15 +41,3 @@ def own_log_likelihood(task: Task, output: Tensor, generator: torch.Generator) -
     scale = task.std if task.outputs > 1 else task.std.squeeze(-1)
     noise = torch.randn(output.shape, generator=generator, device=output.device) * scale
     return -0.5 * ((output.detach() + noise - output) / scale).square().sum()
-
-
-def distillation(task: Task, output: Tensor, recorded: Tensor, temperature: float) -> Tensor:
-    """Return the mean over labels of the loss of an output against what another model gave, 0-d."""
-    if isinstance(task, (Classification, Segmentation)):
-        wanted = (recorded / temperature).softmax(task.class_dim)
-        return -(wanted * (output / temperature).log_softmax(task.class_dim)).sum(task.class_dim).mean()
-    if isinstance(task, MultiLabel):
-        return F.binary_cross_entropy_with_logits(output / temperature, (recorded / temperature).sigmoid())
-    assert isinstance(task, Regression)
-    scale = task.std if task.outputs > 1 else task.std.squeeze(-1)
-    return ((output - recorded) / scale).square().mean()

@@ -12,8 +12,7 @@ from torch.utils import _pytree as pytree
 
 from lepton.errors import ConfigurationError, DataError, is_number, is_whole, require
 from lepton.evaluate import checked_batch, to_device
-from lepton.nn import LeptonModel, MultiTaskLoss, Penalty
-from lepton.transfer._attached import Attached
+from lepton.nn import Attached, LeptonModel, MultiTaskLoss, Penalty
 from lepton.transfer._distribution import check_kinds, own_log_likelihood
 
 __all__ = ["EWC", "FisherLabels"]

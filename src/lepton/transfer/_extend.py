@@ -14,7 +14,7 @@ from lepton.errors import ConfigurationError, require
 from lepton.nn import AdaptedTrunk, LeptonModel, add_adapter, add_lora, freeze
 from lepton.tasks import Task
 
-__all__ = ["AdapterName", "extended"]
+__all__ = ["AdapterName", "extended", "separate_head"]
 
 AdapterName = Literal["none", "head", "lora", "adapter"]
 """What learns of a model that gets more tasks: everything, the new heads, or adapters and the new heads."""
@@ -90,7 +90,7 @@ def extended(
     _take_over_heads(model, found)
     if adapter == "head":
         for task in tasks:
-            _separate(found, task.name)
+            separate_head(found, task.name)
     if adapter != "none":
         for name in model.task_names:
             found.heads[name].requires_grad_(False)
@@ -139,8 +139,24 @@ def _take_over_heads(model: LeptonModel, found: LeptonModel) -> None:
             new[new_rows] = old[old_rows]
 
 
-def _separate(model: LeptonModel, name: str) -> None:
-    """Let a linear head be computed by itself."""
+def separate_head(model: LeptonModel, name: str) -> None:
+    """Let a plain linear head of a model be computed by itself, and not in one product with the others.
+
+    In one product, a further head would change the last bits of the others' outputs.
+
+    Args:
+        model: changed in place.
+        name: the task.
+
+    Example:
+        >>> import torch, lepton
+        >>> from lepton.tasks import Classification
+        >>> from lepton.transfer import separate_head
+        >>> model = lepton.LeptonModel(torch.nn.Linear(2, 4), [Classification("new", classes=2)])
+        >>> separate_head(model, "new")
+        >>> type(model.heads["new"]).__name__
+        'SingleHead'
+    """
     head = model.heads[name]
     if type(head) is nn.Linear:
         single = SingleHead(head.in_features, head.out_features).to(head.weight.device, head.weight.dtype)

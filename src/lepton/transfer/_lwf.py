@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lepton.errors import TrainingError, is_number, require
-from lepton.nn import LeptonModel, MultiTaskLoss, Penalty
-from lepton.transfer._attached import Attached
-from lepton.transfer._distribution import check_kinds, distillation
+from lepton.errors import is_number, require
+from lepton.nn import Attached, LeptonModel, MultiTaskLoss, NotedInputs, Penalty
+from lepton.tasks import Classification, MultiLabel, Segmentation, Task, distillation
+from lepton.transfer._distribution import check_kinds
 
 __all__ = ["LwF"]
 
@@ -28,6 +27,9 @@ class LwF(Penalty):
     the temperature. Labels that are 0 or 1 take the same cross-entropy for each of them; for a regression L_t is the
     mean squared difference in the units of the standardised targets. Old heads learn along with the trunk, as in the
     paper, which first trains the new head alone (`freeze(model.trunk)`), and then everything together.
+
+    A task that has got further classes since, behind the old ones, is held on to over the old ones only: their
+    probabilities keep their ratios.
 
     It needs no old row. The old outputs are computed for each batch, so that rows may be augmented.
 
@@ -71,7 +73,7 @@ class LwF(Penalty):
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.strength = strength
         self.temperature = temperature
-        self._inputs: Any = None
+        self._noted = NotedInputs("LwF")
 
     def attach(self, criterion: MultiTaskLoss) -> Attached:
         """Add the penalty to the loss of a training, of the same model or of one with more tasks.
@@ -85,25 +87,23 @@ class LwF(Penalty):
         """
         penalty = criterion.register_penalty(self)
         criterion.unlabelled.update(self.tasks)
-        note = criterion.model.register_forward_pre_hook(self._note, with_kwargs=True)
-        return Attached(penalty, note)
+        return Attached(penalty, self._noted.watch(criterion.model))
 
     def __call__(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return the penalty, 0-d."""
-        if self._inputs is None:
-            raise TrainingError(
-                "LwF: these outputs come from no new forward pass: call the model that the criterion was made for, "
-                "in training mode, once for each loss."
-            )
-        inputs, self._inputs = self._inputs, None
+        inputs = self._noted.take()
         with torch.no_grad():
             recorded = self.teacher.to(next(iter(outputs.values())).device).outputs_of(inputs, self.tasks)
         terms = [
-            distillation(self.teacher.task(name), outputs[name], recorded[name], self.temperature)
-            for name in self.tasks
+            distillation(task, _as_before(task, outputs[name], recorded[name]), recorded[name], self.temperature)
+            for name, task in ((name, self.teacher.task(name)) for name in self.tasks)
         ]
         return self.strength * torch.stack(terms).sum()
 
-    def _note(self, model: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if model.training and torch.is_grad_enabled():
-            self._inputs = inputs[0] if inputs else named["inputs"]
+
+def _as_before(task: Task, output: Tensor, recorded: Tensor) -> Tensor:
+    """Return the output without the classes that it got since, which stand behind the others."""
+    if not isinstance(task, (Classification, Segmentation, MultiLabel)):
+        return output
+    dim = -1 if isinstance(task, MultiLabel) else task.class_dim
+    return output.narrow(dim, 0, recorded.shape[dim])

@@ -132,6 +132,54 @@ class Replay:
         """Return the value that marks a missing label of a task."""
         return self._task(name).missing
 
+    # -- to go on later ---------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows and what decides about further ones: a nest of tensors, numbers, strings and lists.
+
+        The rows `inputs` and `targets` are in the order of their slots; `places` has the slots of each task and class.
+        """
+        stored = None if self._inputs is None else pytree.tree_map(lambda x: x[: len(self)], self._inputs)
+        return {
+            "balanced": self.balanced,
+            "seen": [[*group, count] for group, count in self.seen.items()],
+            "places": [[*group, list(slots)] for group, slots in self._places.items()],
+            "full": [list(group) for group in sorted(self._full)],
+            "inputs": stored,
+            "targets": {name: target[: len(self)] for name, target in self._targets.items()},
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hold the rows that were saved and go on with the stream as the memory that `state_dict` was asked of.
+
+        Raises:
+            ConfigurationError: rows of a task that is not known, or more of them than there is room for.
+            DataError: the parts of the state do not fit together.
+        """
+        places = {(str(name), int(number)): list(slots) for name, number, slots in state["places"]}
+        for name in [*state["targets"], *(name for name, _ in places)]:
+            self._task(name)
+        size = sum(map(len, places.values()))
+        if size > self.capacity:
+            raise ConfigurationError(
+                f"the saved memory holds {size} rows, but this one has room for {self.capacity}: give it a capacity "
+                f"of at least {size}."
+            )
+        leaves = [*pytree.tree_leaves(state["inputs"]), *state["targets"].values()]
+        group_of = {slot: group for group, slots in places.items() for slot in slots}
+        if set(group_of) != set(range(size)) or any(len(leaf) != size for leaf in leaves if isinstance(leaf, Tensor)):
+            raise DataError(f"the saved memory is damaged: it names {size} rows, but does not hold them.")
+        self.balanced = bool(state["balanced"])
+        self.seen = Counter({(str(name), int(number)): int(count) for name, number, count in state["seen"]})
+        self._groups, self._places = [group_of[slot] for slot in range(size)], places
+        self._full = {(str(name), int(number)) for name, number in state["full"]}
+        self._inputs, self._targets = None, {}
+        if size:
+            self._make_room(state["inputs"], state["targets"])
+            every = torch.arange(size)
+            self._store(state["inputs"], state["targets"], every, every)
+        self._generator.set_state(state["generator"])
+
     # -- where a row goes -------------------------------------------------------------------------------------
     def _groups_of(self, targets: Mapping[str, Tensor]) -> list[Group | None]:
         """Return for each row the group that it is counted for; None without a label."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -208,3 +210,29 @@ def test_a_mixed_trunk_trains_under_a_gradient_balancer() -> None:
     gone[::3, 0] = True
     tasks: list[Task] = [Classification("side", classes=2), Regression("number")]
     falls(mixed(), tasks, {**data, "image_missing": gone}, {"side": side, "number": data["numbers"][:, 0]})
+
+
+def test_widths_are_told_layer_by_layer() -> None:
+    trunk = ConvTrunk(stages=2, blocks=2, widths=[5, 6, 7], inner=[2, 3, 4, 1])
+    assert trunk(torch.rand(2, 3, 8, 8)).shape == (2, 7, 2, 2) and trunk.out_features == 7
+    assert trunk.sizes() == {"widths": [5, 6, 7], "inner": [2, 3, 4, 1]}
+    unet = UNet(depth=2, widths=[4, 5, 6], up_widths=[15, 9], inner=[1, 2, 3, 4])  # 9 + 4 + 2: no identity path
+    assert unet(torch.rand(1, 3, 9, 10)).shape == (1, 15, 9, 10) and unet.out_features == 15
+    assert unet.sizes() == {"widths": [4, 5, 6], "up_widths": [15, 9], "inner": [1, 2, 3, 4]}
+    equal = UNet(depth=1, widths=[4, 5], up_widths=[9])  # the block up reads as many channels as it gives
+    assert "up.0.beside.1.weight" in equal.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        (ConvTrunk, {"widths": [8, 8]}, "widths must be 4 integers >= 1: the stem's, and each stage's"),
+        (ConvTrunk, {"inner": [8] * 5}, "inner must be 6 integers >= 1"),
+        (ConvTrunk, {"inner": [8] * 5 + [0]}, "inner must be 6 integers >= 1"),
+        (UNet, {"up_widths": [8]}, "up_widths must be 4 integers >= 1: at full resolution first"),
+        (UNet, {"widths": "wide"}, "widths must be 5 integers >= 1"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(kind: Any, options: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        kind(**options)

@@ -399,3 +399,13 @@ def test_options_that_are_not_allowed(options: dict[str, object], message: str) 
 def test_inputs_that_do_not_fit(change: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         make()(**(batch() | change))
+
+
+def test_heads_and_hidden_sizes_need_not_follow_the_width() -> None:
+    trunk = TransformerTrunk(VOCABULARY, width=10, depth=2, heads=3, head_size=4, feedforward=[5, 7])
+    assert trunk(torch.tensor([[2, 7, 3]])).shape == (1, 3, 10)
+    assert trunk.sizes() == {"width": 10, "heads": 3, "head_size": 4, "feedforward": [5, 7]}
+    with pytest.raises(ConfigurationError, match="head_size must be an even number"):
+        TransformerTrunk(VOCABULARY, width=10, heads=3, head_size=3)
+    with pytest.raises(ConfigurationError, match="feedforward must be an integer >= 1, or 2 of them"):
+        TransformerTrunk(VOCABULARY, width=8, depth=2, heads=2, feedforward=[5])

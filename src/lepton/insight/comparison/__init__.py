@@ -8,6 +8,7 @@ from lepton.insight.comparison._plots import plot_comparison, plot_conflict, plo
 from lepton.insight.comparison._scenes import Caption, MaskPanel, plot_scenes
 from lepton.insight.comparison._sentences import summary_sentences
 from lepton.insight.comparison._story import comparison_sections
+from lepton.insight.comparison._sweep import SizedScores, plot_sweep
 from lepton.insight.comparison._table import comparison_table
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MethodSummary",
     "ScoreCell",
     "Series",
+    "SizedScores",
     "comparison_sections",
     "comparison_table",
     "conflict_matrix",
@@ -28,6 +30,7 @@ __all__ = [
     "plot_conflict",
     "plot_curves",
     "plot_scenes",
+    "plot_sweep",
     "plot_weights",
     "summary_sentences",
 ]

@@ -14,7 +14,10 @@ from lepton.insight.measure._advice import (
 )
 from lepton.insight.measure._cost import MemoryCount, count_memory, time_in_turns
 from lepton.insight.measure._dependence import CertainValue, bins_of, certain_values, explained_share, ranks
+from lepton.insight.measure._drift import ColumnDrift, column_drift, distance, sorted_drift, stability_index
+from lepton.insight.measure._drift_plot import plot_drift
 from lepton.insight.measure._gradients import GradientRecord, ViewDistance, measure_gradients, view_distance
+from lepton.insight.measure._profile import Profile, WordFilter, profile_of_numbers, profile_of_words
 from lepton.insight.measure._range_test import RangeTest, learning_rate_range, read_range
 from lepton.insight.measure._resampling import (
     Interval,
@@ -29,12 +32,15 @@ from lepton.insight.measure._text_scores import TextScores, chrf_of_texts, signa
 __all__ = [
     "Advice",
     "CertainValue",
+    "ColumnDrift",
     "GradientRecord",
     "Interval",
     "MemoryCount",
+    "Profile",
     "RangeTest",
     "TextScores",
     "ViewDistance",
+    "WordFilter",
     "advise_conflict",
     "advise_cost",
     "advise_learning_rate",
@@ -45,18 +51,25 @@ __all__ = [
     "bootstrap",
     "certain_values",
     "chrf_of_texts",
+    "column_drift",
     "constant_output",
     "count_memory",
+    "distance",
     "explained_share",
     "interval_of",
     "learning_rate_range",
     "measure_gradients",
+    "plot_drift",
+    "profile_of_numbers",
+    "profile_of_words",
     "ranks",
     "read_range",
     "resampled_rows",
     "score_outputs",
     "signature_notes",
     "sorted_advice",
+    "sorted_drift",
+    "stability_index",
     "text_scores",
     "time_in_turns",
     "view_distance",

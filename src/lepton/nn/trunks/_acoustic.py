@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from lepton.audio import LogMel, mask_spectrogram
 from lepton.errors import ConfigurationError, DataError, is_number, is_whole, nearest, require
 from lepton.linalg import readable
+from lepton.nn._prunable import Width
+from lepton.nn.trunks._attention import block_sizes, block_widths, check_blocks
 from lepton.nn.trunks._encoder import Encoder
 
 __all__ = ["AcousticTrunk"]
@@ -50,8 +53,9 @@ class AcousticTrunk(nn.Module):
         mels: number of mel bands.
         width: number of features D.
         depth: number of Transformer blocks.
-        heads: number of attention heads H; D / H is even.
-        feedforward: hidden size of the feed-forward branches; 4 D by default.
+        heads: number of attention heads H; without `head_size`, D / H is even.
+        head_size: features of one head, an even number; D / H by default.
+        feedforward: hidden size of the feed-forward branches, one number or one for each block; 4 D by default.
         dropout: share of each branch's output, and of what enters the blocks, that training sets to zero, in [0, 1).
         masks: how many stretches of time, and how many of bands, training masks; 0 for none.
 
@@ -81,23 +85,39 @@ class AcousticTrunk(nn.Module):
         width: int = 128,
         depth: int = 4,
         heads: int = 4,
-        feedforward: int | None = None,
+        head_size: int | None = None,
+        feedforward: int | Sequence[int] | None = None,
         dropout: float = 0.1,
         masks: int = 2,
     ) -> None:
         super().__init__()
-        _check_sizes(width=width, depth=depth, heads=heads, feedforward=1 if feedforward is None else feedforward)
+        told = {"width": width, "depth": depth, "heads": heads, "head_size": head_size, "feedforward": feedforward}
+        check_blocks("AcousticTrunk", **told)  # type: ignore[arg-type]
         require(is_number(dropout) and 0 <= dropout < 1, "AcousticTrunk", "dropout", dropout, "in [0, 1)")
         require(is_whole(masks, 0), "AcousticTrunk", "masks", masks, "an integer >= 0")
         self.readers = None if readers is None else _checked_readers(readers)
         self.dropout = dropout
         self.masks = masks
-        self.out_features = width
         self.front = LogMel(sample_rate, mels=mels)
         self.stem = _Stem(mels, width)
-        self.encoder = Encoder(width, depth, heads, 4 * width if feedforward is None else feedforward, dropout)
+        hidden = 4 * width if feedforward is None else feedforward
+        self.encoder = Encoder(width, depth, heads, hidden, dropout, head_size=head_size)
         wanted = () if self.readers is None else self.readers.values()
         self.pool = _StatisticsPooling(width) if "pooled" in wanted else None
+
+    @property
+    def out_features(self) -> int:
+        """`width`."""
+        return self.encoder.norm.normalized_shape[0]
+
+    def prunable(self) -> list[Width]:
+        """Return the widths that may shrink: see `Prunable`."""
+        pooled = () if self.pool is None else (self.pool.output,)
+        return [Width("width", (self.stem.output, *pooled)), *block_widths(self.encoder.blocks)]
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the options that say the present widths: see `Prunable`."""
+        return {"width": self.out_features, **block_sizes(self.encoder.blocks)}
 
     def frames(self, samples: Tensor) -> Tensor:
         """Return the number of states of recordings with so many samples, int64 [B]."""
@@ -229,14 +249,6 @@ def _way_out(waveform: object) -> str:
     if waveform.ndim == 1:
         return " One recording is waveform[None]."
     return " Channels are averaged by waveform.mean(1)." if waveform.ndim == 3 else ""
-
-
-def _check_sizes(*, width: int, depth: int, heads: int, feedforward: int) -> None:
-    sizes = {"width": width, "depth": depth, "heads": heads, "feedforward": feedforward}
-    for name, value in sizes.items():
-        require(is_whole(value), "AcousticTrunk", name, value, "an integer >= 1")
-    even = f"a number that divides width = {width} into heads of even size, which rotary positions need"
-    require(width % heads == 0 and width // heads % 2 == 0, "AcousticTrunk", "heads", heads, even)
 
 
 def _checked_readers(readers: Mapping[str, str]) -> dict[str, str]:

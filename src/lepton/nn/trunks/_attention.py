@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Block", "Rotation", "initialise"]
+from lepton.errors import is_whole, require
+from lepton.nn._prunable import Width, one_or_all
+
+__all__ = ["Block", "Rotation", "block_sizes", "block_widths", "check_blocks", "initialise", "make_blocks"]
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -45,15 +48,18 @@ class Rotation:
 
 
 class Attention(nn.Module):
-    """Attention of several heads, with a linear layer each for queries, keys, values and the output."""
+    """Attention of several heads of `size` features: a linear layer each for queries, keys, values and the output.
 
-    def __init__(self, width: int, heads: int) -> None:
+    The number of heads is read off the layers.
+    """
+
+    def __init__(self, width: int, heads: int, size: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.q = nn.Linear(width, width, bias=False)
-        self.k = nn.Linear(width, width, bias=False)
-        self.v = nn.Linear(width, width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.size = size
+        self.q = nn.Linear(width, heads * size, bias=False)
+        self.k = nn.Linear(width, heads * size, bias=False)
+        self.v = nn.Linear(width, heads * size, bias=False)
+        self.output = nn.Linear(heads * size, width, bias=False)
 
     def keys_and_values(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Return keys and values [B, H, L, d] of x [B, L, D]."""
@@ -66,7 +72,7 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(1, 2)
+        return x.view(*x.shape[:-1], x.shape[-1] // self.size, self.size).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -88,10 +94,10 @@ class Block(nn.Module):
     there it would rule out torch's fused kernel on the CPU.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, size: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, size)
         self.feedforward_norm = nn.LayerNorm(width)
         self.feedforward = FeedForward(width, hidden)
         self.dropout = dropout
@@ -134,3 +140,60 @@ def initialise(blocks: nn.ModuleList) -> None:
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
                 if name.endswith("output"):
                     module.weight.data /= math.sqrt(2 * len(blocks))
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+def check_blocks(
+    owner: str, *, width: int, depth: int, heads: int, head_size: int | None, feedforward: int | Sequence[int] | None
+) -> None:
+    """Refuse sizes that no blocks can have."""
+    for name, value in (("width", width), ("depth", depth), ("heads", heads)):
+        require(is_whole(value), owner, name, value, "an integer >= 1")
+    if feedforward is None or not isinstance(feedforward, Sequence):
+        require(feedforward is None or is_whole(feedforward), owner, "feedforward", feedforward, "an integer >= 1")
+    else:
+        fits = len(feedforward) == depth and all(is_whole(hidden) for hidden in feedforward)
+        require(fits, owner, "feedforward", feedforward, f"an integer >= 1, or {depth} of them, one for each block")
+    if head_size is None:
+        even = f"a number that divides width = {width} into heads of even size, which rotary positions need"
+        require(width % heads == 0 and width // heads % 2 == 0, owner, "heads", heads, even)
+    else:
+        require(
+            is_whole(head_size) and head_size % 2 == 0,
+            owner,
+            "head_size",
+            head_size,
+            "an even number >= 2, which rotary positions need",
+        )
+
+
+def make_blocks(
+    width: int, depth: int, heads: int, head_size: int, feedforward: int | Sequence[int], dropout: float
+) -> nn.ModuleList:
+    """Return the blocks; `feedforward` is one number, or one for each of them."""
+    hidden = feedforward if isinstance(feedforward, Sequence) else [feedforward] * depth
+    return nn.ModuleList(Block(width, heads, head_size, size, dropout) for size in hidden)
+
+
+def block_widths(blocks: nn.ModuleList) -> list[Width]:
+    """Return the inner widths that may shrink: as many heads in every block, since a `Cache` holds all of them."""
+    found = _typed(blocks)
+    return [
+        Width("heads", tuple(block.attention.q for block in found), found[0].attention.size),
+        *(Width(f"feedforward[{n}]", (block.feedforward.enter,)) for n, block in enumerate(found)),
+    ]
+
+
+def block_sizes(blocks: nn.ModuleList) -> dict[str, int | list[int]]:
+    """Return the options that say the present inner widths of blocks."""
+    found = _typed(blocks)
+    attention = found[0].attention
+    return {
+        "heads": attention.q.out_features // attention.size,
+        "head_size": attention.size,
+        "feedforward": one_or_all([block.feedforward.enter.out_features for block in found]),
+    }
+
+
+def _typed(blocks: nn.ModuleList) -> list[Block]:
+    return [block for block in blocks if isinstance(block, Block)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from lepton.nn.trunks._attention import Block, Rotation, initialise
+from lepton.nn.trunks._attention import Rotation, initialise, make_blocks
 
 __all__ = ["Encoder"]
 
@@ -19,8 +21,9 @@ class Encoder(nn.Module):
         width: features D.
         depth: number of blocks.
         heads: number of attention heads H; D / H is even.
-        feedforward: hidden size of the feed-forward branches.
+        feedforward: hidden size of the feed-forward branches, one number or one for each block.
         dropout: share of each branch's output that training sets to zero.
+        head_size: features of one head; D / H by default.
 
     Example:
         >>> import torch
@@ -30,10 +33,19 @@ class Encoder(nn.Module):
         (torch.Size([2, 3, 8]), False)
     """
 
-    def __init__(self, width: int, depth: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        feedforward: int | Sequence[int],
+        dropout: float,
+        *,
+        head_size: int | None = None,
+    ) -> None:
         super().__init__()
-        self.head_size = width // heads
-        self.blocks = nn.ModuleList(Block(width, heads, feedforward, dropout) for _ in range(depth))
+        self.head_size = width // heads if head_size is None else head_size
+        self.blocks = make_blocks(width, depth, heads, self.head_size, feedforward, dropout)
         self.norm = nn.LayerNorm(width)
         initialise(self.blocks)
 

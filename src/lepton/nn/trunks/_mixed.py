@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, DataError, is_whole, require
 from lepton.nn._ids import PAD
+from lepton.nn._prunable import Width
 from lepton.nn.trunks._conv import ConvTrunk
 from lepton.nn.trunks._residual import ResidualMLP, check_mlp
 from lepton.nn.trunks._tabular import TabularTrunk
@@ -82,7 +86,33 @@ class MixedTrunk(nn.Module):
             self.no_text = nn.Parameter(torch.zeros(text.out_features))
             self.text_columns = nn.Parameter(torch.zeros(texts, text.out_features))
         self.mlp = ResidualMLP(inputs, width, depth, dropout)
-        self.out_features = width
+
+    @property
+    def out_features(self) -> int:
+        """`width`."""
+        return self.mlp.width
+
+    def _parts(self) -> dict[str, TabularTrunk | ConvTrunk | TransformerTrunk]:
+        found = {"table": self.table, "image": self.image, "text": self.text}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def prunable(self) -> list[Width]:
+        """Return the widths that may shrink: see `Prunable`.
+
+        What an image or a text becomes stays as wide as it is, since learned vectors of that size stand for what is
+        missing. Where there are several columns of them, side by side, the table's features do too: torch-pruning
+        takes columns side by side for one.
+        """
+        several = (self.image is not None and self.images > 1) or (self.text is not None and self.texts > 1)
+        found = self.mlp.prunable()
+        for name, part in self._parts().items():
+            stays = () if name == "table" and not several else (_own_width(part),)
+            found += [replace(w, name=f"{name}.{w.name}") for w in part.prunable() if w.name not in stays]
+        return found
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the options that say the present widths: see `Prunable`."""
+        return {"width": self.mlp.width, **{name: part.sizes() for name, part in self._parts().items()}}
 
     def forward(
         self,
@@ -155,6 +185,11 @@ def _check_pooled(text: TransformerTrunk) -> None:
     require(
         told == {"pooled"}, "MixedTrunk", "text.readers", text.readers, "of one vector each, such as {'text': 'pooled'}"
     )
+
+
+def _own_width(part: TabularTrunk | ConvTrunk | TransformerTrunk) -> str:
+    """Return the name of the width of the features that a part gives."""
+    return f"widths[{len(part.stages) // part.blocks}]" if isinstance(part, ConvTrunk) else "width"
 
 
 def _stand_ins(gone: Tensor) -> Tensor:

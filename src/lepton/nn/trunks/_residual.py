@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lepton.errors import is_whole, require
+from lepton.nn._prunable import Width
 
 __all__ = ["ResidualMLP", "check_mlp"]
 
@@ -48,6 +49,15 @@ class ResidualMLP(nn.Module):
         self.enter = nn.Linear(inputs, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return self.norm.normalized_shape[0]
+
+    def prunable(self) -> list[Width]:
+        """Return the width that may shrink: the identity path is one width from the first layer to the last."""
+        return [Width("width", (self.enter,))]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features [B, width]."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, DataError, is_whole, require
+from lepton.nn._prunable import Width
 from lepton.nn.trunks._columns import CategoryColumns, NumberColumns, TextColumns
 from lepton.nn.trunks._residual import ResidualMLP, check_mlp
 
@@ -82,7 +84,19 @@ class TabularTrunk(nn.Module):
         self.text = TextColumns(texts, text_buckets, text_embedding) if texts else None
         parts = [part for part in (self.numbers, self.categories, self.text) if part is not None]
         self.mlp = ResidualMLP(sum(part.out_features for part in parts), width, depth, dropout)
-        self.out_features = width
+
+    @property
+    def out_features(self) -> int:
+        """`width`."""
+        return self.mlp.width
+
+    def prunable(self) -> list[Width]:
+        """Return the width that may shrink: see `Prunable`. The columns' embeddings stay as they are."""
+        return self.mlp.prunable()
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the options that say the present widths: see `Prunable`."""
+        return {"width": self.mlp.width}
 
     def forward(
         self,

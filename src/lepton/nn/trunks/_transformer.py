@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from lepton.errors import ConfigurationError, DataError, is_number, is_whole, nearest, require
 from lepton.linalg import readable
 from lepton.nn._ids import PAD, TARGET
-from lepton.nn.trunks._attention import Block, Rotation, initialise
+from lepton.nn._prunable import Width
+from lepton.nn.trunks._attention import Rotation, block_sizes, block_widths, check_blocks, initialise, make_blocks
 from lepton.nn.trunks._cache import Cache
 from lepton.nn.trunks._tokens import TokenEmbedding, join, part_of
 
@@ -47,8 +49,9 @@ class TransformerTrunk(nn.Module):
             task -> states. None: one tensor, `"full"`.
         width: number of features D.
         depth: number of blocks.
-        heads: number of attention heads H; D / H is even.
-        feedforward: hidden size of the feed-forward branches; 4 D by default.
+        heads: number of attention heads H; without `head_size`, D / H is even.
+        head_size: features of one head, an even number; D / H by default.
+        feedforward: hidden size of the feed-forward branches, one number or one for each block; 4 D by default.
         dropout: share of each branch's output, and of the embeddings, that training sets to zero, in [0, 1).
         word_dropout: share of the ids that training replaces by the unknown one, so that words which the training
             rows do not have are met by a trained embedding, and the characters learn to tell words; in [0, 1).
@@ -76,26 +79,42 @@ class TransformerTrunk(nn.Module):
         width: int = 256,
         depth: int = 4,
         heads: int = 4,
-        feedforward: int | None = None,
+        head_size: int | None = None,
+        feedforward: int | Sequence[int] | None = None,
         dropout: float = 0.1,
         word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_sizes(vocabulary, characters, width, depth, heads, feedforward)
+        _check_ids_known(vocabulary, characters)
+        told = {"width": width, "depth": depth, "heads": heads, "head_size": head_size, "feedforward": feedforward}
+        check_blocks("TransformerTrunk", **told)  # type: ignore[arg-type]
         hidden = 4 * width if feedforward is None else feedforward
         for name, share in (("dropout", dropout), ("word_dropout", word_dropout)):
             require(is_number(share) and 0 <= share < 1, "TransformerTrunk", name, share, "in [0, 1)")
         self.readers = None if readers is None else _checked_readers(readers)
         self.vocabulary = vocabulary
         self.characters = characters
-        self.heads = heads
+        self.head_size = width // heads if head_size is None else head_size
         self.dropout = dropout
-        self.out_features = width
         self.embedding = TokenEmbedding(vocabulary, characters, width, word_dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
+        self.blocks = make_blocks(width, depth, heads, self.head_size, hidden, dropout)
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.embedding.table.weight, std=0.1)
         initialise(self.blocks)
+
+    @property
+    def out_features(self) -> int:
+        """`width`."""
+        return self.norm.normalized_shape[0]
+
+    def prunable(self) -> list[Width]:
+        """Return the widths that may shrink: see `Prunable`."""
+        spelled = () if self.embedding.characters is None else (self.embedding.characters.filters,)
+        return [Width("width", (self.embedding.table, *spelled)), *block_widths(self.blocks)]
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the options that say the present widths: see `Prunable`."""
+        return {"width": self.out_features, **block_sizes(self.blocks)}
 
     def forward(
         self, tokens: Tensor, target: Tensor | None = None, characters: Tensor | None = None
@@ -142,7 +161,7 @@ class TransformerTrunk(nn.Module):
         self, ids: Tensor, characters: Tensor | None, visible: Tensor | None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Return the states [B, L, D] of ids [B, L], and the keys and values of every block."""
-        rotation = Rotation(torch.arange(ids.shape[1], device=ids.device), self.out_features // self.heads)
+        rotation = Rotation(torch.arange(ids.shape[1], device=ids.device), self.head_size)
         x = F.dropout(self.embedding(ids, characters), self.dropout, self.training)
         layers = []
         for block in self.blocks:
@@ -174,7 +193,7 @@ class TransformerTrunk(nn.Module):
             ids: int64 [B].
             cache: what `start` gave; the tokens are added to it.
         """
-        rotation = Rotation(cache.lengths[:, None], self.out_features // self.heads)
+        rotation = Rotation(cache.lengths[:, None], self.head_size)
         cache.add()
         visible = cache.filled[:, None, None]
         x = F.dropout(self.embedding(ids[:, None]), self.dropout, self.training)
@@ -221,21 +240,12 @@ def _check_rows(name: str, tensor: Tensor, expected: torch.Size) -> None:
         )
 
 
-def _check_sizes(vocabulary: int, characters: int, width: int, depth: int, heads: int, hidden: int | None) -> None:
+def _check_ids_known(vocabulary: int, characters: int) -> None:
     owner = "TransformerTrunk"
     least = TARGET + 1
     require(is_whole(vocabulary, least), owner, "vocabulary", vocabulary, f"an integer >= {least}, the special ids")
     whole = is_whole(characters, 0) and characters != 1
     require(whole, owner, "characters", characters, "0, or an integer >= 2, the padding included")
-    for name, value in (
-        ("width", width),
-        ("depth", depth),
-        ("heads", heads),
-        ("feedforward", 1 if hidden is None else hidden),
-    ):
-        require(is_whole(value), owner, name, value, "an integer >= 1")
-    even = f"a number that divides width = {width} into heads of even size, which rotary positions need"
-    require(width % heads == 0 and width // heads % 2 == 0, owner, "heads", heads, even)
 
 
 def _checked_readers(readers: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lepton.run.baselines._alone import part_results, train_alone
 from lepton.run.baselines._baselines import Baselines, BaselineScore, SeedScore, SharedRun, run_baselines
 from lepton.run.baselines._gains import Gains
 
@@ -11,5 +12,7 @@ __all__ = [
     "Gains",
     "SeedScore",
     "SharedRun",
+    "part_results",
     "run_baselines",
+    "train_alone",
 ]

@@ -18,30 +18,14 @@ from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
 from lepton.run._generation import SearchScores, with_search_scores
-from lepton.run._prepare import Prepared, encode_rows, read_source, split_tables
+from lepton.run._prepare import Prepared
 from lepton.run._rows import make_loader
-from lepton.run._run import Run
 from lepton.run._train import make_loaders, make_trainer
 from lepton.train import Callback, TrainState, TrainStep
 
-__all__ = ["kept_outputs", "part_results", "relative_step_time", "run_rows", "train_alone"]
+__all__ = ["kept_outputs", "part_results", "relative_step_time", "train_alone"]
 
 EVERY_TASK = "val/relative_loss"
-
-
-def run_rows(run: Run, source: Any) -> Prepared:
-    """Return the rows of a run again, encoded by its own rules.
-
-    Raises:
-        DataError: the rows are not those that the run was trained on.
-    """
-    told = run.config.require_source() if source is None else source
-    table = read_source(run.config, source)
-    run.split.check(table, str(told) if source is None else "the source")
-    tables = split_tables(run.config, table, run.split)
-    notes: list[str] = []
-    data = {part: encode_rows(run.config, run.encoder, run.rules, rows, notes, part) for part, rows in tables.items()}
-    return Prepared(run.config, [], run.encoder, run.rules, run.split, data, tables, table, notes)
 
 
 def _alone_config(config: Config, task: str, seed: int, longer: float) -> Config:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,27 +16,26 @@ from lepton.errors import ConfigurationError, DataError, import_extra, is_whole,
 from lepton.evaluate import TaskResult
 from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore, score_outputs
 from lepton.run._folder import read_json, write_json
+from lepton.run._own_rows import run_rows
 from lepton.run._prepare import Prepared
 from lepton.run._rows import held_out_part
 from lepton.run._run import Run
 from lepton.run._summary import count_parameters, score_notes
+from lepton.run._watch import Watch, watched
 from lepton.run.baselines._alone import (
     kept_outputs,
     part_results,
     relative_step_time,
-    run_rows,
     train_alone,
 )
 from lepton.run.baselines._boosting import UNREAD, BoostedTrees, boosting_columns, can_boost
 from lepton.run.baselines._gains import Gains, cpu_task, measure_gains, metric_infos
-from lepton.train import Callback, Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 __all__ = ["BaselineScore", "Baselines", "SeedScore", "SharedRun", "run_baselines"]
 
-Watch = Callable[[str], Sequence[Callback]]
 Budget = Literal["steps", "time"]
 
 KEPT_NUMBERS = 50_000_000
@@ -253,7 +251,7 @@ def run_baselines(
     outputs = kept_outputs(run.model, prepared, part, KEPT_NUMBERS)
     kept = {("shared", task): [output] for task, output in outputs.items()}
     numbers = range(run.config.seed, run.config.seed + seeds)
-    with _shown(quiet) as watch:
+    with watched(quiet) as watch:
         try:
             _train_all(run, prepared, found, kept, numbers, budget, trust, watch)
             if boosting:
@@ -360,16 +358,3 @@ def _write(folder: Path, found: Baselines) -> None:
     kept = {kind: {**before.get(kind, {}), **scores[kind]} for kind in ("alone", "boosting")}
     content = {**kept, "gains": scores["gains"]}  # older ones would be those of other trainings
     write_json(path, content)
-
-
-@contextmanager
-def _shown(quiet: bool) -> Iterator[Watch]:
-    """Show a bar for the training under way."""
-    if quiet:
-        yield lambda description: ()
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Display
-
-    with Display(console=Console(stderr=True), transient=True) as display:
-        yield lambda description: (Progress(display, description),)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from lepton.run.report._describe import write_data
+from lepton.run.report._describe import read_profiles, write_data
 from lepton.run.report._report import write_card, write_run_report
 
 __all__ = [
+    "read_profiles",
     "write_card",
     "write_data",
     "write_run_report",

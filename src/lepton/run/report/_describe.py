@@ -13,18 +13,43 @@ from lepton.errors import CheckpointError
 from lepton.insight import ColumnFacts, DataFacts, LabelFacts
 from lepton.run._folder import read_json, write_json
 from lepton.run._prepare import Prepared
+from lepton.run._profiles import RowProfiles, profile_rows
 from lepton.run._rows import in_memory, label_overlap, labelled_rows
 
-__all__ = ["read_data", "write_data"]
+__all__ = ["read_data", "read_profiles", "write_data"]
 
 SHOWN_COLUMNS = 200
+PROFILES = "profiles"
+"""Where the profiles stand in `data.json`."""
+
 MAP_TASKS = 100
 """Tasks between which the shared rows are counted."""
 
 
-def write_data(folder: Path, prepared: Prepared) -> None:
-    """Write `data.json`."""
-    write_json(folder / "data.json", asdict(_describe_data(prepared)))
+def write_data(folder: Path, prepared: Prepared, profiles: RowProfiles | None = None) -> None:
+    """Write `data.json`, with the profiles of the training rows, which new rows are compared with.
+
+    Args:
+        folder: the run's folder.
+        prepared: the rows.
+        profiles: those of all rows that the run has learned from, if these are more than its training rows.
+    """
+    if profiles is None:
+        profiles = profile_rows(prepared.encoder, prepared.rules, prepared.tables["train"])
+    write_json(folder / "data.json", {**asdict(_describe_data(prepared)), PROFILES: profiles.to_dict()})
+
+
+def read_profiles(folder: Path) -> RowProfiles | None:
+    """Return the profiles in `data.json`, or None for a run of a version that wrote none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    found = read_json(folder / "data.json").get(PROFILES)
+    try:
+        return None if found is None else RowProfiles.from_dict(found)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / 'data.json'} is damaged: {error}.") from error
 
 
 def read_data(folder: Path) -> DataFacts | None:
@@ -36,6 +61,7 @@ def read_data(folder: Path) -> DataFacts | None:
     found = read_json(folder / "data.json")
     if not found:
         return None
+    found.pop(PROFILES, None)
     try:
         columns = tuple(ColumnFacts(**{**item, "bars": tuple(item["bars"])}) for item in found.pop("columns"))
         labels = tuple(_labels(item) for item in found.pop("labels"))
