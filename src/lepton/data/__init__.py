@@ -40,6 +40,7 @@ from lepton.data._targets import (
 from lepton.data._tensors import TensorData, TensorLoader
 from lepton.data._text_columns import text_sizes
 from lepton.data._tokenizer import Tokenizer
+from lepton.data.mixture import Mixture
 from lepton.data.stream import (
     Encode,
     PartByColumn,
@@ -57,6 +58,7 @@ from lepton.data.stream import (
 
 __all__ = [
     "AUDIO_SUFFIXES",
+    "Mixture",
     "PARTS",
     "SEQUENCE_KINDS",
     "SPEECH_KINDS",

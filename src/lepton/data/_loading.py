@@ -101,6 +101,10 @@ class OrderedLoader(abc.ABC):
         """Make the next iteration begin where `state_dict` stood."""
         self.epoch, self._first, self._done = state["epoch"], state["batch"], 0
 
+    def skip_rest(self) -> None:
+        """Make the next iteration begin with a new epoch, wherever this one was left."""
+        self._first = self._done = 0
+
     # -- order ------------------------------------------------------------------------------------------------
     def _order(self) -> Tensor:
         """Return the rows of this epoch in their order [N]."""
