@@ -173,6 +173,8 @@ class Mixture:
             if found and name not in self.tasks:
                 self.tasks[name] = tuple(found[0][1])
             parts += found
+        if not parts:
+            parts.append(next(reader for reader, n in zip(self._readers.values(), counts, strict=True) if n).none())
         return joined(parts, self.missing)
 
     def _begin_passes(self) -> None:
@@ -190,8 +192,8 @@ class Mixture:
         found = {}
         for task in dict.fromkeys(task for tasks in self.tasks.values() for task in tasks):
             its = torch.tensor([task in self.tasks.get(name, ()) for name in self.names])
-            found[f"train/{task}/epochs"] = float(self._given[its].sum() / rows[its].sum())
-        passes = (self._given / rows).tolist()
+            found[f"train/{task}/epochs"] = int(self._given[its].sum()) / int(rows[its].sum())
+        passes = (self._given.double() / rows).tolist()
         return found | {f"train/sets/{name}/epochs": value for name, value in zip(self.names, passes, strict=True)}
 
     # -- position ---------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class SetReader:
         self._batches: Iterator[Batch] | None = None
         self._held: Batch | None = None
         self._row = 0
+        self._over = False
         self._before: dict[str, Any] = {}
 
     @property
@@ -66,10 +67,17 @@ class SetReader:
             if not self.left:
                 self.restart()
 
+    def none(self) -> Batch:
+        """Return a batch without rows: for a process that has none where others do. Taken at the end of a pass only."""
+        state = self.loader.state_dict()
+        batch = next(iter(self.loader))
+        self.loader.load_state_dict(state)
+        return sliced(batch, 0, 0)
+
     def restart(self) -> None:
         """Begin a new pass with the next row."""
         self._batches = self._held = None
-        self._row, self.left = 0, self.rows
+        self._row, self.left, self._over = 0, self.rows, False
         self.loader.skip_rest()
 
     def _some(self, number: int) -> Iterator[Batch]:
@@ -87,6 +95,7 @@ class SetReader:
             self._before = self.loader.state_dict()
             self._held, self._row = next(self._batches, None), 0
             if self._held is None:
+                self._over = True
                 return None
         return self._held
 
@@ -96,14 +105,14 @@ class SetReader:
         now = self.loader.state_dict()
         if self._held is not None and self._row < n_rows(self._held):
             return {"loader": self._before, "row": self._row, "left": self.left, "over": False}
-        over = self._batches is not None and now["epoch"] != self._before["epoch"]
-        return {"loader": now, "row": 0, "left": self.left, "over": over}
+        ended = self._batches is not None and now["epoch"] != self._before["epoch"]
+        return {"loader": now, "row": 0, "left": self.left, "over": self._over or ended}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make the next row that of `state_dict`."""
         self.loader.load_state_dict(state["loader"])
-        self.left, self._before = state["left"], state["loader"]
-        self._batches = iter(()) if state["over"] else None
+        self.left, self._before, self._over = state["left"], state["loader"], state["over"]
+        self._batches = iter(()) if self._over else None
         self._held, self._row = None, 0
         if state["row"]:
             self._batches = iter(self.loader)
