@@ -20,6 +20,7 @@ from lepton.data._inputs import TEXT_BUCKETS, InputEncoder
 from lepton.data._json import without_nan
 from lepton.data._kinds import Column, Kind, describe_columns, find_column
 from lepton.data._labels import hide_labels
+from lepton.data._loading import OrderedLoader
 from lepton.data._parts import PARTS, Split, SplitRule
 from lepton.data._sequence_data import LengthLoader, SequenceData
 from lepton.data._sequences import UNSEEN, SequenceEncoder, SequenceInputs
@@ -58,7 +59,6 @@ from lepton.data.stream import (
 
 __all__ = [
     "AUDIO_SUFFIXES",
-    "Mixture",
     "PARTS",
     "SEQUENCE_KINDS",
     "SPEECH_KINDS",
@@ -80,6 +80,8 @@ __all__ = [
     "LabelRule",
     "LengthLoader",
     "Loader",
+    "Mixture",
+    "OrderedLoader",
     "PartByColumn",
     "PartByPlace",
     "PictureEncode",

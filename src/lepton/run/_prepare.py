@@ -29,6 +29,7 @@ from lepton.run._adapters import check_start, is_trunk_held
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
 from lepton.run._rows import image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
+from lepton.run._sets import SET, read_sets, without_sets
 from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
 from lepton.run._start import check_columns, check_rules, old_order, read_old_run, started_config
 from lepton.run._streaming import StreamSource, is_streamed, open_streams, stream_note, streamed_parts
@@ -117,7 +118,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     check_start(config)
     if kept is not None:
         check_columns(kept[0], table, owner)
-    columns = describe_columns(table, config.data.kinds, config.data.date_formats)
+    columns = describe_columns(without_sets(table), config.data.kinds, config.data.date_formats)
     kinds = {column.name: column for column in columns}
     rules = [label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
     for name in [*config.data.ignore, *(config.data.inputs or {})]:
@@ -176,6 +177,8 @@ def read_source(config: Config, source: Any = None) -> pa.Table:
         config: the configuration.
         source: what is read; by default `config.data.source`.
     """
+    if source is None and config.data.sources is not None:
+        return read_sets(config)
     table = read_table(config.require_source() if source is None else source)
     limit = config.data.limit
     return table if limit is None else table.slice(0, limit)
@@ -228,7 +231,8 @@ def split_rule(config: Config, rules: Sequence[LabelRule], columns: Mapping[str,
         if columns[name].kind not in ("labels", "image") and rule.kind not in (*SEQUENCE_KINDS, *SPEECH_KINDS)
     ]
     by = columns.get(told["column"] or "")
-    return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "")
+    sets = [SET] if config.data.sources is not None else []
+    return SplitRule(**told, targets=[*sets, *flat[:8]], date_format=by.date_format if by is not None else "")
 
 
 def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:
