@@ -41,7 +41,7 @@ from lepton.data._targets import (
 from lepton.data._tensors import TensorData, TensorLoader
 from lepton.data._text_columns import text_sizes
 from lepton.data._tokenizer import Tokenizer
-from lepton.data.mixture import Mixture
+from lepton.data.mixture import Mixture, StreamSets
 from lepton.data.stream import (
     Encode,
     PartByColumn,
@@ -96,6 +96,7 @@ __all__ = [
     "SplitRule",
     "StreamLoader",
     "StreamRows",
+    "StreamSets",
     "TableEncode",
     "TaskKind",
     "TensorData",

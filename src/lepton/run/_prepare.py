@@ -29,10 +29,11 @@ from lepton.run._adapters import check_start, is_trunk_held
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
 from lepton.run._rows import image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
+from lepton.run._set_streams import SetSources, opened_parts, streamed_rows
 from lepton.run._sets import SET, read_sets, without_sets
 from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
 from lepton.run._start import check_columns, check_rules, old_order, read_old_run, started_config
-from lepton.run._streaming import StreamSource, is_streamed, open_streams, stream_note, streamed_parts
+from lepton.run._streaming import StreamSource, is_streamed, stream_note
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         CheckpointError: the run that the training starts from is none, or damaged.
     """
     notes: list[str] = []
-    streams: dict[str, StreamSource] = {}
+    streams: Mapping[str, StreamSource] | Mapping[str, SetSources] = {}
     if is_streamed(config, source):
-        streams, how = open_streams(config, source)
+        streams, how = opened_parts(config, source)
         table = streams["train"].sample
         content = content_of(config)
         content["data"]["stream"] = True
@@ -136,7 +137,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
             raise ConfigurationError(
                 "texts that are sequences, and recordings, cannot be streamed by a run yet: set data.stream=false."
             )
-        split = Split({}, streams["train"].shards.fingerprint, how)
+        split = Split({}, streams["train"].fingerprint, how)
         tables = {part: opened.sample for part, opened in streams.items()}
         notes.append(stream_note(streams))
     else:
@@ -166,7 +167,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     check_labels(rules, data, notes)
     if streams:
         assert isinstance(encoder, InputEncoder)
-        data = streamed_parts(resolved, encoder, rules, streams, data)
+        data = streamed_rows(resolved, encoder, rules, streams, data)
     return Prepared(resolved, columns, encoder, rules, split, data, tables, table, notes)
 
 

@@ -25,6 +25,7 @@ from lepton.data import (
     Rows,
     SequenceData,
     StreamRows,
+    StreamSets,
     TensorData,
     TensorLoader,
     decode_image,
@@ -101,7 +102,7 @@ def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor
 
 def in_memory(rows: Rows) -> TensorData | SequenceData | ImageRows | AudioRows:
     """Return the rows that are in memory: all, or of those that are streamed a sample."""
-    return rows.sample if isinstance(rows, StreamRows) else rows
+    return rows.sample if isinstance(rows, (StreamRows, StreamSets)) else rows
 
 
 def labelled_rows(rows: Rows, task: str) -> Tensor:
@@ -173,7 +174,7 @@ def make_loader(
         "seed": config.seed if seed is None else seed,
         "drop_last": left_out,
     }
-    if isinstance(rows, StreamRows):
+    if isinstance(rows, (StreamRows, StreamSets)):
         return rows.loader(size, workers=config.training.num_workers, **order)
     if isinstance(rows, ImageRows):
         augment = _augment(config, rows) if training else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lepton.config import Config
-from lepton.data import Loader, Mixture, OrderedLoader, read_table
+from lepton.data import Loader, Mixture, OrderedLoader, StreamSets, read_table
 from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.run._rows import labelled_rows, make_loader
 
@@ -118,16 +118,22 @@ def training_loader(prepared: Prepared) -> Loader:
     config, rows = prepared.config, prepared.data["train"]
     if config.data.sources is None:
         return make_loader(rows, config, training=True)
+    if isinstance(rows, StreamSets):
+        streams = {
+            name: make_loader(one, config, training=True, drop_last=False, seed=config.seed + place)
+            for place, (name, one) in enumerate(rows.sets.items())
+        }
+        return mixture_of(config, streams, rows.tasks)
     numbers = set_rows(prepared.tables["train"])
     seeds = range(config.seed, config.seed + len(numbers))
     sets = {name: _set_loader(prepared, numbers[name], seed) for name, seed in zip(numbers, seeds, strict=True)}
     known = {rule.task: labelled_rows(rows, rule.task) for rule in prepared.rules}
     tasks = {name: [task for task, has in known.items() if has[index].any()] for name, index in numbers.items()}
-    return mixture_of(config, sets, tasks, {})
+    return mixture_of(config, sets, tasks)
 
 
 def mixture_of(
-    config: Config, sets: Mapping[str, Any], tasks: Mapping[str, Sequence[str]], missing: Mapping[str, float]
+    config: Config, sets: Mapping[str, Any], tasks: Mapping[str, Sequence[str]]
 ) -> Mixture:
     """Return the mixture that a configuration describes.
 
@@ -135,7 +141,6 @@ def mixture_of(
         config: resolved.
         sets: name of the source -> loader of its training rows.
         tasks: name of the source -> tasks that it has labels of.
-        missing: task -> value of a label that is not there, where it is an unusual one.
     """
     assert config.data.sources is not None
     lost = [name for name in config.data.sources if name not in sets]
@@ -145,7 +150,7 @@ def mixture_of(
     options = {} if config.data.mixture is None else config.data.mixture.model_dump()
     weights = {name: told.weight for name, told in config.data.sources.items() if told.weight != 1}
     drop_last = sum(loader.n_rows for loader in sets.values()) > size
-    more: dict[str, Any] = {"missing": missing, "tasks": tasks, "drop_last": drop_last}
+    more: dict[str, Any] = {"tasks": tasks, "drop_last": drop_last}
     return Mixture(sets, size, **options, weights=weights, seed=config.seed, **more)
 
 

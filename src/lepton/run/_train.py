@@ -157,7 +157,7 @@ def resume_run(
     prepared = prepare(config, source, kept=None if config.start is None else read_rules(folder))
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
         if config.data.stream is True:
-            raise DataError(f"the shards of {config.data.source} are not those that the run was trained on.")
+            raise DataError(f"the shards of {config.require_source()} are not those that the run was trained on.")
         kept.check(prepared.table, config.require_source() if config.has_source else "the source")
     check_vocabulary(folder, prepared.encoder)  # fitted anew, by a library that may be another version now
     return _train(
