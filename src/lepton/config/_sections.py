@@ -243,7 +243,9 @@ if TYPE_CHECKING:  # made at run time: a checker cannot know their fields
     TRUNK: TypeAlias = Any
 else:
     MIXTURE = section_of(
-        Mixture, name="MixtureSection", skip=("loaders", "batch_size", "weights", "seed", "drop_last", "missing", "tasks")
+        Mixture,
+        name="MixtureSection",
+        skip=("loaders", "batch_size", "weights", "seed", "drop_last", "missing", "tasks"),
     )
     SPLIT = section_of(SplitRule, name="SplitSection", skip=("targets", "date_format"))
     BALANCE, TASK, TRUNK, TRAINING = _balance_union(), _task_union(), _trunk_union(), _training_section()

@@ -104,7 +104,9 @@ def _widen(opened: Mapping[str, Mapping[str, StreamSource]]) -> None:
         schema = pa.unify_schemas([one.schema for one in shards.values()], promote_options="permissive")
     except pa.ArrowException as error:
         words = str(error).split("\n")[0]
-        raise DataError(f"the sources {list(shards)} have a column of one name and different types: {words}.") from error
+        raise DataError(
+            f"the sources {list(shards)} have a column of one name and different types: {words}."
+        ) from error
     for one in shards.values():
         one.widen(schema)
 

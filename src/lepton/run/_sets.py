@@ -132,9 +132,7 @@ def training_loader(prepared: Prepared) -> Loader:
     return mixture_of(config, sets, tasks)
 
 
-def mixture_of(
-    config: Config, sets: Mapping[str, Any], tasks: Mapping[str, Sequence[str]]
-) -> Mixture:
+def mixture_of(config: Config, sets: Mapping[str, Any], tasks: Mapping[str, Sequence[str]]) -> Mixture:
     """Return the mixture that a configuration describes.
 
     Args:

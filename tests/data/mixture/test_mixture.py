@@ -214,7 +214,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[name] = place / name
         found[name].mkdir()
         for shard in range(2):
-            write(found[name] / f"{shard}.parquet", rows(first + shard * size // 2, first + (shard + 1) * size // 2), 30)
+            write(
+                found[name] / f"{shard}.parquet", rows(first + shard * size // 2, first + (shard + 1) * size // 2), 30
+            )
     return found
 
 

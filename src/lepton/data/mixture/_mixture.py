@@ -275,7 +275,9 @@ def _chosen(
     strategy = strategy or "proportional"
     if strategy in _IN_ORDER:
         if set(factors) != {1.0}:
-            raise ConfigurationError(f"Mixture: {strategy} draws nothing, so that weights mean nothing: leave them out.")
+            raise ConfigurationError(
+                f"Mixture: {strategy} draws nothing, so that weights mean nothing: leave them out."
+            )
         return strategy, None
     return strategy, probabilities_of([loader.n_rows for loader in loaders.values()], strategy, temperature, factors)
 
@@ -287,7 +289,9 @@ def _told(
     weights: Mapping[str, float] | None,
 ) -> Tensor:
     if strategy is not None or weights:
-        raise ConfigurationError("Mixture: probabilities take the place of a strategy and of weights: give one of both.")
+        raise ConfigurationError(
+            "Mixture: probabilities take the place of a strategy and of weights: give one of both."
+        )
     lacking = [name for name in loaders if name not in probabilities]
     if lacking:
         raise ConfigurationError(f"Mixture: probabilities lack {lacking[0]!r}.")

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lepton.data._loading import Batch, check_loader, seeded_generator
 from lepton.data._batches import cut, joined, n_rows, sliced
+from lepton.data._loading import Batch, check_loader, seeded_generator
 from lepton.data.stream._encode import encode_of
 from lepton.data.stream._order import Piece, Window, epoch_windows, rows_of_rank
 from lepton.data.stream._quarantine import Quarantine

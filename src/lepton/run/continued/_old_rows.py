@@ -88,7 +88,12 @@ def _from_source(run: Run, model: LeptonModel, capacity: int) -> OldRows:
     train = data.pop("train")
     tasks = [model.task(name) for name in model.task_names]
     replay = remember(tasks, train, capacity, seed=run.config.seed, limit=MEMORY_BYTES) if rows_fit(train) else None
-    return OldRows(f"the training rows of {run.config.require_source() if run.config.has_source else 'the table in memory'}", replay, train, data)
+    return OldRows(
+        f"the training rows of {run.config.require_source() if run.config.has_source else 'the table in memory'}",
+        replay,
+        train,
+        data,
+    )
 
 
 def _held_by(table: object, rule: LabelRule) -> bool:
