@@ -31,6 +31,7 @@ __all__ = [
     "Custom",
     "DataSection",
     "InputSection",
+    "SourceSection",
     "StartSection",
     "compositions",
     "long_tasks",

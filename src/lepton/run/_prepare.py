@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,8 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         ConfigurationError: the configuration does not fit them.
         CheckpointError: the run that the training starts from is none, or damaged.
     """
+    if source is not None and config.data.sources is not None:
+        raise ConfigurationError("the rows are given, but data.sources names some as well: leave out one of both.")
     notes: list[str] = []
     streams: Mapping[str, StreamSource] | Mapping[str, SetSources] = {}
     if is_streamed(config, source):
@@ -141,7 +144,10 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         tables = {part: opened.sample for part, opened in streams.items()}
         notes.append(stream_note(streams))
     else:
-        split = split_rule(config, rules, kinds).apply(table)
+        divide = split_rule(config, rules, kinds)
+        if SET in table.column_names:  # each source has its share of every part
+            divide = dataclasses.replace(divide, targets=[SET, *divide.targets])
+        split = divide.apply(table)
         tables = split_tables(config, table, split)
     rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
     encoder: Encoder
@@ -232,8 +238,7 @@ def split_rule(config: Config, rules: Sequence[LabelRule], columns: Mapping[str,
         if columns[name].kind not in ("labels", "image") and rule.kind not in (*SEQUENCE_KINDS, *SPEECH_KINDS)
     ]
     by = columns.get(told["column"] or "")
-    sets = [SET] if config.data.sources is not None else []
-    return SplitRule(**told, targets=[*sets, *flat[:8]], date_format=by.date_format if by is not None else "")
+    return SplitRule(**told, targets=flat[:8], date_format=by.date_format if by is not None else "")
 
 
 def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:

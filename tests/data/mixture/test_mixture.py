@@ -41,11 +41,11 @@ def every(batches: list[list[int]]) -> list[int]:
 
 
 SHARES = {
-    "proportional": (dict(strategy="proportional"), (700, 200, 37)),
-    "uniform": (dict(strategy="uniform"), (1, 1, 1)),
-    "temperature": (dict(strategy="temperature", temperature=3.0), (700 ** (1 / 3), 200 ** (1 / 3), 37 ** (1 / 3))),
-    "weights": (dict(strategy="uniform", weights={"b": 2.0}), (1, 2, 1)),
-    "probabilities": (dict(probabilities={"a": 0.2, "b": 0.5, "c": 0.3}), (0.2, 0.5, 0.3)),
+    "proportional": ({"strategy": "proportional"}, (700, 200, 37)),
+    "uniform": ({"strategy": "uniform"}, (1, 1, 1)),
+    "temperature": ({"strategy": "temperature", "temperature": 3.0}, (700 ** (1 / 3), 200 ** (1 / 3), 37 ** (1 / 3))),
+    "weights": ({"strategy": "uniform", "weights": {"b": 2.0}}, (1, 2, 1)),
+    "probabilities": ({"probabilities": {"a": 0.2, "b": 0.5, "c": 0.3}}, (0.2, 0.5, 0.3)),
 }
 
 
@@ -132,11 +132,11 @@ def test_epochs_are_other_orders_of_the_same_numbers_of_rows() -> None:
 
 # -- position -----------------------------------------------------------------------------------------------------
 WAYS = [
-    dict(strategy="temperature"),
-    dict(strategy="uniform", stop="first_exhausted"),
-    dict(strategy="round_robin", batches="single"),
-    dict(strategy="sequential"),
-    dict(strategy="proportional", batches="single"),
+    {"strategy": "temperature"},
+    {"strategy": "uniform", "stop": "first_exhausted"},
+    {"strategy": "round_robin", "batches": "single"},
+    {"strategy": "sequential"},
+    {"strategy": "proportional", "batches": "single"},
 ]
 
 
@@ -278,17 +278,17 @@ def test_epochs_are_counted_for_every_task_and_set() -> None:
 
 def test_what_is_no_mixture_is_refused() -> None:
     for options, words in [
-        (dict(strategy="often"), "often"),
-        (dict(strategy="temperature", temperature=0.5), "temperature"),
-        (dict(probabilities={"a": 0.5, "b": 0.5}), "lack 'c'"),
-        (dict(probabilities={"a": 0.5, "b": 0.4, "c": 0.3}), "add up to 1"),
-        (dict(probabilities={"a": 0.5, "b": 0.4, "c": 0.1}, strategy="uniform"), "one of both"),
-        (dict(weights={"bb": 2.0}), "'b'"),
-        (dict(weights={"b": 0.0}), "positive"),
-        (dict(weights={"b": 2.0}, strategy="round_robin"), "leave them out"),
-        (dict(strategy="sequential", stop="first_exhausted"), "all_exhausted"),
-        (dict(stop="never"), "first_exhausted"),
-        (dict(batches="both"), "single"),
+        ({"strategy": "often"}, "often"),
+        ({"strategy": "temperature", "temperature": 0.5}, "temperature"),
+        ({"probabilities": {"a": 0.5, "b": 0.5}}, "lack 'c'"),
+        ({"probabilities": {"a": 0.5, "b": 0.4, "c": 0.3}}, "add up to 1"),
+        ({"probabilities": {"a": 0.5, "b": 0.4, "c": 0.1}, "strategy": "uniform"}, "one of both"),
+        ({"weights": {"bb": 2.0}}, "'b'"),
+        ({"weights": {"b": 0.0}}, "positive"),
+        ({"weights": {"b": 2.0}, "strategy": "round_robin"}, "leave them out"),
+        ({"strategy": "sequential", "stop": "first_exhausted"}, "all_exhausted"),
+        ({"stop": "never"}, "first_exhausted"),
+        ({"batches": "both"}, "single"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
             mixture(**options)

@@ -52,7 +52,7 @@ class Mixture:
         loaders: name of the set -> its loader, `drop_last=False`, such as a `TensorLoader` or a `StreamLoader`. Their
             `rank` and `world_size` are the mixture's, too, and their order in an epoch is theirs.
         batch_size: rows per batch; by default that of the first loader.
-        strategy: see above; by default `proportional`.
+        strategy: which set a row comes from, as the table says; by default `proportional`.
         temperature: T of `temperature`, at least 1.
         probabilities: name -> probability of a row of the set, in place of a strategy.
         weights: name -> factor on the probability of the set; 1 where it is not named.
@@ -218,8 +218,8 @@ class Mixture:
         for name, value in self._about().items():
             if state["about"][name] != value:
                 raise CheckpointError(
-                    f"the position belongs to a mixture with {name} {state['about'][name]!r}, but here it is {value!r}: "
-                    "go on with the same sets and options, or begin anew."
+                    f"the position belongs to a mixture with {name} {state['about'][name]!r}, but here it is {value!r}:"
+                    " go on with the same sets and options, or begin anew."
                 )
         self.epoch, self._first, self._done = state["epoch"], state["batch"], 0
         self._given = torch.tensor(state["given"])

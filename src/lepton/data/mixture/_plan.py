@@ -30,7 +30,7 @@ def probabilities_of(
     """Return the probability that a row comes from each set.
 
     With N_k rows and the weight w_k it is p_k = w_k N_k^(1/T) / sum_l w_l N_l^(1/T), where T is 1 for `"proportional"`,
-    the temperature for `"temperature"` (multilingual BERT, Devlin 2019; Arivazhagan 2019), and infinite for `"uniform"`.
+    the temperature for `"temperature"` (Devlin 2019; Arivazhagan 2019), and infinite for `"uniform"`.
 
     Args:
         sizes: rows of each set [K].
@@ -136,7 +136,8 @@ def _until(draws: _Draws, turns: Sequence[int], stop: StopName, size: int, *, wh
     """
     wanted, sets = torch.tensor(list(turns)), torch.arange(len(turns))
     number = size * max(1, HELD // (size * len(turns)))
-    counts, found = torch.zeros(len(turns), dtype=torch.int64), []
+    counts = torch.zeros(len(turns), dtype=torch.int64)
+    found: list[Tensor] = []
     while True:
         drawn = draws.next(number)[:, None] == sets
         course = drawn.cumsum(0) + counts

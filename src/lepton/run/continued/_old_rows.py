@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lepton.data import LabelRule, Rows, TensorData
+from lepton.data import LabelRule, Rows, StreamRows, StreamSets, TensorData
 from lepton.errors import ConfigurationError, DataError
 from lepton.nn import LeptonModel
 from lepton.run._folder import read_json
@@ -120,6 +120,7 @@ def fitted_rows(rows: Rows, model: LeptonModel) -> Rows:
     targets = {name: _wide(rows.targets[name], model, name) for name in rows.targets if name in model.task_names}
     if isinstance(rows, TensorData):
         return type(rows)(**{**vars(rows), "targets": targets})
+    assert not isinstance(rows, (StreamRows, StreamSets)), "of streamed rows the sample is what is kept"
     rows.targets = targets
     return rows
 

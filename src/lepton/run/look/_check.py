@@ -225,9 +225,10 @@ def _lone_sets(prepared: Prepared) -> Iterator[Finding]:
     assert isinstance(loader, Mixture)
     for name, tasks in loader.tasks.items():
         if len(tasks) < 2:
+            only = ", ".join(map(repr, tasks)) or "no task"
             words = (
-                f"with one set in each batch, those of {name!r} have labels of {', '.join(map(repr, tasks)) or 'no task'} "
-                f"alone: {config.balance.method} has nothing to compare in them. Choose mixture.batches: mixed, or "
-                "accumulate gradients over several batches."
+                f"with one set in each batch, those of {name!r} have labels of {only} alone: "
+                f"{config.balance.method} has nothing to compare in them. Choose mixture.batches: mixed, or accumulate "
+                "gradients over several batches."
             )
-            yield Finding("lone_set", "warning", tuple(tasks), words, {"set": name})
+            yield Finding("lone_set", "warning", tuple(tasks), words)
