@@ -22,6 +22,7 @@ from lepton.config import (
     Custom,
     InputSection,
     Section,
+    SourceSection,
     StartSection,
     added_methods,
     argument_texts,
@@ -226,6 +227,10 @@ def data() -> Iterator[str]:
     yield from ("", f"Kinds of columns, in `inputs` and `kinds`: {kinds}. [Tables](tables.md) says what they do.", "")
     yield from ("### `data.split`", "")
     yield from table(section_type(section.model_fields["split"]).model_fields)
+    mixture = get_args(section.model_fields["mixture"].annotation)[0]
+    for part, key in ((SourceSection, "sources.NAME"), (mixture, "mixture")):
+        yield from ("", f"### `data.{key}`", "")
+        yield from table(part.model_fields)
     yield from ("", "### `data.augment`", "", inspect.getdoc(Augment).split("\n")[0], "")
     yield "`false` switches it off, a mapping changes it:"
     yield ""

@@ -17,7 +17,7 @@ import lepton.nn
 import lepton.tasks
 from lepton.balance import VIEWS, Balancer
 from lepton.config._schema import Section, argument_texts, content_of, section_of, snake_case
-from lepton.data import SEQUENCE_KINDS, Kind, SplitRule
+from lepton.data import SEQUENCE_KINDS, Kind, Mixture, SplitRule
 from lepton.errors import ConfigurationError
 from lepton.tasks import Task
 from lepton.train import Trainer
@@ -31,6 +31,7 @@ __all__ = [
     "Custom",
     "DataSection",
     "InputSection",
+    "SourceSection",
     "StartSection",
     "compositions",
     "long_tasks",
@@ -236,11 +237,17 @@ def _training_section() -> type[Section]:
 
 if TYPE_CHECKING:  # made at run time: a checker cannot know their fields
     BALANCE: TypeAlias = Any
+    MIXTURE: TypeAlias = Any
     SPLIT: TypeAlias = Any
     TASK: TypeAlias = Any
     TRAINING: TypeAlias = Any
     TRUNK: TypeAlias = Any
 else:
+    MIXTURE = section_of(
+        Mixture,
+        name="MixtureSection",
+        skip=("loaders", "batch_size", "weights", "seed", "drop_last", "missing", "tasks"),
+    )
     SPLIT = section_of(SplitRule, name="SplitSection", skip=("targets", "date_format"))
     BALANCE, TASK, TRUNK, TRAINING = _balance_union(), _task_union(), _trunk_union(), _training_section()
 
@@ -252,10 +259,24 @@ class InputSection(Section):
     kind: Kind = Field(description="What the column holds.")
 
 
+class SourceSection(Section):
+    """One of several data sets."""
+
+    source: str = Field(description="A table or a folder; see `lepton.data.read_table`.")
+    tasks: list[str] | None = Field(
+        None, description="The tasks that it has labels of; by default those whose columns it has."
+    )
+    weight: float = Field(1.0, gt=0, description="Factor on the probability of its rows.")
+
+
 class DataSection(Section):
     """Where the rows are, which columns are read, and how the rows are divided."""
 
     source: str | None = Field(None, description="A table or a folder; see `lepton.data.read_table`.")
+    sources: dict[str, SourceSection] | None = Field(
+        None, description="Several sources in place of one, by their names, with labels for different tasks."
+    )
+    mixture: MIXTURE | None = Field(None, description="How the rows of several sources are mixed in training.")
     val: str | None = Field(None, description="Another source for validation, instead of a share of the rows.")
     test: str | None = Field(None, description="Another source for the test, instead of a share of the rows.")
     inputs: dict[str, InputSection] | None = Field(None, description="Column -> kind; by default all but the targets.")
@@ -305,6 +326,26 @@ class DataSection(Section):
         if isinstance(given, Mapping):
             return {name: {"kind": value} if isinstance(value, str) else value for name, value in given.items()}
         return given
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _short_sources(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            return {name: {"source": value} if isinstance(value, str) else value for name, value in given.items()}
+        return given
+
+    @model_validator(mode="after")
+    def _refuse_two_sources(self) -> DataSection:
+        if self.sources is None:
+            if self.mixture is not None:
+                _refuse("a mixture needs several sources: give them as sources", "mixture")
+            return self
+        both = [key for key in ("source", "val", "test") if getattr(self, key) is not None]
+        if both:
+            _refuse(f"{both[0]} and sources cannot both be given: the rows of each of the sources are divided", both[0])
+        if not self.sources:
+            _refuse("sources names no source", "sources")
+        return self
 
     @field_validator("split", mode="before")
     @classmethod
@@ -397,12 +438,19 @@ class Config(Section):
         # The sections' classes are made at run time, where pickling cannot find them by name.
         return Config.model_validate, (content_of(self),)
 
+    @property
+    def has_source(self) -> bool:
+        """Whether it says where the rows are; otherwise they are in memory."""
+        return self.data.source is not None or self.data.sources is not None
+
     def require_source(self) -> str:
-        """Return the source.
+        """Return the source; of several, in words.
 
         Raises:
             ConfigurationError: the rows were in memory.
         """
+        if self.data.sources is not None:
+            return ", ".join(told.source for told in self.data.sources.values())
         if self.data.source is None:
             raise ConfigurationError("data.source is not set: this run was trained on rows in memory; give a file.")
         return self.data.source

@@ -20,6 +20,7 @@ from lepton.data._inputs import TEXT_BUCKETS, InputEncoder
 from lepton.data._json import without_nan
 from lepton.data._kinds import Column, Kind, describe_columns, find_column
 from lepton.data._labels import hide_labels
+from lepton.data._loading import OrderedLoader
 from lepton.data._parts import PARTS, Split, SplitRule
 from lepton.data._sequence_data import LengthLoader, SequenceData
 from lepton.data._sequences import UNSEEN, SequenceEncoder, SequenceInputs
@@ -40,6 +41,7 @@ from lepton.data._targets import (
 from lepton.data._tensors import TensorData, TensorLoader
 from lepton.data._text_columns import text_sizes
 from lepton.data._tokenizer import Tokenizer
+from lepton.data.mixture import Mixture, StreamSets
 from lepton.data.stream import (
     Encode,
     PartByColumn,
@@ -78,6 +80,8 @@ __all__ = [
     "LabelRule",
     "LengthLoader",
     "Loader",
+    "Mixture",
+    "OrderedLoader",
     "PartByColumn",
     "PartByPlace",
     "PictureEncode",
@@ -92,6 +96,7 @@ __all__ = [
     "SplitRule",
     "StreamLoader",
     "StreamRows",
+    "StreamSets",
     "TableEncode",
     "TaskKind",
     "TensorData",

@@ -21,12 +21,13 @@ from lepton.data._tensors import TensorData, TensorLoader
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from lepton.data.mixture import Mixture, StreamSets
     from lepton.data.stream import StreamLoader, StreamRows
 
 __all__ = ["Loader", "Rows", "input_loader", "input_rows", "rows_at_once", "table_rows", "token_lengths"]
 
-Rows: TypeAlias = "TensorData | SequenceData | ImageRows | AudioRows | StreamRows"
-Loader: TypeAlias = "TensorLoader | ImageLoader | AudioLoader | StreamLoader"
+Rows: TypeAlias = "TensorData | SequenceData | ImageRows | AudioRows | StreamRows | StreamSets"
+Loader: TypeAlias = "TensorLoader | ImageLoader | AudioLoader | StreamLoader | Mixture"
 
 EVALUATION_BATCH = 1024
 _AT_ONCE: dict[type, int] = {ImageRows: 64, SequenceData: 64, AudioRows: 64}

@@ -60,8 +60,17 @@ class OrderedLoader(abc.ABC):
         self.workers = workers
         self.rank = rank
         self.world_size = world_size
+        self.among: Tensor | None = None
         self.epoch = 0
         self._first = self._done = 0
+
+    def restrict(self, rows: Tensor) -> None:
+        """Take some of the rows only, before the first batch.
+
+        Args:
+            rows: their numbers [M].
+        """
+        self.among, self.n_rows = rows, len(rows)
 
     def __len__(self) -> int:
         whole, rest = divmod(self.n_rows, self.joint_size)
@@ -73,7 +82,8 @@ class OrderedLoader(abc.ABC):
         return self.batch_size * self.world_size
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = torch.split(self._order(), self.joint_size)[: len(self)]
+        order = self._order()
+        batches = torch.split(order if self.among is None else self.among[order], self.joint_size)[: len(self)]
         first, self._first = self._first, 0
         self._done = first
         read = self._read([batch[self.rank :: self.world_size] for batch in batches[first:]], first)
@@ -100,6 +110,10 @@ class OrderedLoader(abc.ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Make the next iteration begin where `state_dict` stood."""
         self.epoch, self._first, self._done = state["epoch"], state["batch"], 0
+
+    def skip_rest(self) -> None:
+        """Make the next iteration begin with a new epoch, wherever this one was left."""
+        self._first = self._done = 0
 
     # -- order ------------------------------------------------------------------------------------------------
     def _order(self) -> Tensor:

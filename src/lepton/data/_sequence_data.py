@@ -148,6 +148,15 @@ class LengthLoader(TensorLoader):
         ).numpy()
         self.by_length = by_length
 
+    def restrict(self, rows: Tensor) -> None:
+        """Take some of the rows only, before the first batch.
+
+        Args:
+            rows: their numbers [M].
+        """
+        super().restrict(rows)
+        self._lengths = self._lengths[rows.numpy()]
+
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.from_numpy(self._lengths.argsort(kind="stable")) if self.by_length else super()._order()

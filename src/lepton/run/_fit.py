@@ -151,5 +151,5 @@ def override_config(config: Config, assignments: Sequence[str]) -> Config:
 
 def default_folder(config: Config) -> Path:
     """Return `runs/` and the name of the source."""
-    source = config.data.source
+    source = "-".join(config.data.sources) if config.data.sources else config.data.source
     return Path("runs") / (Path(source).name.split(".")[0] if source else "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,11 @@ from lepton.run._adapters import check_start, is_trunk_held
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
 from lepton.run._rows import image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
+from lepton.run._set_streams import SetSources, opened_parts, streamed_rows
+from lepton.run._sets import SET, read_sets, without_sets
 from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
 from lepton.run._start import check_columns, check_rules, old_order, read_old_run, started_config
-from lepton.run._streaming import StreamSource, is_streamed, open_streams, stream_note, streamed_parts
+from lepton.run._streaming import StreamSource, is_streamed, stream_note
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
@@ -99,6 +102,8 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         ConfigurationError: the configuration does not fit them.
         CheckpointError: the run that the training starts from is none, or damaged.
     """
+    if source is not None and config.data.sources is not None:
+        raise ConfigurationError("the rows are given, but data.sources names some as well: leave out one of both.")
     notes: list[str] = []
     owner = "the run"
     if kept is None and config.start is not None and config.start.run is not None:
@@ -106,9 +111,9 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         kept, owner = (old.encoder, old.rules), f"the run {str(old.folder)!r}"
         config = started_config(config, old)
     check_start(config)
-    streams: dict[str, StreamSource] = {}
+    streams: Mapping[str, StreamSource] | Mapping[str, SetSources] = {}
     if is_streamed(config, source):
-        streams, how = open_streams(config, source)
+        streams, how = opened_parts(config, source)
         table = streams["train"].sample
         content = content_of(config)
         content["data"]["stream"] = True
@@ -117,7 +122,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         table = read_source(config, source)
     if kept is not None:
         check_columns(kept[0], table, owner)
-    columns = describe_columns(table, config.data.kinds, config.data.date_formats)
+    columns = describe_columns(without_sets(table), config.data.kinds, config.data.date_formats)
     kinds = {column.name: column for column in columns}
     rules = [label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
     for name in [*config.data.ignore, *(config.data.inputs or {})]:
@@ -135,11 +140,14 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
             raise ConfigurationError(
                 "texts that are sequences, and recordings, cannot be streamed by a run yet: set data.stream=false."
             )
-        split = Split({}, streams["train"].shards.fingerprint, how)
+        split = Split({}, streams["train"].fingerprint, how)
         tables = {part: opened.sample for part, opened in streams.items()}
         notes.append(stream_note(streams))
     else:
-        split = split_rule(config, rules, kinds).apply(table)
+        divide = split_rule(config, rules, kinds)
+        if SET in table.column_names:  # each source has its share of every part
+            divide = dataclasses.replace(divide, targets=[SET, *divide.targets])
+        split = divide.apply(table)
         tables = split_tables(config, table, split)
     rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
     encoder: Encoder
@@ -165,7 +173,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     check_labels(rules, data, notes)
     if streams:
         assert isinstance(encoder, InputEncoder)
-        data = streamed_parts(resolved, encoder, rules, streams, data)
+        data = streamed_rows(resolved, encoder, rules, streams, data)
     return Prepared(resolved, columns, encoder, rules, split, data, tables, table, notes)
 
 
@@ -176,6 +184,8 @@ def read_source(config: Config, source: Any = None) -> pa.Table:
         config: the configuration.
         source: what is read; by default `config.data.source`.
     """
+    if source is None and config.data.sources is not None:
+        return read_sets(config)
     table = read_table(config.require_source() if source is None else source)
     limit = config.data.limit
     return table if limit is None else table.slice(0, limit)

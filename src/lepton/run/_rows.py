@@ -25,6 +25,7 @@ from lepton.data import (
     Rows,
     SequenceData,
     StreamRows,
+    StreamSets,
     TensorData,
     TensorLoader,
     decode_image,
@@ -101,7 +102,7 @@ def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor
 
 def in_memory(rows: Rows) -> TensorData | SequenceData | ImageRows | AudioRows:
     """Return the rows that are in memory: all, or of those that are streamed a sample."""
-    return rows.sample if isinstance(rows, StreamRows) else rows
+    return rows.sample if isinstance(rows, (StreamRows, StreamSets)) else rows
 
 
 def labelled_rows(rows: Rows, task: str) -> Tensor:
@@ -152,6 +153,8 @@ def make_loader(
     training: bool = False,
     batch_size: int | None = None,
     in_order: bool = True,
+    drop_last: bool | None = None,
+    seed: int | None = None,
 ) -> Loader:
     """Return a loader: shuffled, augmented and without a part of a batch for training, in order otherwise.
 
@@ -160,11 +163,18 @@ def make_loader(
         config: resolved.
         training: see above.
         batch_size: rows at a time, instead of the usual number.
+        drop_last: whether a part of a batch is left out; by default in training, where there is more than that.
+        seed: of the order, instead of the configuration's.
         in_order: whether it matters, without training, in which order the rows come; sequences are quicker if not.
     """
     size = min(batch_size or (config.training.batch_size if training else rows_at_once(rows)), len(rows))
-    order: dict[str, Any] = {"shuffle": training, "seed": config.seed, "drop_last": training and len(rows) > size}
-    if isinstance(rows, StreamRows):
+    left_out = training and len(rows) > size if drop_last is None else drop_last
+    order: dict[str, Any] = {
+        "shuffle": training,
+        "seed": config.seed if seed is None else seed,
+        "drop_last": left_out,
+    }
+    if isinstance(rows, (StreamRows, StreamSets)):
         return rows.loader(size, workers=config.training.num_workers, **order)
     if isinstance(rows, ImageRows):
         augment = _augment(config, rows) if training else None

@@ -36,8 +36,9 @@ from lepton.run._plot import RunPlots
 from lepton.run._prepare import encode_rows, read_source, split_tables
 from lepton.run._rows import held_out_part, make_loader, rows_of
 from lepton.run._sequences import prediction_rows
+from lepton.run._set_streams import SetSources, opened_parts, streamed_rows
 from lepton.run._speech import encode_recordings, predict_recordings
-from lepton.run._streaming import StreamSource, open_streams, streamed_parts
+from lepton.run._streaming import StreamSource
 from lepton.run._summary import seen_words
 from lepton.run._voices import Speech, read_voices, speak
 from lepton.train import load_weights
@@ -271,10 +272,10 @@ class Run:
         self.split.check(table, source)
         return split_tables(self.config, table, self.split)
 
-    def _streams(self) -> dict[str, StreamSource]:
-        streams, _ = open_streams(self.config)
-        if streams["train"].shards.fingerprint != self.split.fingerprint:
-            raise DataError(f"the shards of {self.config.data.source} are not those that the run was trained on.")
+    def _streams(self) -> Mapping[str, StreamSource] | Mapping[str, SetSources]:
+        streams, _ = opened_parts(self.config)
+        if streams["train"].fingerprint != self.split.fingerprint:
+            raise DataError(f"the shards of {self.config.require_source()} are not those that the run was trained on.")
         return streams
 
     def _evaluated_stream(self, part: str | None) -> dict[str, TaskResult]:
@@ -285,7 +286,8 @@ class Run:
         table = streams[wanted].sample
         assert isinstance(self.encoder, InputEncoder)
         samples = {wanted: encode_rows(self.config, self.encoder, self.rules, table, self.notes, "evaluated")}
-        rows = streamed_parts(self.config, self.encoder, self.rules, {wanted: streams[wanted]}, samples)
+        chosen: Any = {wanted: streams[wanted]}
+        rows = streamed_rows(self.config, self.encoder, self.rules, chosen, samples)
         return evaluate(self.model, make_loader(rows[wanted], self.config))
 
     def _part(self, part: str | None) -> pa.Table:

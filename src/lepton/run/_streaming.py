@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lepton.config import Config
 from lepton.data import (
@@ -21,6 +21,7 @@ from lepton.data import (
     Rows,
     Shards,
     StreamRows,
+    StreamSets,
     TableEncode,
     is_url,
     sampled,
@@ -66,6 +67,15 @@ class StreamSource:
     sample: pa.Table
     quarantine: Quarantine
 
+    @property
+    def fingerprint(self) -> str:
+        """What a position in the rows depends on."""
+        return self.shards.fingerprint
+
+    def words(self) -> str:
+        """Return how many rows there are in how many shards."""
+        return f"{len(self.shards)} rows of {len(self.shards.names)} shard(s)"
+
     def __len__(self) -> int:
         """Return how many rows of the part there are, unusable ones included."""
         if self.choice is None:
@@ -86,10 +96,11 @@ def is_streamed(config: Config, source: Any = None) -> bool:
         if told is True:
             raise ConfigurationError("data.stream is on, but the rows are in memory already: leave it out.")
         return False
-    where = str(config.require_source() if source is None else source)
     if told != "auto":
         return bool(told)
-    return is_url(where) or _size(Path(where)) > SHARE * _memory()
+    several = config.data.sources if source is None else None
+    places = [one.source for one in several.values()] if several else [str(source or config.require_source())]
+    return any(map(is_url, places)) or sum(_size(Path(place)) for place in places) > SHARE * _memory()
 
 
 def _size(path: Path) -> int:
@@ -153,12 +164,22 @@ def _opened(
     return StreamSource(shards, choice, sample, quarantine)
 
 
-def stream_note(streams: Mapping[str, StreamSource]) -> str:
+class Opened(Protocol):
+    """The rows of one part, of one source or several."""
+
+    @property
+    def sample(self) -> pa.Table:
+        """Some of them."""
+
+    def words(self) -> str:
+        """Return how many rows there are in how many shards."""
+
+
+def stream_note(streams: Mapping[str, Opened]) -> str:
     """Return in words what a streamed run knows of its rows before it reads them."""
     looked = ", ".join(f"{opened.sample.num_rows} {part}" for part, opened in streams.items())
-    shards = streams["train"].shards
     return (
-        f"the {len(shards)} rows of {len(shards.names)} shard(s) are read while the model trains; columns, classes, "
+        f"the {streams['train'].words()} are read while the model trains; columns, classes, "
         f"scales and what is shown of the data come from a sample of them: {looked} rows."
     )
 
@@ -202,16 +223,25 @@ def streamed_parts(
 def keep_quarantine(data: Mapping[str, Rows], folder: Path) -> None:
     """Write rows that cannot be used into a run's folder, one file for each source."""
     kept: list[Quarantine] = []
-    for part, rows in data.items():
-        if isinstance(rows, StreamRows) and not any(rows.quarantine is one for one in kept):
+    for about, rows in _sources(data):
+        if not any(rows.quarantine is one for one in kept):
             kept.append(rows.quarantine)
-            name = QUARANTINE if len(kept) == 1 else f"quarantine-{part}.jsonl"
+            name = QUARANTINE if len(kept) == 1 else f"quarantine-{about}.jsonl"
             rows.quarantine.keep(folder / name)
+
+
+def _sources(data: Mapping[str, Rows]) -> Iterator[tuple[str, StreamRows]]:
+    """Yield what is streamed of each part; of several sources each."""
+    for part, rows in data.items():
+        if isinstance(rows, StreamRows):
+            yield part, rows
+        elif isinstance(rows, StreamSets):
+            yield from rows.sets.items()
 
 
 def quarantine_note(data: Mapping[str, Rows]) -> str:
     """Return how many rows could not be used, in words; nothing if all could."""
-    sources = {id(rows.quarantine): rows for rows in data.values() if isinstance(rows, StreamRows)}
+    sources = {id(rows.quarantine): rows for _, rows in _sources(data)}
     bad = sum(rows.quarantine.rows for rows in sources.values())
     every = sum(rows.shards.all_rows for rows in sources.values())
     return f"{bad} of {every} rows could not be used: {QUARANTINE} lists them." if bad else ""

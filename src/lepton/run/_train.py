@@ -32,6 +32,7 @@ from lepton.run._prepare import Prepared, prepare
 from lepton.run._replay import keep_training_rows
 from lepton.run._rows import make_loader
 from lepton.run._run import Run
+from lepton.run._sets import training_loader
 from lepton.run._streaming import keep_quarantine, quarantine_note
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
 from lepton.run._voices import write_voices
@@ -145,8 +146,8 @@ def resume_run(
     prepared = prepare(config, source, kept=None if config.start is None else read_rules(folder))
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
         if config.data.stream is True:
-            raise DataError(f"the shards of {config.data.source} are not those that the run was trained on.")
-        kept.check(prepared.table, str(config.data.source or "the source"))
+            raise DataError(f"the shards of {config.require_source()} are not those that the run was trained on.")
+        kept.check(prepared.table, config.require_source() if config.has_source else "the source")
     check_vocabulary(folder, prepared.encoder)  # fitted anew, by a library that may be another version now
     return _train(
         prepared,
@@ -211,7 +212,7 @@ def _train(
     if unusable := quarantine_note(prepared.data):
         prepared.notes.append(unusable)
         write_data(place, prepared)
-    rows = prepared.tables if prepared.config.data.source is None else None
+    rows = None if prepared.config.has_source else prepared.tables
     parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     run = Run(place, *parts, rows=rows)
     write_card(run)
@@ -225,7 +226,7 @@ def _train(
 def make_loaders(prepared: Prepared) -> tuple[Loader, Loader | None]:
     """Return the loaders of training and validation rows."""
     val = prepared.data.get("val")
-    train = make_loader(prepared.data["train"], prepared.config, training=True)
+    train = training_loader(prepared)
     return train, None if val is None else make_loader(val, prepared.config, in_order=False)
 
 

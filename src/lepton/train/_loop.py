@@ -376,7 +376,7 @@ class Trainer:
         if not state.stopped:  # an epoch that a callback ended may have been too short
             record.refuse_unlabelled(row, self.step.criterion.unlabelled)
         self.layers.alarm(layers, state, self.step.criterion.unlabelled)
-        row |= layers | {"step": state.step, "epoch": state.epoch, "seconds": state.seconds}
+        row |= layers | {"step": state.step, "epoch": state.epoch, "seconds": state.seconds} | self._position.row()
         row["train/learning_rate"] = self.schedule.learning_rate
         return row
 

@@ -25,6 +25,14 @@ class Resumable(Protocol):
         """Make the next iteration go on from there."""
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A loader that counts epochs itself, since those of its parts are not those of the training."""
+
+    def epochs(self) -> dict[str, float]:
+        """Return a metric's name -> epochs so far."""
+
+
 def random_state(device: torch.device) -> dict[str, Any]:
     """Return the states of the generators of torch (the device's too), numpy and Python."""
     kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
@@ -107,6 +115,10 @@ class Position:
         if isinstance(self.batches, Resumable) and loader is not None:
             self.batches.load_state_dict(loader)
         restore_random_state(before, self.device)
+
+    def row(self) -> dict[str, float]:
+        """Return what the batches count themselves, such as the epochs of each task in a `Mixture`."""
+        return self.batches.epochs() if isinstance(self.batches, Counting) else {}
 
     # -- saving -----------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

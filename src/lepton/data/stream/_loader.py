@@ -10,8 +10,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from lepton.data._batches import cut, joined, n_rows, sliced
 from lepton.data._loading import Batch, check_loader, seeded_generator
-from lepton.data.stream._batches import cut, joined, n_rows, sliced
 from lepton.data.stream._encode import encode_of
 from lepton.data.stream._order import Piece, Window, epoch_windows, rows_of_rank
 from lepton.data.stream._quarantine import Quarantine
@@ -142,6 +142,10 @@ class StreamLoader:
                 )
         self._begin = self._at = _Place(state["epoch"], state["window"], state["row"], state["batch"])
         self.epoch = state["epoch"]
+
+    def skip_rest(self) -> None:
+        """Make the next iteration begin with a new epoch, wherever this one was left."""
+        self._at = self._begin = _Place(self.epoch)
 
     def _about(self) -> dict[str, Any]:
         return {

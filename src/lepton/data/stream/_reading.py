@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lepton.data._batches import joined, n_rows, taken
 from lepton.data._loading import Batch
 from lepton.data._plain import filled
-from lepton.data.stream._batches import joined, n_rows, taken
 from lepton.data.stream._blocks import Block, first_line, parted
 from lepton.data.stream._order import LANES, Piece, Window
 from lepton.data.stream._quarantine import BadRows, shown

@@ -156,6 +156,25 @@ class Shards:
         about = [names, [(g.shard, g.extent.rows) for g in self.groups], [str(one) for one in self.schema]]
         return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
+    def widen(self, schema: pa.Schema) -> None:
+        """Give the rows further columns, which are missing in them, and other types.
+
+        Args:
+            schema: of all columns, those included that are there.
+        """
+        import pyarrow as pa
+
+        self.schema = schema
+        if self.table is not None:
+            there = self.table
+            columns = [
+                there.column(field.name).cast(field.type)
+                if field.name in there.column_names
+                else pa.nulls(there.num_rows, field.type)
+                for field in schema
+            ]
+            self.table = pa.table(columns, schema=schema)
+
     def check_columns(self, names: Sequence[str]) -> None:
         """Refuse columns that no shard has.
 

@@ -90,6 +90,16 @@ def _curves(facts: RunFacts) -> Iterator[Block]:
         yield Fold(f"Loss and score of each of {len(tasks)} tasks", (Grid(tuple(pairs)),))
     elif pairs:
         yield Grid(tuple(pairs))
+    passes = _traces([_trace(facts, f"train/{task.name}/epochs", task.name) for task in tasks])
+    if passes:
+        yield Plot(
+            "Passes over the rows of each task",
+            "epoch of the training",
+            "epochs of the task",
+            passes,
+            "Several sets were mixed: small ones may come more often than once while the largest is passed over.",
+            marks=_marks(facts),
+        )
     rate = _traces([_trace(facts, "train/learning_rate", "learning rate")])
     if rate:
         yield Fold("Learning rate", (Plot("Learning rate", "epoch", "learning rate", rate),))

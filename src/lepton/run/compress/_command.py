@@ -123,7 +123,7 @@ def _check(
     require(is_number(limit) and limit >= 0, "compress", "limit", limit, "a number of points >= 0")
     for student in distil:
         check_student(run.config, student.split())
-    if (prune or distil) and run.rows is None and run.config.data.source is None:
+    if (prune or distil) and run.rows is None and not run.config.has_source:
         raise ConfigurationError(
             "prune and distil train on the rows that the run was trained on, but those were in memory and are gone: "
             "int8 alone needs none."

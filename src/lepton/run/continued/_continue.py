@@ -264,7 +264,7 @@ def _finished(
     model, config, new = plan.model, plan.config, plan.new
     write_json(place / "results.json", without_nan(_results(model, config, old, new)))
     _keep(place, plan, old)
-    rows = new.tables if config.data.source is None else None
+    rows = None if config.has_source else new.tables
     made = Run(place, config, run.encoder, plan.rules, new.split, model, plan.notes, rows=rows)
     found = Continued(made, str(run.folder), method, scores, plan.added, plan.retired, plan.notes, drift)
     write_json(place / "continued.json", without_nan({**found.to_dict(), "earlier_rows": True}))

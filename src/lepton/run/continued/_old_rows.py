@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lepton.data import LabelRule, Rows, StreamRows, TensorData
+from lepton.data import LabelRule, Rows, StreamRows, StreamSets, TensorData
 from lepton.errors import ConfigurationError, DataError
 from lepton.nn import LeptonModel
 from lepton.run._folder import read_json
@@ -88,7 +88,12 @@ def _from_source(run: Run, model: LeptonModel, capacity: int) -> OldRows:
     train = data.pop("train")
     tasks = [model.task(name) for name in model.task_names]
     replay = remember(tasks, train, capacity, seed=run.config.seed, limit=MEMORY_BYTES) if rows_fit(train) else None
-    return OldRows(f"the training rows of {run.config.data.source or 'the table in memory'}", replay, train, data)
+    return OldRows(
+        f"the training rows of {run.config.require_source() if run.config.has_source else 'the table in memory'}",
+        replay,
+        train,
+        data,
+    )
 
 
 def _held_by(table: object, rule: LabelRule) -> bool:
@@ -115,7 +120,7 @@ def fitted_rows(rows: Rows, model: LeptonModel) -> Rows:
     targets = {name: _wide(rows.targets[name], model, name) for name in rows.targets if name in model.task_names}
     if isinstance(rows, TensorData):
         return type(rows)(**{**vars(rows), "targets": targets})
-    assert not isinstance(rows, StreamRows), "of a run that streams, a sample in memory is taken"
+    assert not isinstance(rows, (StreamRows, StreamSets)), "of streamed rows the sample is what is kept"
     rows.targets = targets
     return rows
 

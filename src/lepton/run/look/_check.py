@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lepton.balance import Balancer
 from lepton.config import Config, content_of
-from lepton.data import Column, without_nan
+from lepton.data import Column, Mixture, without_nan
 from lepton.run._build import build_model
 from lepton.run._prepare import Prepared, prepare
 from lepton.run._rows import in_memory, labelled_rows
+from lepton.run._sets import training_loader
 from lepton.run._summary import columns_table, count_parameters, plan_table
 from lepton.run._train import steps_per_epoch
 from lepton.run.look._findings import Finding, label_findings, row_findings
@@ -152,7 +154,7 @@ def check(config: Config | Prepared, source: Any = None, *, trust: bool = False)
     training = prepared.config.training
     order = ("error", "warning", "note")
     looked_at = dataclasses.replace(prepared, data={part: in_memory(rows) for part, rows in prepared.data.items()})
-    findings = [*_findings(looked_at, parameters)]
+    findings = [*_findings(looked_at, parameters), *_step_findings(prepared, model.balancer)]
     return Validation(
         prepared.config,
         tuple(prepared.columns),
@@ -191,6 +193,12 @@ def _plan_findings(prepared: Prepared, parameters: dict[str, int]) -> Iterator[F
             "the weights of the best epoch are kept, but a smaller trunk (width, depth) may do better."
         )
         yield Finding("parameters", "note", (), words, {"parameters": total, "rows": rows})
+
+
+def _step_findings(prepared: Prepared, balancer: Balancer) -> Iterator[Finding]:
+    """Yield what the loader's batches tell, of streamed rows, too."""
+    if balancer.uses_gramian or balancer.uses_signs:
+        yield from _lone_sets(prepared)
     training = prepared.config.training
     steps = steps_per_epoch(prepared)
     planned = training.max_steps or training.max_epochs * steps
@@ -206,3 +214,21 @@ def _plan_findings(prepared: Prepared, parameters: dict[str, int]) -> Iterator[F
     if len(prepared.rules) == 1:
         words = "there is one task: nothing is shared and nothing to balance."
         yield Finding("one_task", "note", (prepared.rules[0].task,), words)
+
+
+def _lone_sets(prepared: Prepared) -> Iterator[Finding]:
+    """Warn where one set in each batch leaves a method that weighs gradients with one task to weigh."""
+    config = prepared.config
+    if config.data.mixture is None or config.data.mixture.batches != "single":
+        return
+    loader = training_loader(prepared)
+    assert isinstance(loader, Mixture)
+    for name, tasks in loader.tasks.items():
+        if len(tasks) < 2:
+            only = ", ".join(map(repr, tasks)) or "no task"
+            words = (
+                f"with one set in each batch, those of {name!r} have labels of {only} alone: "
+                f"{config.balance.method} has nothing to compare in them. Choose mixture.batches: mixed, or accumulate "
+                "gradients over several batches."
+            )
+            yield Finding("lone_set", "warning", tuple(tasks), words)

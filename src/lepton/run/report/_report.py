@@ -119,7 +119,7 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
 def _environment(about: Mapping[str, Any], run: Run) -> dict[str, str]:
     names = {"lepton": "Lepton", "torch": "PyTorch", "python": "Python", "threads": "threads", "started": "started"}
     found = {word: str(about[key]) for key, word in names.items() if key in about}
-    source = run.config.data.source or "rows in memory"
+    source = run.config.require_source() if run.config.has_source else "rows in memory"
     return found | {"seed": str(run.config.seed), "source": source, "fingerprint": run.split.fingerprint[:16]}
 
 

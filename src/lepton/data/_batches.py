@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lepton.data._loading import Batch
+from lepton.errors import DataError
 
 __all__ = ["cut", "joined", "n_rows", "sliced", "taken"]
 
@@ -42,22 +44,47 @@ def sliced(batch: Batch, start: int, stop: int | None = None) -> Batch:
     return _mapped(lambda tensor: tensor[start:stop], batch)
 
 
-def joined(batches: Sequence[Batch]) -> Batch:
-    """Return the rows of several batches, one after the other; padded texts become as wide as the widest."""
+def joined(batches: Sequence[Batch], missing: Mapping[str, float] | None = None) -> Batch:
+    """Return the rows of several batches, one after the other; padded texts become as wide as the widest.
+
+    Args:
+        batches: with the same inputs. A task that some of them lack has the missing value in their rows.
+        missing: task -> its missing value; by default NaN, and -100 for whole numbers.
+
+    Raises:
+        DataError: they have different inputs.
+    """
     if len(batches) == 1:
         return batches[0]
     inputs = [inputs for inputs, _ in batches]
-    targets = {name: _cat([targets[name] for _, targets in batches]) for name in batches[0][1]}
-    if isinstance(inputs[0], Tensor):
+    names = dict.fromkeys(name for _, targets in batches for name in targets)
+    targets = {name: _labels(name, batches, missing or {}) for name in names}
+    if all(isinstance(one, Tensor) for one in inputs):
         return _cat(inputs), targets
+    if len({None if isinstance(one, Tensor) else frozenset(one) for one in inputs}) > 1:
+        shown = [sorted(one) if isinstance(one, Mapping) else "one tensor" for one in inputs]
+        raise DataError(f"rows with different inputs cannot be one batch: {shown}.")
     return {name: _cat([one[name] for one in inputs]) for name in inputs[0]}, targets
 
 
-def _cat(tensors: Sequence[Tensor]) -> Tensor:
+def _labels(name: str, batches: Sequence[Batch], missing: Mapping[str, float]) -> Tensor:
+    """Return the labels of a task in several batches, of which some may lack it."""
+    known = next(targets[name] for _, targets in batches if name in targets)
+    fill = missing.get(name, math.nan if known.is_floating_point() else -100)
+    found = []
+    for batch in batches:
+        _, targets = batch
+        found.append(targets[name] if name in targets else known.new_full((n_rows(batch), *known.shape[1:]), fill))
+    return _cat(found, fill)
+
+
+def _cat(tensors: Sequence[Tensor], fill: float = 0) -> Tensor:
     if len({tensor.shape[1:] for tensor in tensors}) == 1:
         return torch.cat(list(tensors))
+    if len({tensor.ndim for tensor in tensors}) > 1:
+        raise DataError(f"rows of different shapes cannot be one batch: {[list(one.shape[1:]) for one in tensors]}.")
     shape = [max(sides) for sides in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    wide = torch.zeros(sum(map(len, tensors)), *shape, dtype=tensors[0].dtype)
+    wide = torch.full((sum(map(len, tensors)), *shape), fill, dtype=tensors[0].dtype)
     row = 0
     for tensor in tensors:
         wide[(slice(row, row + len(tensor)), *(slice(side) for side in tensor.shape[1:]))] = tensor
