@@ -255,7 +255,7 @@ class Ledger:
         finite = torch.where(torch.isfinite(losses), losses, 0)
         total = finite if self._loss_sum is None else self._loss_sum + finite
         self._loss_sum = total
-        mean = total / self._share(whole_window)
+        mean = total / self.share(whole_window)
         self._scaled = scale > 1
         self._note = (torch.where(scale == 0, 1.0, scale).detach(), mean, present, whole_window)
         self.balancer.observe(self._note[1], present)
@@ -302,10 +302,19 @@ class Ledger:
         else:
             for total, tensor in zip(self._statistics, statistics, strict=True):
                 total += tensor
-        share = self._share(whole_window) ** power
+        share = self.share(whole_window) ** power
         return [total / share for total in self._statistics]
 
-    def _share(self, whole_window: bool) -> float:
+    def window_sum(self, like: Tensor) -> Tensor | None:
+        """Return the window's sum so far, of the shape of `like`, to be added to in place; None without a window."""
+        if self.window == 1:
+            return None
+        if self._statistics is None:
+            self._statistics = [torch.zeros_like(like)]
+        return self._statistics[0]
+
+    def share(self, whole_window: bool) -> float:
+        """Return what the window's sum is divided by to estimate the whole window; see `accumulate`."""
         return self._micro / self.window if whole_window else float(self._micro)
 
     def never_together(self, overlap: Tensor, expected: Tensor) -> bool:
