@@ -167,7 +167,7 @@ def _backward(
     grads: Sequence[Tensor | None],
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of all leaves, of the fused heads' weight and bias, and of parameters that are handed some."""
+    """Return the gradients of all leaves, the fused heads' weight and bias, and the parameters that are handed some."""
     leaves = list(tensors[:-2]) if plan.segments else list(tensors)
     outputs = grads[0] if plan.segments else None
     cotangents = list(grads[1:] if plan.segments else grads)
@@ -184,6 +184,8 @@ def _backward(
         rows_of = functools.partial(_rows_of, plan, upstream.leaves, cotangents, fused)
         weights, handed = weigh_parameters(handle, priority, plan.order, upstream, rows_of)
     weighted = _combine(plan, leaves, cotangents, fused, weights) if handed is None else [None] * len(leaves)
+    if upstream is not None and upstream.whole and handed is None:
+        handed, weighted = upstream.gradient(weighted), [None] * len(leaves)
     own = () if not plan.segments else (None, None)
     if fused is not None and not idle:
         own = (fused.weight_gradient(), fused.bias_gradient() if needs[-1] else None)

@@ -20,7 +20,7 @@ from lepton.balance import Balancer
 from lepton.errors import ForkError
 from lepton.gradients._ledger import Ledger, ledger_of
 from lepton.gradients._upstream import Upstream
-from lepton.gradients._views import index_tensor, wide
+from lepton.gradients._views import index_tensor
 from lepton.linalg import holds, readable
 
 __all__ = ["Handed", "memory_limit", "weigh_parameters"]

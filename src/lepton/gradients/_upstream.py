@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lepton.errors import ForkError
@@ -52,13 +53,23 @@ class Upstream:
         )
         return cls(tuple(leaves), tuple(shared) if every else used, len(used) == len(ends) and not hooked, budget)
 
+    def gradient(self, weighted: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return the gradients of the shared parameters from the weighted cotangents at the leaves."""
+        pairs = [
+            (leaf, c) for leaf, c in zip(self.leaves, weighted, strict=True) if c is not None and leaf.requires_grad
+        ]
+        if not pairs:
+            return [None] * len(self.shared)
+        leaves, cotangents = zip(*pairs, strict=True)
+        return list(torch.autograd.grad(leaves, self.shared, cotangents, allow_unused=True, retain_graph=True))
+
 
 def _hooked(leaf: Tensor) -> bool:
     return bool(leaf._backward_hooks) or leaf.retains_grad
 
 
 def ends_upstream(tensors: Sequence[Tensor]) -> tuple[dict[int, Tensor], bool]:
-    """Walk the graph upstream; return the variables it ends in, by identity, and whether a module has backward hooks."""
+    """Return the variables that the graph ends in, by identity, and whether a module on the way has backward hooks."""
     found = {id(tensor): tensor for tensor in tensors if tensor.grad_fn is None and tensor.requires_grad}
     hooked = False
     seen: set[Any] = set()

@@ -50,7 +50,14 @@ def build_model(
     heads = speech_heads(chosen, trunk)
     told: dict[str, Any] = {"vocabulary": size, "mels": getattr(config.trunk, "mels", 0), "trust": trust}
     tasks = [make_task(r.task, config.tasks[r.task], r.classes, head=heads.get(r.task), **told) for r in chosen]
-    return LeptonModel(trunk, tasks, balancer=make_balancer(config.balance), gradients=config.balance.gradients)
+    balance = config.balance
+    return LeptonModel(
+        trunk,
+        tasks,
+        balancer=make_balancer(balance),
+        gradients=balance.gradients,
+        memory_budget=balance.memory_budget,
+    )
 
 
 def initial_model(prepared: Prepared, *, trust: bool = False, only: str | None = None) -> LeptonModel:
