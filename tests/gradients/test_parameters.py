@@ -201,7 +201,7 @@ def test_a_loss_that_goes_around_the_fork_reaches_the_trunk_as_well() -> None:
 def test_a_parameter_tied_to_a_head_gets_both_gradients() -> None:
     torch.manual_seed(0)
     trunk, x = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)), torch.randn(12, 4)
-    shared, heads = parts(trunk)
+    _, heads = parts(trunk)
     heads[0] = nn.Sequential(trunk[2], nn.Linear(WIDTH, 1))
     balancer = Inverse()
     z = lepton.fork(trunk(x), ["a", "b", "c"], balancer=balancer, gradients="parameters")
@@ -235,7 +235,7 @@ def test_a_share_of_the_memory_is_a_budget() -> None:
     shared, heads = parts(trunk)
     jacobian = brute(trunk, heads, x, shared)
     torch.testing.assert_close(step(trunk, heads, x, memory_budget=0.5), jacobian @ jacobian.T, rtol=1e-4, atol=1e-7)
-    with pytest.raises(ForkError, match="raise the budget|Raise the budget"):
+    with pytest.raises(ForkError, match="Raise the budget"):
         step(trunk, heads, x, memory_budget=1e-12)
 
 
@@ -243,7 +243,7 @@ class Held:
     """A tensor that the trunk saved for its backward pass."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+        self.tensor = tensor.detach()  # or else the graph would hold itself
 
 
 def test_the_trunks_graph_is_let_go_after_backward() -> None:
