@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from typing import final
 
-import torch
 from torch import Tensor
 
 from lepton.balance.base import GradientBalancer

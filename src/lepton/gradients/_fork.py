@@ -15,7 +15,7 @@ from lepton.balance import Balancer
 from lepton.errors import ForkError
 from lepton.gradients._door import open_door
 from lepton.gradients._ledger import SECOND_VISIT
-from lepton.gradients._parameters import Handed, weigh_parameters
+from lepton.gradients._parameters import Handed, prepare_state, weigh_parameters
 from lepton.gradients._upstream import Upstream
 from lepton.gradients._views import rows, segment_index, wide
 from lepton.linalg import readable
@@ -80,7 +80,11 @@ def apply_fork(
         )
     if torch.compiler.is_compiling():
         balancer.passes.add_(1)  # a graph's context cannot remember a visit; the door counts backward passes instead
-    upstream = Upstream.of(leaves, shared, memory_budget, False) if view == "parameters" else None
+    upstream = None
+    if view == "parameters":
+        upstream = Upstream.of(leaves, shared, memory_budget, balancer.uses_jacobian)
+        if balancer.uses_jacobian:
+            prepare_state(balancer, upstream)
     tensors = (*leaves, *(linear or ()))
     if upstream is not None and upstream.whole:
         # The parameters get their gradients straight from the fork, and backward does not enter the trunk.

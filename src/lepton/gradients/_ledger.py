@@ -109,6 +109,7 @@ class Ledger:
         self._scaled: Tensor | None = None
         self._saved: dict[str, Tensor] = {}
         self._statistics: list[Tensor] | None = None
+        self._handed: Tensor | None = None
         self._loss_sum: Tensor | None = None
         self._weight_sum: Tensor | None = None
         self._weight_count: Tensor | None = None
@@ -216,7 +217,7 @@ class Ledger:
             self._saved = {name: value.clone() for name, value in self._state()}
             self._version = self._versions() if self._saved else None
             self._moved, self._scaled = False, None
-            self._statistics = self._loss_sum = None
+            self._statistics = self._loss_sum = self._handed = None
         else:
             self._restore()
         self._micro += 1
@@ -362,6 +363,28 @@ class Ledger:
         self.weights, self.gramian = masks.mean(1), None
         self._average(self.weights)
         return masks
+
+    def follow(self, jacobian: Tensor, gramian: Tensor) -> tuple[Tensor, Tensor]:
+        """Show the balancer the gradients [T, P]; return the weights [T] and the rows [T, P] that they combine.
+
+        A task whose gradient is not finite is left out: its row is put to zero, in place.
+        """
+        finite = torch.isfinite(gramian.diagonal())
+        if not holds(finite):
+            self.count_left_out(~finite)
+            jacobian.masked_fill_(~finite[:, None], 0)
+            gramian = torch.where(finite[:, None] & finite[None], gramian, 0)
+        weights, rows = self.balancer.track(jacobian)
+        self.weights, self.gramian = weights, gramian
+        self._average(weights)
+        return weights, rows
+
+    def hand(self, total: Tensor) -> Tensor:
+        """Return what a micro-batch adds to the trunk's gradient, so that the window's gradients sum to `total`."""
+        if self.window == 1:
+            return total
+        before, self._handed = self._handed, total
+        return total if before is None else total - before
 
     def _average(self, weights: Tensor) -> None:
         if self._micro != self.window:

@@ -23,7 +23,7 @@ from lepton.gradients._upstream import Upstream
 from lepton.gradients._views import index_tensor
 from lepton.linalg import holds, readable
 
-__all__ = ["Handed", "memory_limit", "weigh_parameters"]
+__all__ = ["Handed", "memory_limit", "prepare_state", "weigh_parameters"]
 
 Handed = list[Tensor | None]
 """A gradient for each shared parameter."""
@@ -53,6 +53,8 @@ def weigh_parameters(
     unscale = None if scale is None or holds(scale == 1) else 1 / scale
     at = [rows(order.index(task)) for task in range(len(order))]
     trunk = _Trunk(upstream.shared, at)
+    if balancer.uses_jacobian:
+        return _follow(ledger, trunk, scale, whole_window, priority, order, upstream)
     gramian = _Gramian(ledger, unscale, whole_window, trunk.empty(len(order), len(order)).zero_())
     if not trunk.fits(trunk.size * (1 if ledger.window == 1 else 2), upstream.budget):
         _refuse_window(ledger, upstream)
@@ -67,6 +69,29 @@ def weigh_parameters(
     return weights if list(order) == sorted(order) else weights[forth], handed
 
 
+def _follow(
+    ledger: Ledger,
+    trunk: _Trunk,
+    scale: Tensor | None,
+    whole_window: bool,
+    priority: Tensor,
+    order: Sequence[int],
+    upstream: Upstream,
+) -> tuple[Tensor, Handed | None]:
+    """Let a balancer that follows the gradients themselves say what the trunk gets."""
+    gramian = _Gramian(
+        ledger, None if scale is None else 1 / scale, whole_window, trunk.empty(*[len(order)] * 2).zero_()
+    )
+    jacobian = gramian.settle(trunk.fill(range(len(order)), range(len(upstream.shared))))
+    weights, rows = ledger.follow(jacobian, jacobian @ jacobian.T)
+    weights = weights * priority.to(weights)
+    if not ledger.balancer.replaces_gradient:
+        forth = index_tensor(tuple(order), weights.device)
+        return weights[forth], None
+    total = (weights @ rows) * ledger.share(whole_window)
+    return weights, trunk.hand(ledger.hand(total if scale is None else total * scale), every=True)
+
+
 def memory_limit(budget: float, device: torch.device) -> float:
     """Return a budget in bytes: as it is, or that share of the device's memory if it is at most 1."""
     if budget > 1:
@@ -74,6 +99,29 @@ def memory_limit(budget: float, device: torch.device) -> float:
     if device.type == "cuda":
         return budget * torch.cuda.get_device_properties(device).total_memory
     return budget * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def prepare_state(balancer: Balancer, upstream: Upstream) -> None:
+    """Create a balancer's state for the shared parameters, or say why it cannot be followed here."""
+    name = type(balancer).__name__
+    assert balancer.n_tasks is not None, "bind() comes first"
+    if balancer.replaces_gradient and not upstream.whole:
+        raise ForkError(
+            f"{name} gives the trunk's gradient itself, but something upstream of the fork wants one of its own: "
+            "parameters outside shared=, inputs that require gradients, or a backward hook on a parameter, a module or "
+            "the features. Share the whole trunk and take the hook off, or choose another balancer."
+        )
+    trunk = _Trunk(upstream.shared, [()] * balancer.n_tasks)
+    # The gradients, the state, and its copy while a step is under way; with accumulation, the window's sum.
+    copies = 3 if ledger_of(balancer).window == 1 else 4
+    if not trunk.fits(copies * trunk.size, upstream.budget):
+        raise ForkError(
+            f"{name} follows {trunk.size:,} numbers, those of {balancer.n_tasks} tasks in all shared parameters, and "
+            f"needs {copies * trunk.size * trunk.dtype.itemsize:,} bytes for it: more than "
+            f"memory_budget={upstream.budget:g}. Raise the budget, name a part of the trunk with shared=, or choose a "
+            "balancer that keeps none."
+        )
+    balancer.bind_parameters(sum(trunk.sizes), upstream.shared[0].device)
 
 
 def _refuse_window(ledger: Ledger, upstream: Upstream) -> None:
@@ -148,16 +196,19 @@ class _Trunk:
         cotangents = [cotangent.to(leaf.dtype) for leaf, cotangent in self.at[task]]
         return torch.autograd.grad(leaves, parameters, cotangents, retain_graph=True, allow_unused=True)
 
-    def hand(self, gradient: Tensor) -> Handed:
-        """Return a gradient [P] as one for each parameter; None for a parameter that no task has a gradient of."""
-        parts = gradient.split(self.sizes)
-        return [self._part(place, part) for place, part in enumerate(parts)]
+    def hand(self, gradient: Tensor, every: bool = False) -> Handed:
+        """Return a gradient [P] as one for each parameter.
 
-    def _part(self, place: int, part: Tensor) -> Tensor | None:
-        if place not in self.seen:
-            return None
+        Args:
+            gradient: [P].
+            every: also for a parameter that no task has a gradient of now; None otherwise.
+        """
+        parts = gradient.split(self.sizes)
+        return [self._part(i, part) if every or i in self.seen else None for i, part in enumerate(parts)]
+
+    def _part(self, place: int, part: Tensor) -> Tensor:
         found = part.view(self.shared[place].shape).to(self.shared[place].dtype)
-        return found.to_sparse(1) if self.seen[place] else found
+        return found.to_sparse(1) if self.seen.get(place, False) else found
 
 
 def _dense(gradient: Tensor) -> Tensor:
@@ -193,6 +244,17 @@ class _Gramian:
                 part = window[:, start : start + step].add_(part)
             self.total.addmm_(part, part.T)
         return self.total / self.ledger.share(self.whole_window) ** 2
+
+    def settle(self, jacobian: Tensor) -> Tensor:
+        """Settle gradients [T, P] in place, and return the estimate for the whole window."""
+        step = max(1, PART // len(jacobian))
+        window = self.ledger.window_sum(jacobian)
+        for start in range(0, jacobian.shape[1], step):
+            part = jacobian[:, start : start + step]
+            part.copy_(self.settled(part))
+        if window is not None:
+            torch.div(window.add_(jacobian), self.ledger.share(self.whole_window), out=jacobian)
+        return jacobian
 
     def add(self, part: Tensor, rows: slice) -> None:
         """Add the products of the tasks `rows` with each other, over some of the parameters."""

@@ -123,9 +123,10 @@ def check_view(balancer: Balancer, gradients: str) -> None:
         raise ConfigurationError(
             f"gradients must be one of {sorted(VIEWS)}, but it is {gradients!r}.{nearest(str(gradients), VIEWS)}"
         )
-    if balancer.uses_gramian and gradients not in balancer.views:
+    if (balancer.uses_gramian or balancer.uses_jacobian) and gradients not in balancer.views:
         raise ConfigurationError(
-            f"{type(balancer).__name__} works in the views {sorted(balancer.views)}, not in {gradients!r}."
+            f"{type(balancer).__name__} works in the views {sorted(balancer.views)}, not in {gradients!r}: "
+            f"choose gradients={min(balancer.views)!r}."
         )
 
 
@@ -341,10 +342,10 @@ class Fork(nn.Module):
     def max_task_grad_norm(self, bound: float | None) -> None:
         bounded = bound is None or (is_number(bound) and 0 < bound < math.inf)
         require(bounded, "Fork", "max_task_grad_norm", bound, "a number, positive and finite, or None")
-        if bound is not None and self.balancer.uses_signs:
+        if bound is not None and self.balancer.acts_at_fork and not self.balancer.uses_gramian:
             raise ConfigurationError(
                 f"max_task_grad_norm bounds a task's gradient by the Gramian, and {type(self.balancer).__name__} forms "
-                "none: bound the norm of all gradients (max_grad_norm, or torch.nn.utils.clip_grad_norm_) instead."
+                "none, or weighs by other gradients: bound the norm of all gradients (max_grad_norm, or torch.nn.utils.clip_grad_norm_) instead."
             )
         self._max_norm = ledger_of(self.balancer).max_task_norm = bound
 
