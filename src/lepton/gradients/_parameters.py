@@ -79,9 +79,8 @@ def _follow(
     upstream: Upstream,
 ) -> tuple[Tensor, Handed | None]:
     """Let a balancer that follows the gradients themselves say what the trunk gets."""
-    gramian = _Gramian(
-        ledger, None if scale is None else 1 / scale, whole_window, trunk.empty(*[len(order)] * 2).zero_()
-    )
+    unscale = None if scale is None else 1 / scale
+    gramian = _Gramian(ledger, unscale, whole_window, trunk.empty(0))
     jacobian = gramian.settle(trunk.fill(range(len(order)), range(len(upstream.shared))))
     weights, rows = ledger.follow(jacobian, jacobian @ jacobian.T)
     weights = weights * priority.to(weights)

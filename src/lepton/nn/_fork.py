@@ -345,7 +345,8 @@ class Fork(nn.Module):
         if bound is not None and self.balancer.acts_at_fork and not self.balancer.uses_gramian:
             raise ConfigurationError(
                 f"max_task_grad_norm bounds a task's gradient by the Gramian, and {type(self.balancer).__name__} forms "
-                "none, or weighs by other gradients: bound the norm of all gradients (max_grad_norm, or torch.nn.utils.clip_grad_norm_) instead."
+                "none, or does not weigh by it: bound the norm of all gradients (max_grad_norm, or "
+                "torch.nn.utils.clip_grad_norm_) instead."
             )
         self._max_norm = ledger_of(self.balancer).max_task_norm = bound
 
