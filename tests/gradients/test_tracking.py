@@ -93,22 +93,20 @@ def test_a_factor_from_outside_multiplies_the_gradient_and_leaves_the_state(name
     make, _, _ = METHODS[name]
     plain, scaled = (make_model(make(), gradients="parameters") for _ in range(2))
     scaled.load_state_dict(plain.state_dict(), strict=False)
+    optimizers = {model: torch.optim.SGD(model.parameters(), 0.0) for model in (plain, scaled)}
     for seed in range(3):
         x, targets = make_batch(12, seed=seed)
         for model, factor in ((plain, 1.0), (scaled, 64.0)):
             model.zero_grad()
             (factor * loss_of(model, x, targets)).backward()
+            optimizers[model].step()  # or else a scaled step counts as skipped
         torch.testing.assert_close(gradients(scaled.trunk), 64 * gradients(plain.trunk), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["moco", "db_mtl"])
-def test_a_window_of_micro_batches_is_one_large_batch(name: str) -> None:
+def test_a_window_of_micro_batches_is_one_large_batch() -> None:
     """For a method that replaces the gradient the micro-batches hand over what is missing: exact in every step."""
-    make, _, _ = METHODS[name]
-    if name == "db_mtl":
-        pytest.skip("the logarithm of a part's loss is not a part of the whole's: as with every method on losses")
-    large = make_model(make(), gradients="parameters")
-    small = make_model(make(), gradients="parameters", gradient_accumulation_steps=3)
+    large = make_model(MoCo(), gradients="parameters")
+    small = make_model(MoCo(), gradients="parameters", gradient_accumulation_steps=3)
     small.load_state_dict(large.state_dict(), strict=False)
     optimizers = [torch.optim.SGD(model.parameters(), 0.05) for model in (large, small)]
     for seed in range(3):
@@ -153,7 +151,7 @@ def test_a_task_without_labels_in_a_batch_is_dropped(name: str) -> None:
 def test_other_views_are_refused_with_the_way_out() -> None:
     with pytest.raises(ConfigurationError, match=r"MoCo works in the views \['parameters'\].*choose gradients="):
         make_model(MoCo())
-    with pytest.raises(ConfigurationError, match="MoCo works in the views"):
+    with pytest.raises(ConfigurationError, match=r"Log works in the views"):
         make_model(Log(MoCo()), gradients="features")
 
 
@@ -174,7 +172,7 @@ def test_state_above_the_budget_is_refused_with_the_numbers() -> None:
 def test_another_trunk_is_refused() -> None:
     balancer = MoCo().bind(2)
     balancer.bind_parameters(5, torch.device("cpu"))
-    with pytest.raises(ConfigurationError, match="follows 5 numbers .* was given 6"):
+    with pytest.raises(ConfigurationError, match="follows 5 numbers in the shared parameters and was given 6"):
         balancer.bind_parameters(6, torch.device("cpu"))
 
 

@@ -172,21 +172,25 @@ class _Trunk:
 
     def fill(self, tasks: Sequence[int], places: Sequence[int]) -> Tensor:
         """Return the gradients of some tasks over some parameters, in one matrix."""
-        parameters = [self.shared[place] for place in places]
-        sizes = [self.sizes[place] for place in places]
-        out = self.empty(len(tasks), sum(sizes))
+        out = self.empty(len(tasks), sum(self.sizes[place] for place in places))
         for row, task in zip(out, tasks, strict=True):
-            found = self._gradient(task, parameters)
-            parts = [part.view(p.shape) for part, p in zip(row.split(sizes), parameters, strict=True)]
-            given = [(part, g) for part, g in zip(parts, found, strict=True) if g is not None]
-            for part in (part for part, g in zip(parts, found, strict=True) if g is None):
-                part.zero_()
-            if given:
-                torch._foreach_copy_([part for part, _ in given], [_dense(g) for _, g in given])
-            for place, gradient in zip(places, found, strict=True):
-                if gradient is not None:
-                    self.seen[place] = gradient.is_sparse
+            self._fill_row(row, task, places)  # a function of its own: its gradients go before the next ones come
         return out
+
+    def _fill_row(self, row: Tensor, task: int, places: Sequence[int]) -> None:
+        parameters = [self.shared[place] for place in places]
+        found = self._gradient(task, parameters)
+        parts = row.split([self.sizes[place] for place in places])
+        into, given = [], []
+        for place, part, parameter, gradient in zip(places, parts, parameters, found, strict=True):
+            if gradient is None:
+                part.zero_()
+            else:
+                self.seen[place] = gradient.is_sparse
+                into.append(part.view(parameter.shape))
+                given.append(_dense(gradient))
+        if into:
+            torch._foreach_copy_(into, given)
 
     def _gradient(self, task: int, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
         if not self.at[task]:
