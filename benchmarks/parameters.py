@@ -2,6 +2,7 @@
 
     python benchmarks/parameters.py [--trunk cnn] [--tasks 8] [--rounds 7] [--budgets]
     python benchmarks/parameters.py --memory
+    python benchmarks/parameters.py --disjoint
 
 The floor is what nothing exact can go below in this way: one forward pass, T backward passes of the trunk, nothing
 done with the gradients; and once more with the weighted sum's own backward pass, T + 1. All steps end with AdamW.
@@ -20,7 +21,7 @@ from step import TRUNKS, Plain, lepton_step
 from timing import Step, describe, measure
 
 import lepton
-from lepton.balance import UPGrad
+from lepton.balance import Balancer, Equal, UPGrad
 from lepton.tasks import Regression
 
 
@@ -81,6 +82,37 @@ def steps_for(kind: str, n_tasks: int, budgets: bool) -> dict[str, Step]:
     return steps
 
 
+def disjoint_steps(kind: str, n_tasks: int) -> dict[str, Step]:
+    """Every task has rows of its own: all rows in one pass of the trunk, or a pass for each task's rows."""
+    found: dict[str, Step] = {}
+    for name, balancer, apart, view in (
+        ("Equal", Equal(), False, "fork_layer"),
+        ("parameters, one pass for all rows", UPGrad(), False, "parameters"),
+        ("parameters, a pass for each task's rows", UPGrad(), True, "parameters"),
+    ):
+        found[name] = _disjoint_step(kind, n_tasks, balancer, apart, view)
+    return found
+
+
+def _disjoint_step(kind: str, n_tasks: int, balancer: Balancer, apart: bool, view: str) -> Step:
+    torch.manual_seed(0)
+    trunk, x, size = TRUNKS[kind]()
+    heads = torch.nn.ModuleList(torch.nn.Linear(size, 1) for _ in range(n_tasks))
+    names = [f"t{i}" for i in range(n_tasks)]
+    parts = torch.randperm(len(x)).tensor_split(n_tasks)
+    optimizer = torch.optim.AdamW([*trunk.parameters(), *heads.parameters()], 1e-4, fused=True)
+
+    def step() -> None:
+        z = {name: trunk(x[part]) for name, part in zip(names, parts, strict=True)} if apart else trunk(x)
+        z = lepton.fork(z, names, balancer=balancer, gradients=view)
+        found = [z[name] if apart else z[name][part] for name, part in zip(names, parts, strict=True)]
+        optimizer.zero_grad()
+        sum(head(each).square().mean() for head, each in zip(heads, found, strict=True)).backward()
+        optimizer.step()
+
+    return step
+
+
 def peak_bytes(name: str, kind: str, n_tasks: int) -> int:
     """Return how far the third step of `name` raises the resident memory of this process; a warm step comes first."""
     step = steps_for(kind, n_tasks, True)[name]
@@ -120,6 +152,16 @@ def times(kinds: list[str], tasks: list[int], rounds: int, budgets: bool) -> Non
                 print(f"| {name} | {ratio} | {ratio.milliseconds:.0f} ms |", flush=True)
 
 
+def disjoint(kinds: list[str], tasks: list[int], rounds: int) -> None:
+    print(describe())
+    for kind in kinds:
+        for n_tasks in tasks:
+            found = measure(disjoint_steps(kind, n_tasks), "Equal", rounds)
+            print(f"\n### {kind}, T = {n_tasks}, rows of each task apart\n")
+            for name, ratio in found.items():
+                print(f"| {name} | {ratio} | {ratio.milliseconds:.0f} ms |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trunk", choices=list(TRUNKS), nargs="*", default=list(TRUNKS))
@@ -127,11 +169,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--budgets", action="store_true", help="with steps in half and a quarter of the memory")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--disjoint", action="store_true", help="every task has rows of its own")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.peak:
         print(peak_bytes(options.peak, options.trunk[0], options.tasks[0]))
+    elif options.disjoint:
+        disjoint(options.trunk, options.tasks, options.rounds)
     elif options.memory:
         memory(options.trunk, options.tasks)
     else:

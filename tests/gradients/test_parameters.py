@@ -198,6 +198,25 @@ def test_a_loss_that_goes_around_the_fork_reaches_the_trunk_as_well() -> None:
     torch.testing.assert_close(flat(shared), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("budget", [None, 600])
+def test_rows_of_different_data_sets_may_pass_the_trunk_apart(budget: float | None) -> None:
+    """A trunk pass for each set, and a backward pass on the set's own rows: the same numbers as all rows together."""
+    torch.manual_seed(0)
+    trunk, x = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)), torch.randn(12, 4)
+    shared, heads = parts(trunk)
+    rows = {"a": slice(0, 4), "b": slice(4, 7), "c": slice(7, 12)}
+    found = []
+    for apart in (False, True):
+        balancer = Inverse()
+        z = {name: trunk(x[part]) for name, part in rows.items()} if apart else trunk(x)
+        z = lepton.fork(z, list(rows), balancer=balancer, gradients="parameters", memory_budget=budget)
+        own = [z[name] if apart else z[name][part] for name, part in rows.items()]
+        trunk.zero_grad()
+        sum(head(each).square().mean() for head, each in zip(heads, own, strict=True)).backward()
+        found.append((ledger_of(balancer).gramian, flat(shared)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
 def test_a_parameter_tied_to_a_head_gets_both_gradients() -> None:
     torch.manual_seed(0)
     trunk, x = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)), torch.randn(12, 4)

@@ -31,6 +31,9 @@ Handed = list[Tensor | None]
 Rows = Callable[[int], Sequence[tuple[Tensor, Tensor]]]
 """For a task at the fork, its features and cotangents; nothing where it is absent."""
 
+Note = tuple[Tensor, Tensor, Tensor, bool]
+"""What the criterion noted: the factor from outside, the losses, which tasks are present, whose counts they have."""
+
 PART = 2**20
 """Numbers of the gradients that are scaled, averaged and multiplied at once: the working memory beside them."""
 
@@ -49,21 +52,24 @@ def weigh_parameters(
     """
     balancer = Balancer.of(handle).bind(len(order))
     ledger = ledger_of(balancer)
-    scale, losses, _, whole_window = ledger.take_note() or (None, None, None, False)
+    note = ledger.take_note()
+    scale, losses, _, whole_window = note or (None, None, None, False)
     unscale = None if scale is None or holds(scale == 1) else 1 / scale
     at = [rows(order.index(task)) for task in range(len(order))]
     trunk = _Trunk(upstream.shared, at)
     if balancer.uses_jacobian:
-        return _follow(ledger, trunk, scale, whole_window, priority, order, upstream)
+        return _follow(ledger, trunk, note, priority, order, upstream)
     gramian = _Gramian(ledger, unscale, whole_window, trunk.empty(len(order), len(order)).zero_())
     if not trunk.fits(trunk.size * (1 if ledger.window == 1 else 2), upstream.budget):
         _refuse_window(ledger, upstream)
         for group in trunk.groups(upstream.budget):
             _add_group(gramian, trunk, group, upstream.budget)
-        weights, handed = ledger.solve(gramian.total, losses) * priority.to(gramian.total), None
+        weights = _tell_scaler(ledger.solve(gramian.total, losses) * priority.to(gramian.total), gramian.total, note)
+        handed = None
     else:
         jacobian = trunk.fill(range(len(at)), range(len(upstream.shared)))
-        weights = ledger.solve(gramian.of_held(jacobian), losses) * priority.to(gramian.total)
+        held = gramian.of_held(jacobian)
+        weights = _tell_scaler(ledger.solve(held, losses) * priority.to(held), held, note)
         handed = trunk.hand(_weighted(jacobian, weights)) if upstream.whole else None
     forth = index_tensor(tuple(order), weights.device)
     return weights if list(order) == sorted(order) else weights[forth], handed
@@ -72,23 +78,36 @@ def weigh_parameters(
 def _follow(
     ledger: Ledger,
     trunk: _Trunk,
-    scale: Tensor | None,
-    whole_window: bool,
+    note: Note | None,
     priority: Tensor,
     order: Sequence[int],
     upstream: Upstream,
 ) -> tuple[Tensor, Handed | None]:
     """Let a balancer that follows the gradients themselves say what the trunk gets."""
+    scale, _, _, whole_window = note or (None, None, None, False)
     unscale = None if scale is None else 1 / scale
     gramian = _Gramian(ledger, unscale, whole_window, trunk.empty(0))
     jacobian = gramian.settle(trunk.fill(range(len(order)), range(len(upstream.shared))))
-    weights, rows = ledger.follow(jacobian, jacobian @ jacobian.T)
-    weights = weights * priority.to(weights)
+    products = jacobian @ jacobian.T
+    weights, rows = ledger.follow(jacobian, products)
+    weights = _tell_scaler(weights * priority.to(weights), products, note)
     if not ledger.balancer.replaces_gradient:
         forth = index_tensor(tuple(order), weights.device)
         return weights[forth], None
     total = (weights @ rows) * ledger.share(whole_window)
     return weights, trunk.hand(ledger.hand(total if scale is None else total * scale), every=True)
+
+
+def _tell_scaler(weights: Tensor, gramian: Tensor, note: Note | None) -> Tensor:
+    """Return the weights, or NaN for all if a present task's gradient overflowed behind a loss scaler.
+
+    The task is left out of the Gramian; a scaler that saw nothing would never lower its scale.
+    """
+    if note is None:
+        return weights
+    scale, _, present, _ = note
+    overflow = (~torch.isfinite(gramian.diagonal()) & present).any() & (scale > 1)
+    return torch.where(overflow, torch.nan, weights)
 
 
 def memory_limit(budget: float, device: torch.device) -> float:
