@@ -190,7 +190,7 @@ def _backward(
     weighted = _combine(plan, leaves, cotangents, fused, weights) if handed is None else [None] * len(leaves)
     if upstream is not None and upstream.whole and handed is None:
         handed, weighted = upstream.gradient(weighted), [None] * len(leaves)
-    own = () if not plan.segments else (None, None)
+    own: tuple[Tensor | None, ...] = () if not plan.segments else (None, None)
     if fused is not None and not idle:
         own = (fused.weight_gradient(), fused.bias_gradient() if needs[-1] else None)
     return (*weighted, *own, *(handed or ()))

@@ -5,6 +5,9 @@ trunk's gradient w J is there as well, and goes to the parameters straight from 
 pass. Otherwise the Gramian is added up over groups of parameters, each group with T backward passes that end at the
 group; a parameter that is too large for T rows is taken in blocks of rows, which costs further passes. All three are
 exact.
+
+The tasks are differentiated one after the other. All at once (`is_grads_batched`) was tried on one core at T = 8: 1.05
+to 1.2 of the time in twos and 1.2 to 1.5 in one batch, on MLP, CNN and Transformer, and T times the activations.
 """
 
 from __future__ import annotations
@@ -199,7 +202,7 @@ class _Trunk:
     def _fill_row(self, row: Tensor, task: int, places: Sequence[int]) -> None:
         parameters = [self.shared[place] for place in places]
         found = self._gradient(task, parameters)
-        parts = row.split([self.sizes[place] for place in places])
+        parts = torch.split(row, [self.sizes[place] for place in places])
         into, given = [], []
         for place, part, parameter, gradient in zip(places, parts, parameters, found, strict=True):
             if gradient is None:
@@ -225,7 +228,7 @@ class _Trunk:
             gradient: [P].
             every: also for a parameter that no task has a gradient of now; None otherwise.
         """
-        parts = gradient.split(self.sizes)
+        parts = torch.split(gradient, self.sizes)
         return [self._part(i, part) if every or i in self.seen else None for i, part in enumerate(parts)]
 
     def _part(self, place: int, part: Tensor) -> Tensor:

@@ -45,7 +45,9 @@ def checked_shared(shared: Shared | None) -> Shared | None:
 def _leaves_upstream(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the parameters that the graph upstream ends in."""
     ends, _ = ends_upstream(tensors)
-    found = [end for end in ends.values() if isinstance(end, nn.Parameter)]  # inputs may require gradients too
+    found: list[Tensor] = [
+        end for end in ends.values() if isinstance(end, nn.Parameter)
+    ]  # inputs may require gradients too
     _refuse_sharded(found)
     return found
 
