@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lepton.balance import (
+    DBMTL,
     FAMO,
     IMTLG,
     IMTLL,
@@ -21,6 +22,7 @@ from lepton.balance import (
     DynamicWeightAverage,
     Equal,
     Every,
+    ExcessMTL,
     FairGrad,
     Fixed,
     Frozen,
@@ -31,6 +33,7 @@ from lepton.balance import (
     LearnedWeights,
     Log,
     LogSum,
+    MoCo,
     NashMTL,
     PCGrad,
     RandomWeight,
@@ -40,6 +43,7 @@ from lepton.balance import (
     UPGrad,
 )
 from lepton.balance.testing import GRADIENT_PROPERTIES, LOSS_PROPERTIES, GradientTraits, LossTraits
+from lepton.balance.testing_tracking import TRACKING_PROPERTIES, TrackingTraits
 
 # CAGrad on [[1, -.5], [-.5, 2]]: the closed form is checked against scipy in test_oracles.py.
 MGDA_TWO = (2.5 / 4, 1.5 / 4)
@@ -126,6 +130,22 @@ LOSS = {
     "LearnedWeights": (LearnedWeights, LossTraits(3.0, (1, 1, 1), invalid=({"floor": 0.0}, {"floor": 1.5}))),
 }
 
+TRACKING = {
+    # y = g / 2, lambda = P((1, 1) / 2 - 0.1 (1 / 8, 1 / 2)), direction lambda y.
+    "MoCo": (
+        MoCo,
+        TrackingTraits(
+            1.0,
+            ((0.5 + 0.01875) / 2, 0.5 - 0.01875),
+            ({"beta": 0.0}, {"beta_sigma": -1.0}, {"gamma": 0.0}, {"gamma_sigma": -1.0}, {"rho": -0.1}),
+        ),
+    ),
+    "Log(MoCo)": (lambda: Log(MoCo()), TrackingTraits(1.0)),
+    "DBMTL": (DBMTL, TrackingTraits(None, (0.2, 0.2), ({"beta": 1.0}, {"beta_sigma": -1.0}))),
+    "ExcessMTL": (ExcessMTL, TrackingTraits(1.0, None, ({"learning_rate": 0.0}, {"warmup": -1}))),
+    "ExcessMTL, warm": (lambda: ExcessMTL(warmup=2), TrackingTraits(1.0, (0.5, 1.0))),
+}
+
 
 @pytest.mark.parametrize("holds", GRADIENT_PROPERTIES, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("name", GRADIENT)
@@ -141,9 +161,20 @@ def test_loss_balancer(name: str, holds: Any) -> None:
     holds(make, traits)
 
 
+@pytest.mark.parametrize("holds", TRACKING_PROPERTIES, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("name", TRACKING)
+def test_tracking_balancer(name: str, holds: Any) -> None:
+    make, traits = TRACKING[name]
+    holds(make, traits)
+
+
 def test_every_exported_balancer_has_a_row() -> None:
     import lepton.balance as package
 
-    rows = {type(module) for make, _ in [*GRADIENT.values(), *LOSS.values()] for module in make().modules()}
+    rows = {
+        type(module)
+        for make, _ in [*GRADIENT.values(), *LOSS.values(), *TRACKING.values()]
+        for module in make().modules()
+    }
     concrete = {getattr(package, name) for name in package.__all__ if name != "VIEWS"}
     assert {kind for kind in concrete if getattr(kind, "__final__", False)} <= rows

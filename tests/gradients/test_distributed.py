@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 import lepton
-from lepton.balance import MGDA, Balancer, Equal, Log, LogSum, UPGrad
+from lepton.balance import DBMTL, MGDA, Balancer, Equal, ExcessMTL, Log, LogSum, MoCo, UPGrad
 from tests.conftest import Inverse, Lagging, gradients, make_batch, make_model
 
 BALANCERS: dict[str, Callable[[], Balancer]] = {
@@ -24,11 +24,17 @@ BALANCERS: dict[str, Callable[[], Balancer]] = {
     "log": lambda: Log(UPGrad()),
     "inverse": Inverse,
     "lagging": Lagging,
+    "moco": MoCo,
+    "db_mtl": DBMTL,
+    "excess_mtl": ExcessMTL,
 }
 CASES = [
-    *[(name, "fork_layer", "mixed") for name in BALANCERS],
+    *[(name, "fork_layer", "mixed") for name in BALANCERS if name not in ("moco", "db_mtl", "excess_mtl")],
     *[("inverse", view, heads) for view in ("features", "fork_layer", "parameters") for heads in ("linear", "own")],
     ("mgda", "parameters", "mixed"),
+    ("moco", "parameters", "mixed"),
+    ("db_mtl", "parameters", "mixed"),
+    ("excess_mtl", "parameters", "mixed"),
     ("lagging", "features", "mixed"),
 ]
 

@@ -101,7 +101,8 @@ def test_state_advances_once_per_optimiser_step_and_not_for_a_skipped_one() -> N
     assert model.state_dict()["fork.balancer.steps"] == 2
 
 
-def test_grad_scaler_skips_a_step_whose_overflow_lies_in_the_trunk_alone() -> None:
+@pytest.mark.parametrize("view", ["fork_layer", "parameters"])
+def test_grad_scaler_skips_a_step_whose_overflow_lies_in_the_trunk_alone(view: str) -> None:
     """The cotangents are finite, so only the missing optimiser step tells that the state must go back."""
 
     class Overflow(torch.autograd.Function):
@@ -126,7 +127,7 @@ def test_grad_scaler_skips_a_step_whose_overflow_lies_in_the_trunk_alone() -> No
     from tests.conftest import tasks
 
     torch.manual_seed(0)
-    model = lepton.LeptonModel(Trunk(), tasks(), balancer=Lagging())
+    model = lepton.LeptonModel(Trunk(), tasks(), balancer=Lagging(), gradients=view)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
     x, targets = make_batch()

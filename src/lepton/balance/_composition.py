@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from lepton.balance.base import Balancer
@@ -34,6 +35,9 @@ class Composition(Balancer):
         self.reevaluates = balancer.reevaluates
         self.logarithmic = balancer.logarithmic
         self.views = balancer.views
+        self.uses_signs = balancer.uses_signs
+        self.uses_jacobian = balancer.uses_jacobian
+        self.replaces_gradient = balancer.replaces_gradient
 
     @property
     def uses_gramian(self) -> bool:
@@ -62,6 +66,18 @@ class Composition(Balancer):
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
         """Pass on; see `Balancer.weights`."""
         return self.balancer.weights(gramian, losses=losses)
+
+    def masks(self, pulls: Tensor) -> Tensor:
+        """Pass on; see `Balancer.masks`."""
+        return self.balancer.masks(pulls)
+
+    def bind_parameters(self, number: int, device: torch.device) -> None:
+        """Pass on; see `Balancer.bind_parameters`."""
+        self.balancer.bind_parameters(number, device)
+
+    def track(self, jacobian: Tensor) -> tuple[Tensor, Tensor]:
+        """Pass on; see `Balancer.track`."""
+        return self.balancer.track(jacobian)
 
 
 class GradientComposition(Composition):

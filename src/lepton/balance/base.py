@@ -32,7 +32,8 @@ class Balancer(nn.Module):
     2. `combine(losses, weights, present)` in the criterion: the scalar that is differentiated;
     3. `observe(losses, present)` when backward begins: state that follows the losses;
     4. `weights(gramian, losses=...)` at the fork, only where `uses_gramian`: the weights [T] of the trunk's
-       gradient; or `masks(pulls)` in its place, where `uses_signs`: a weight for each task and feature.
+       gradient; or `masks(pulls)` in its place, where `uses_signs`: a weight for each task and feature; or
+       `track(jacobian)`, where `uses_jacobian`: weights, and what they combine.
 
     Hooks 3 and 4 run eagerly, also under `torch.compile`, without recording gradients, once per backward.
     They keep their state in buffers of this module and may update them in place: the fork restores them for a
@@ -46,6 +47,8 @@ class Balancer(nn.Module):
         reevaluates: `reobserve` wants the losses of the same batch after the optimiser's step; the Trainer
             provides them, a plain loop need not.
         uses_signs: the fork gives the balancer what each task wants of each feature, and no Gramian.
+        uses_jacobian: the fork gives the balancer the gradients themselves, [T, P], in the view `parameters`.
+        replaces_gradient: what `track` combines is not this batch's gradients.
         views: the views of the gradient that the method can be given.
     """
 
@@ -53,6 +56,8 @@ class Balancer(nn.Module):
     reevaluates: bool = False
     logarithmic: bool = False
     uses_signs: bool = False
+    uses_jacobian: bool = False
+    replaces_gradient: bool = False
     views: frozenset[str] = VIEWS
     _ones: Tensor
 
@@ -128,7 +133,7 @@ class Balancer(nn.Module):
     @property
     def acts_at_fork(self) -> bool:
         """Whether the fork does anything for this balancer."""
-        return self.uses_gramian or self.uses_signs
+        return self.uses_gramian or self.uses_signs or self.uses_jacobian
 
     def task_weights(self) -> Tensor:
         """Return the weights [T] on the losses that are known before the batch; ones by default."""
@@ -171,6 +176,24 @@ class Balancer(nn.Module):
                 the row of an absent task is zero.
         """
         return torch.ones_like(pulls)
+
+    def bind_parameters(self, number: int, device: torch.device) -> None:
+        """Create the state for `number` P of numbers in the shared parameters, where `uses_jacobian`.
+
+        Called in every forward pass; with the same number it changes nothing.
+
+        Raises:
+            ConfigurationError: the balancer already follows another number.
+        """
+
+    def track(self, jacobian: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights [T] and rows [T, P]: the trunk gets the weighted sum of the rows, where `uses_jacobian`.
+
+        Args:
+            jacobian: [T, P], the tasks' gradients over the shared parameters, averaged over the processes and over
+                the accumulation window so far, in the scale of the user's loss; finite, an absent task's row is zero.
+        """
+        return torch.ones_like(jacobian[:, 0]), jacobian
 
 
 class LossBalancer(Balancer):

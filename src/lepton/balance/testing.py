@@ -35,6 +35,9 @@ __all__ = [
 
 Make = Callable[[], Balancer]
 
+NUMBERS = 7
+"""Numbers in the shared parameters of the samples, for balancers that follow gradients."""
+
 
 @dataclass(frozen=True)
 class GradientTraits:
@@ -111,7 +114,7 @@ def _weights(make: Make, gramian: Tensor) -> Tensor:
     return balancer.weights(gramian, losses=losses if balancer.wants_losses else None)
 
 
-def _assert_close(actual: Tensor, expected: Tensor, precision: float, message: str) -> None:
+def assert_close(actual: Tensor, expected: Tensor, precision: float, message: str) -> None:
     bound = precision * max(1.0, float(expected.abs().max()))
     worst = float((actual - expected).abs().max())
     assert worst <= bound, f"{message}: {actual.tolist()} is not {expected.tolist()} (differs by {worst:.2g})"
@@ -142,7 +145,7 @@ def follows_a_permutation_of_the_tasks(make: Make, traits: GradientTraits) -> No
         a = torch.stack([first.weights(gramian, losses=losses) for _ in range(draws)])
         b = torch.stack([second.weights(moved, losses=losses) for _ in range(draws)])
         noise = float(5 * a.std(0).max() / draws**0.5) if traits.random else 0.0
-        _assert_close(b.mean(0), a.mean(0)[order], traits.precision + noise, f"{name}, permuted")
+        assert_close(b.mean(0), a.mean(0)[order], traits.precision + noise, f"{name}, permuted")
 
 
 def sums_to_its_documented_total(make: Make, traits: GradientTraits) -> None:
@@ -152,7 +155,7 @@ def sums_to_its_documented_total(make: Make, traits: GradientTraits) -> None:
     for size in (1, 2, 5):
         for name, gramian in gramians(size).items():
             total = _weights(make, gramian).sum()
-            _assert_close(total, torch.tensor(traits.total, dtype=torch.float64), traits.precision, name)
+            assert_close(total, torch.tensor(traits.total, dtype=torch.float64), traits.precision, name)
 
 
 def scales_as_documented(make: Make, traits: GradientTraits) -> None:
@@ -161,7 +164,7 @@ def scales_as_documented(make: Make, traits: GradientTraits) -> None:
         expected = _weights(make, gramian)
         for square in (1e-15, 1e-6, 1e6, 1e15):
             weights = _weights(make, gramian * square) / square ** (traits.degree / 2)
-            _assert_close(weights, expected, traits.precision, f"{name}, Gramian times {square:g}")
+            assert_close(weights, expected, traits.precision, f"{name}, Gramian times {square:g}")
 
 
 def treats_loss_weight_as_documented(make: Make, traits: GradientTraits) -> None:
@@ -170,7 +173,7 @@ def treats_loss_weight_as_documented(make: Make, traits: GradientTraits) -> None
         return
     weights = _weights(make, torch.diag(torch.tensor([1.0, 9.0], dtype=torch.float64)))
     expected = torch.tensor(traits.loss_weight, dtype=torch.float64)
-    _assert_close(weights[1] / weights[0], expected, 1e-3, "ratio of the weights")
+    assert_close(weights[1] / weights[0], expected, 1e-3, "ratio of the weights")
 
 
 def ignores_an_absent_task(make: Make, traits: GradientTraits) -> None:
@@ -184,7 +187,7 @@ def ignores_an_absent_task(make: Make, traits: GradientTraits) -> None:
         weights = make().bind(4).weights(wide, losses=torch.zeros(4, dtype=torch.float64).index_copy(0, kept, losses))
         assert float(weights[1]) == 0.0, f"{name}: the absent task got {float(weights[1])}"
         precision = traits.singular if name == "rank-deficient" else 1e-9
-        _assert_close(weights[kept], without, precision, f"{name}, with an absent task")
+        assert_close(weights[kept], without, precision, f"{name}, with an absent task")
 
 
 def shares_between_duplicates(make: Make, traits: GradientTraits) -> None:
@@ -195,7 +198,7 @@ def shares_between_duplicates(make: Make, traits: GradientTraits) -> None:
         weights = balancer.weights(given, losses=torch.ones(4, dtype=torch.float64))
         assert bool(weights.isfinite().all()), f"{name}: {weights.tolist()}"
         if traits.duplicates_share:
-            _assert_close(weights[3], weights[0], 1e-3, f"{name}, the copy")
+            assert_close(weights[3], weights[0], 1e-3, f"{name}, the copy")
 
 
 def weighs_a_single_task(make: Make, traits: GradientTraits) -> None:
@@ -209,14 +212,14 @@ def has_its_closed_form_for_two_tasks(make: Make, traits: GradientTraits) -> Non
     """The weights for [[1, -0.5], [-0.5, 2]] are `two_tasks`."""
     if traits.two_tasks is not None:
         weights = _weights(make, torch.tensor([[1.0, -0.5], [-0.5, 2.0]], dtype=torch.float64))
-        _assert_close(weights, torch.tensor(traits.two_tasks, dtype=torch.float64), 1e-3, "two tasks")
+        assert_close(weights, torch.tensor(traits.two_tasks, dtype=torch.float64), 1e-3, "two tasks")
 
 
 def reaches_its_limit_without_conflict(make: Make, traits: GradientTraits) -> None:
     """Orthogonal gradients of equal norm get the weight `conflict_free` / T each."""
     if traits.conflict_free is not None:
         weights = _weights(make, 4 * torch.eye(4, dtype=torch.float64))
-        _assert_close(weights, torch.full_like(weights, traits.conflict_free / 4), 1e-3, "no conflict")
+        assert_close(weights, torch.full_like(weights, traits.conflict_free / 4), 1e-3, "no conflict")
 
 
 def stays_finite_on_adversarial_gramians(make: Make, traits: GradientTraits) -> None:
@@ -234,17 +237,20 @@ def does_not_synchronise_with_the_host(make: Make, traits: GradientTraits) -> No
     """The weights are computed without reading a value from a tensor: under FakeTensorMode a read raises."""
     del traits
     with FakeTensorMode() as mode, torch.no_grad():
-        balancer = _faked(make, 5, mode)
+        balancer = faked(make, 5, mode)
         gramian, losses = torch.ones(5, 5), torch.ones(5)
         assert balancer.weights(gramian, losses=losses).shape == (5,)
         balancer.observe(losses, losses > 0)
         balancer.reobserve(losses, losses > 0)
 
 
-def _faked(make: Make, n_tasks: int, mode: FakeTensorMode) -> Balancer:
+def faked(make: Make, n_tasks: int, mode: FakeTensorMode) -> Balancer:
     """Return a balancer whose state has shapes but no values."""
     with unset_fake_temporarily():
         balancer = make().bind(n_tasks)
+    if balancer.uses_jacobian:
+        with unset_fake_temporarily():
+            balancer.bind_parameters(NUMBERS, torch.device("cpu"))
     for module in balancer.modules():
         for name, value in list(module.named_buffers(recurse=False)):
             setattr(module, name, mode.from_tensor(value))
@@ -263,6 +269,11 @@ def _trajectory(balancer: Balancer, n_steps: int, seed: int) -> list[Tensor]:
         losses, gramian = losses * present, gramian * present * present[:, None]
         balancer.observe(losses, present)
         result.append(balancer.task_weights().detach().clone())
+        if balancer.uses_jacobian:
+            balancer.bind_parameters(NUMBERS, torch.device("cpu"))
+            jacobian = torch.randn(3, NUMBERS, generator=generator) * present[:, None]
+            weights, rows = balancer.track(jacobian)
+            result.append(weights @ rows)
         if balancer.uses_gramian:
             result.append(balancer.weights(gramian, losses=losses).clone())
     return result
@@ -334,10 +345,10 @@ def weighs_losses_as_documented(make: Make, traits: LossTraits) -> None:
     weights = balancer.task_weights().detach()
     assert weights.shape == (3,), f"the weights have shape {tuple(weights.shape)}"
     if traits.total is not None:
-        _assert_close(weights.sum(), torch.tensor(traits.total), traits.precision, "sum of task_weights")
+        assert_close(weights.sum(), torch.tensor(traits.total), traits.precision, "sum of task_weights")
     if traits.gradient is not None:
         gradient = _loss_gradient(balancer, torch.tensor([1.0, 2.0, 4.0]), present)
-        _assert_close(gradient, torch.tensor(traits.gradient), traits.precision, "weights of the gradients")
+        assert_close(gradient, torch.tensor(traits.gradient), traits.precision, "weights of the gradients")
 
 
 def scales_its_gradient_as_documented(make: Make, traits: LossTraits) -> None:
@@ -348,7 +359,7 @@ def scales_its_gradient_as_documented(make: Make, traits: LossTraits) -> None:
     expected = _loss_gradient(make().bind(3), losses, present)
     for scale in (1e-3, 1e3):
         gradient = scale * _loss_gradient(make().bind(3), scale * losses, present) / scale**traits.degree
-        _assert_close(gradient, expected, 10 * traits.precision, f"losses times {scale:g}")
+        assert_close(gradient, expected, 10 * traits.precision, f"losses times {scale:g}")
 
 
 def leaves_an_absent_task_alone(make: Make, traits: LossTraits) -> None:
@@ -367,7 +378,7 @@ def leaves_an_absent_task_alone(make: Make, traits: LossTraits) -> None:
             if value.shape == (3,):
                 assert torch.equal(value[1], before[key][1]), f"{key} of the absent task moved to {value[1]}"
         results.append(_loss_gradient(balancer, losses * present, present)[present])
-    _assert_close(results[1], results[0], 0.0, "gradients of the present tasks")
+    assert_close(results[1], results[0], 0.0, "gradients of the present tasks")
 
 
 def stays_finite_on_adversarial_losses(make: Make, traits: LossTraits) -> None:
@@ -388,7 +399,7 @@ def observes_without_synchronising(make: Make, traits: LossTraits) -> None:
     """`observe` and `reobserve` read no value from a tensor: under FakeTensorMode a read raises."""
     del traits
     with FakeTensorMode() as mode, torch.no_grad():
-        balancer = _faked(make, 3, mode)
+        balancer = faked(make, 3, mode)
         losses, present = torch.ones(3), torch.ones(3, dtype=torch.bool)
         balancer.observe(losses, present)
         balancer.reobserve(losses, present)

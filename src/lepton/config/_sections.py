@@ -80,8 +80,12 @@ def _balance_union() -> Any:
         Literal[tuple(sorted(VIEWS))],
         Field("fork_layer", description="Which view of a task's gradient is compared."),
     )
+    words = "Of the view `parameters`: the most that all tasks' gradients may take: bytes, or a share of the memory."
+    budget = (float | None, Field(None, gt=0, description=words))
     models = [
-        section_of(kind, extra={"method": (Literal[name], name), "gradients": view, **wrappers})
+        section_of(
+            kind, extra={"method": (Literal[name], name), "gradients": view, "memory_budget": budget, **wrappers}
+        )
         for name, kind in methods().items()
     ]
     return _tagged(models, "method")

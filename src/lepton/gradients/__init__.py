@@ -6,12 +6,14 @@ from lepton.gradients._guard import guard_outputs
 from lepton.gradients._ledger import Ledger, ledger_of
 from lepton.gradients._scale import note_scale
 from lepton.gradients._switch import balancing_enabled, no_balancing
+from lepton.gradients._upstream import ends_upstream
 
 __all__ = [
     "ForkPlan",
     "Ledger",
     "apply_fork",
     "balancing_enabled",
+    "ends_upstream",
     "guard_outputs",
     "is_distributed",
     "ledger_of",

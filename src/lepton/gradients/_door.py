@@ -22,7 +22,6 @@ from lepton.gradients._views import (
     fork_layer_kernel,
     fork_layer_statistic,
     index_tensor,
-    parameters_gramian,
     rows_overlap,
     signs_statistic,
     wide,
@@ -41,7 +40,6 @@ def open_door(
     cotangents: list[Tensor],
     places: list[int],
     linear: list[Tensor],
-    jacobian: list[Tensor],
     segments: list[int],
 ) -> Tensor:
     """Return the balancer's weights times the priorities, [T] in the fork's order; [T, D] in the view `signs`.
@@ -56,12 +54,11 @@ def open_door(
         places: the number of leaves, for each leaf its number of present cotangents, for each of these its task.
         linear: weight gradient [C, D], output cotangents [N, C] and weight [C, D] of the fused heads, if any;
             zeros where none of their tasks is present, so that every micro-batch and process has the same shapes.
-        jacobian: in the view `parameters` the gradients [T, P], and no other matrices; otherwise nothing.
         segments: number of outputs of each fused head.
     """
     # The operator costs some ten microseconds of dispatch that only a compiled graph needs.
     door = _weigh_op if torch.compiler.is_compiling() else _weigh_behind_door
-    weights: Tensor = door(handle, priority, view, order, z, cotangents, places, linear, jacobian, segments)
+    weights: Tensor = door(handle, priority, view, order, z, cotangents, places, linear, segments)
     return weights
 
 
@@ -74,7 +71,6 @@ def _weigh_behind_door(
     cotangents: list[Tensor],
     places: list[int],
     linear: list[Tensor],
-    jacobian: list[Tensor],
     segments: list[int],
 ) -> Tensor:
     balancer = Balancer.of(handle).bind(len(order))
@@ -82,7 +78,7 @@ def _weigh_behind_door(
     note = ledger.take_note()
     scale, losses, _, whole_window = note or (None, None, None, False)
     own = _by_leaf(len(order) - len(segments), cotangents, places)
-    device_type = (jacobian or linear or z)[0].device.type
+    device_type = (linear or z)[0].device.type
     with torch.no_grad(), torch.autocast(device_type, enabled=False):
         # Before anything is squared: the square of a scaled gradient may not fit into float32.
         if view == "signs":
@@ -90,7 +86,7 @@ def _weigh_behind_door(
             forth, back = _orders(order, pulls.device)
             return (ledger.mask(pulls[back]) * priority.to(pulls)[:, None])[forth]
         unscale = None if scale is None or holds(scale == 1) else 1 / scale
-        gramian = _gramian(ledger, view, own, z, linear, jacobian, tuple(segments), whole_window, unscale)
+        gramian = _gramian(ledger, view, own, z, linear, tuple(segments), whole_window, unscale)
         if order == sorted(order):
             return ledger.solve(gramian, losses) * priority.to(gramian)
         forth, back = _orders(order, gramian.device)
@@ -113,12 +109,11 @@ def _weigh_compiled(
     cotangents: list[Tensor],
     places: list[int],
     linear: list[Tensor],
-    jacobian: list[Tensor],
     segments: list[int],
 ) -> Tensor:
     balancer = Balancer.of(handle)
     ledger_of(balancer).count_backward(balancer.passes)
-    return _weigh_behind_door(handle, priority, view, order, z, cotangents, places, linear, jacobian, segments)
+    return _weigh_behind_door(handle, priority, view, order, z, cotangents, places, linear, segments)
 
 
 _weigh_op = torch.library.custom_op("lepton::weigh", _weigh_compiled, mutates_args=())
@@ -134,10 +129,9 @@ def _(
     cotangents: list[Tensor],
     places: list[int],
     linear: list[Tensor],
-    jacobian: list[Tensor],
     segments: list[int],
 ) -> Tensor:
-    like = (jacobian or linear or [wide(tensor[:0]) for tensor in z])[0]
+    like = (linear or [wide(tensor[:0]) for tensor in z])[0]
     if view == "signs":
         each = len(z) // max(1, places[0] if places else 1)
         return like.new_empty(len(order), sum(tensor.shape[1] for tensor in z[::each]))
@@ -165,15 +159,10 @@ def _gramian(
     own: list[list[Tensor | None]],
     z: Sequence[Tensor],
     linear: Sequence[Tensor],
-    jacobian: Sequence[Tensor],
     segments: tuple[int, ...],
     whole_window: bool,
     unscale: Tensor | None,
 ) -> Tensor:
-    if view == "parameters":
-        gradients = _average(ledger, jacobian[0] if unscale is None else jacobian[0] * unscale)
-        (window,) = ledger.accumulate([gradients], whole_window)
-        return parameters_gramian(window)
     if unscale is not None and linear:
         linear = [linear[0] * unscale, linear[1] * unscale, linear[2]]
     if view == "features":

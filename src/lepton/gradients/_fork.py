@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from lepton.balance import Balancer
 from lepton.errors import ForkError
 from lepton.gradients._door import open_door
 from lepton.gradients._ledger import SECOND_VISIT
+from lepton.gradients._parameters import Handed, prepare_state, weigh_parameters
+from lepton.gradients._upstream import Upstream
 from lepton.gradients._views import rows, segment_index, wide
 from lepton.linalg import readable
 
@@ -52,6 +55,7 @@ def apply_fork(
     leaves: Sequence[Tensor],
     linear: tuple[Tensor, Tensor] | None = None,
     shared: Sequence[Tensor] = (),
+    memory_budget: float | None = None,
 ) -> tuple[Tensor, ...]:
     """Hand the features to the tasks; on the way back, weigh the tasks' gradients.
 
@@ -62,6 +66,7 @@ def apply_fork(
         leaves: the features' L tensors; K * L tensors if the plan is `per_task`.
         linear: weight [C, D] and bias [C] of the fused linear heads; needs exactly one leaf.
         shared: the shared parameters, for the view `parameters`.
+        memory_budget: for the view `parameters`, see `lepton.fork`.
 
     Returns:
         The outputs [.., C] of the fused heads if there are any, then for each of the other tasks the L leaves.
@@ -75,7 +80,15 @@ def apply_fork(
         )
     if torch.compiler.is_compiling():
         balancer.passes.add_(1)  # a graph's context cannot remember a visit; the door counts backward passes instead
+    upstream = None
+    if view == "parameters":
+        upstream = Upstream.of(leaves, shared, memory_budget, balancer.uses_jacobian)
+        if balancer.uses_jacobian:
+            prepare_state(balancer, upstream)
     tensors = (*leaves, *(linear or ()))
+    if upstream is not None and upstream.whole:
+        # The parameters get their gradients straight from the fork, and backward does not enter the trunk.
+        tensors = (*(leaf.detach() for leaf in leaves), *(linear or ()), *upstream.shared)
     apply: Any = _Fork.apply
     outputs: tuple[Tensor, ...] = apply(
         balancer.handle,
@@ -85,7 +98,7 @@ def apply_fork(
         plan.segments,
         plan.feature_dims,
         plan.per_task,
-        tuple(shared),
+        upstream,
         *tensors,
     )
     return outputs
@@ -104,12 +117,14 @@ class _Fork(torch.autograd.Function):
         segments: tuple[int, ...],
         feature_dims: tuple[int, ...],
         per_task: bool,
-        shared: tuple[Tensor, ...],
+        upstream: Upstream | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.plan = (view, order, segments, feature_dims, per_task)
-        ctx.shared = shared
+        ctx.upstream = upstream
+        if upstream is not None and upstream.whole:
+            tensors = tensors[: len(tensors) - len(upstream.shared)]
         ctx.visited = False
         if not torch.compiler.is_compiling():
             ctx.balancer = Balancer.of(handle)  # alive until backward, even if the caller keeps no reference
@@ -130,7 +145,9 @@ class _Fork(torch.autograd.Function):
         # The user's autocast region may reach into backward: gradients must not be rounded twice.
         with torch.autocast(tensors[0].device.type, enabled=False):
             plan = ForkPlan(view, order, segments, feature_dims, per_task)
-            found = _backward(plan, handle, priority, tensors, ctx.shared, grads, ctx.needs_input_grad[8:])
+            needs = ctx.needs_input_grad[8 : 8 + len(tensors)]
+            found = _backward(plan, handle, priority, tensors, ctx.upstream, grads, needs)
+        ctx.upstream = None  # lets the trunk's graph go
         return (None,) * 8 + found
 
 
@@ -150,27 +167,33 @@ def _backward(
     handle: Tensor,
     priority: Tensor,
     tensors: Sequence[Tensor],
-    shared: tuple[Tensor, ...],
+    upstream: Upstream | None,
     grads: Sequence[Tensor | None],
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of all leaves, and of the fused heads' weight and bias."""
+    """Return the gradients of all leaves, the fused heads' weight and bias, and the parameters that are handed some."""
     leaves = list(tensors[:-2]) if plan.segments else list(tensors)
     outputs = grads[0] if plan.segments else None
     cotangents = list(grads[1:] if plan.segments else grads)
     if all(grad is None for grad in grads):
-        return (None,) * len(tensors)
+        return (None,) * (len(tensors) + (len(upstream.shared) if upstream is not None and upstream.whole else 0))
     idle = plan.segments and outputs is None
     if idle:  # zeros, so that the statistics have the same shapes in every micro-batch and process
         outputs = leaves[0].new_zeros(*leaves[0].shape[:-1], sum(plan.segments))
     fused = _FusedHeads(leaves[0], tensors[-2], outputs) if outputs is not None else None
-    weights = _weigh(plan, handle, priority, leaves, cotangents, fused, shared)
-    weighted = _combine(plan, leaves, cotangents, fused, weights)
-    if not plan.segments:
-        return tuple(weighted)
-    if fused is None or idle:
-        return (*weighted, None, None)
-    return (*weighted, fused.weight_gradient(), fused.bias_gradient() if needs[-1] else None)
+    handed: Handed | None = None
+    if upstream is None:
+        weights = _weigh(plan, handle, priority, leaves, cotangents, fused)
+    else:
+        rows_of = functools.partial(_rows_of, plan, upstream.leaves, cotangents, fused)
+        weights, handed = weigh_parameters(handle, priority, plan.order, upstream, rows_of)
+    weighted = _combine(plan, leaves, cotangents, fused, weights) if handed is None else [None] * len(leaves)
+    if upstream is not None and upstream.whole and handed is None:
+        handed, weighted = upstream.gradient(weighted), [None] * len(leaves)
+    own: tuple[Tensor | None, ...] = () if not plan.segments else (None, None)
+    if fused is not None and not idle:
+        own = (fused.weight_gradient(), fused.bias_gradient() if needs[-1] else None)
+    return (*weighted, *own, *(handed or ()))
 
 
 class _FusedHeads:
@@ -274,14 +297,10 @@ def _weigh(
     leaves: Sequence[Tensor],
     cotangents: Sequence[Tensor | None],
     fused: _FusedHeads | None,
-    shared: tuple[Tensor, ...],
 ) -> Tensor:
     """Return the weights [T] in the fork's order, through the opaque door."""
     count = len(plan.feature_dims)
     order, segments = list(plan.order), list(plan.segments)
-    if plan.view == "parameters":
-        jacobian = _jacobian(plan, leaves, cotangents, fused, shared)
-        return open_door(handle, priority, plan.view, order, [], [], [], [], [jacobian], segments)
     own = [
         [None if c is None else rows(c.detach(), dim) for c in cotangents[leaf::count]]
         for leaf, dim in enumerate(plan.feature_dims if cotangents else ())
@@ -295,53 +314,21 @@ def _weigh(
         z = [rows(leaf.detach(), dim) for leaf, dim in zip(leaves, plan.feature_dims, strict=True)]
     linear = [] if fused is None else [fused.gradient, fused.outputs, fused.weight]
     where = [len(own), *per_leaf, *places]
-    return open_door(handle, priority, plan.view, order, z, present, where, linear, [], segments)
+    return open_door(handle, priority, plan.view, order, z, present, where, linear, segments)
 
 
-def _jacobian(
-    plan: ForkPlan,
-    leaves: Sequence[Tensor],
-    cotangents: Sequence[Tensor | None],
-    fused: _FusedHeads | None,
-    shared: tuple[Tensor, ...],
-) -> Tensor:
-    """Return each task's gradient over the shared parameters, [T, P], by one backward pass of the trunk per task."""
-    gradients = []
-    n_leaves = len(plan.feature_dims)
-    for index in range(len(plan.order)):
-        at: list[tuple[Tensor, Tensor]] = []
-        own = index - len(plan.segments)
-        if own < 0:
-            if fused is not None:
-                one = torch.zeros(len(plan.order), device=fused.outputs.device, dtype=fused.outputs.dtype)
-                one[index] = 1.0
-                at = [(leaves[0], fused.trunk_gradient(one[: len(plan.segments)], plan.segments))]
-        else:
-            mine = leaves[own * n_leaves : (own + 1) * n_leaves] if plan.per_task else leaves
-            for leaf, cotangent in zip(mine, cotangents[own * n_leaves : (own + 1) * n_leaves], strict=True):
-                if cotangent is not None and leaf.requires_grad:
-                    at.append((leaf, cotangent))
-        gradients.append(_task_gradient(at, shared))
-    if all(part is None for gradient in gradients for part in gradient):
-        raise ForkError(
-            'no parameter named by shared= has a gradient from any task: in the view "parameters" it must name a part '
-            "of the trunk that the features depend on."
-        )
-    return torch.stack([_flat(gradient, shared) for gradient in gradients])
-
-
-def _task_gradient(at: list[tuple[Tensor, Tensor]], shared: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
-    if not at:
-        return [None] * len(shared)
-    return torch.autograd.grad(
-        [leaf for leaf, _ in at],
-        shared,
-        [cotangent.to(leaf.dtype) for leaf, cotangent in at],
-        retain_graph=True,
-        allow_unused=True,
-    )
-
-
-def _flat(gradient: Sequence[Tensor | None], shared: tuple[Tensor, ...]) -> Tensor:
-    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(shared, gradient, strict=True)]
-    return torch.cat([wide(part).flatten() for part in parts])
+def _rows_of(
+    plan: ForkPlan, leaves: Sequence[Tensor], cotangents: Sequence[Tensor | None], fused: _FusedHeads | None, index: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the features and cotangents of one task at the fork; nothing where it is absent."""
+    own = index - len(plan.segments)
+    if own < 0:
+        if fused is None:
+            return []
+        one = torch.zeros(len(plan.segments), device=fused.outputs.device, dtype=fused.outputs.dtype)
+        one[index] = 1.0
+        return [(leaves[0], fused.trunk_gradient(one, plan.segments))]
+    count = len(plan.feature_dims)
+    mine = leaves[own * count : (own + 1) * count] if plan.per_task else leaves
+    pairs = zip(mine, cotangents[own * count : (own + 1) * count], strict=True)
+    return [(leaf, cotangent) for leaf, cotangent in pairs if cotangent is not None and leaf.requires_grad]

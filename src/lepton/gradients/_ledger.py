@@ -109,6 +109,7 @@ class Ledger:
         self._scaled: Tensor | None = None
         self._saved: dict[str, Tensor] = {}
         self._statistics: list[Tensor] | None = None
+        self._handed: Tensor | None = None
         self._loss_sum: Tensor | None = None
         self._weight_sum: Tensor | None = None
         self._weight_count: Tensor | None = None
@@ -216,7 +217,7 @@ class Ledger:
             self._saved = {name: value.clone() for name, value in self._state()}
             self._version = self._versions() if self._saved else None
             self._moved, self._scaled = False, None
-            self._statistics = self._loss_sum = None
+            self._statistics = self._loss_sum = self._handed = None
         else:
             self._restore()
         self._micro += 1
@@ -255,7 +256,7 @@ class Ledger:
         finite = torch.where(torch.isfinite(losses), losses, 0)
         total = finite if self._loss_sum is None else self._loss_sum + finite
         self._loss_sum = total
-        mean = total / self._share(whole_window)
+        mean = total / self.share(whole_window)
         self._scaled = scale > 1
         self._note = (torch.where(scale == 0, 1.0, scale).detach(), mean, present, whole_window)
         self.balancer.observe(self._note[1], present)
@@ -302,10 +303,19 @@ class Ledger:
         else:
             for total, tensor in zip(self._statistics, statistics, strict=True):
                 total += tensor
-        share = self._share(whole_window) ** power
+        share = self.share(whole_window) ** power
         return [total / share for total in self._statistics]
 
-    def _share(self, whole_window: bool) -> float:
+    def window_sum(self, like: Tensor) -> Tensor | None:
+        """Return the window's sum so far, of the shape of `like`, to be added to in place; None without a window."""
+        if self.window == 1:
+            return None
+        if self._statistics is None:
+            self._statistics = [torch.zeros_like(like)]
+        return self._statistics[0]
+
+    def share(self, whole_window: bool) -> float:
+        """Return what the window's sum is divided by to estimate the whole window; see `accumulate`."""
         return self._micro / self.window if whole_window else float(self._micro)
 
     def never_together(self, overlap: Tensor, expected: Tensor) -> bool:
@@ -353,6 +363,28 @@ class Ledger:
         self.weights, self.gramian = masks.mean(1), None
         self._average(self.weights)
         return masks
+
+    def follow(self, jacobian: Tensor, gramian: Tensor) -> tuple[Tensor, Tensor]:
+        """Show the balancer the gradients [T, P]; return the weights [T] and the rows [T, P] that they combine.
+
+        A task whose gradient is not finite is left out: its row is put to zero, in place.
+        """
+        finite = torch.isfinite(gramian.diagonal())
+        if not holds(finite):
+            self.count_left_out(~finite)
+            jacobian.masked_fill_(~finite[:, None], 0)
+            gramian = torch.where(finite[:, None] & finite[None], gramian, 0)
+        weights, rows = self.balancer.track(jacobian)
+        self.weights, self.gramian = weights, gramian
+        self._average(weights)
+        return weights, rows
+
+    def hand(self, total: Tensor) -> Tensor:
+        """Return what a micro-batch adds to the trunk's gradient, so that the window's gradients sum to `total`."""
+        if self.window == 1:
+            return total
+        before, self._handed = self._handed, total
+        return total if before is None else total - before
 
     def _average(self, weights: Tensor) -> None:
         if self._micro != self.window:

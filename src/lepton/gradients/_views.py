@@ -22,7 +22,6 @@ __all__ = [
     "fork_layer_kernel",
     "fork_layer_statistic",
     "index_tensor",
-    "parameters_gramian",
     "rows",
     "rows_overlap",
     "segment_index",
@@ -203,11 +202,6 @@ def signs_statistic(
             rows_of.append(torch.stack(found))
         columns.append(torch.cat(rows_of))
     return torch.cat(columns, 1)
-
-
-def parameters_gramian(jacobian: Tensor) -> Tensor:
-    """Return the Gramian [T, T] of the tasks' gradients over all shared parameters, [T, P]."""
-    return jacobian @ jacobian.T
 
 
 def rows_overlap(

@@ -24,6 +24,7 @@ from lepton.linalg._pivoting import pivot_to_length
 from lepton.linalg._power import solve_power
 from lepton.linalg._pseudo_inverse import solve_smallest
 from lepton.linalg._random import counter_uniform
+from lepton.linalg._simplex import project_simplex
 
 __all__ = [
     "EXACT_SIZE",
@@ -36,6 +37,7 @@ __all__ = [
     "normalize",
     "pivot_to_length",
     "present_tasks",
+    "project_simplex",
     "readable",
     "ridge",
     "rounded_trace",

@@ -28,6 +28,7 @@ def fork(
     gradients: str = "fork_layer",
     feature_dim: int | None = None,
     shared: Shared | None = None,
+    memory_budget: float | None = None,
 ) -> dict[str, Any]:
     """Hand the shared features to every task; in backward, weigh the tasks' gradients before they enter the trunk.
 
@@ -46,6 +47,9 @@ def fork(
             (feature maps) and the last one otherwise.
         shared: for the view `"parameters"`, the modules or parameters to differentiate; by default every parameter
             that the features depend on.
+        memory_budget: for the view `"parameters"`: the most that all tasks' gradients may take, in bytes, or as a share
+            of the device's memory if it is at most 1. Where they need more, they are compared in parts, exactly, which
+            costs further backward passes. By default they are held at once, in one matrix.
 
     Returns:
         A dict task -> features, of the features' structure.
@@ -67,7 +71,8 @@ def fork(
     """
     names = check_names(tasks)
     check_view(balancer, gradients)
-    return _fork(features, names, balancer, gradients, feature_dim, shared, active=active(balancer))
+    bound = checked_budget(memory_budget)
+    return _fork(features, names, balancer, gradients, feature_dim, shared, bound, active=active(balancer))
 
 
 def _fork(
@@ -77,6 +82,7 @@ def _fork(
     gradients: str,
     feature_dim: int | None,
     shared: Shared | None,
+    memory_budget: float | None,
     *,
     active: bool,
 ) -> dict[str, Any]:
@@ -89,7 +95,7 @@ def _fork(
     plan = ForkPlan(gradients, tuple(range(len(names))), (), leaves.dims, leaves.per_task)
     ones = torch.ones(len(names), device=leaves.tensors[0].device)
     parameters = shared_parameters(shared, leaves.tensors) if gradients == "parameters" else []
-    outputs = apply_fork(plan, balancer, ones, leaves.tensors, shared=parameters)
+    outputs = apply_fork(plan, balancer, ones, leaves.tensors, shared=parameters, memory_budget=memory_budget)
     return leaves.rebuild(outputs)
 
 
@@ -117,10 +123,18 @@ def check_view(balancer: Balancer, gradients: str) -> None:
         raise ConfigurationError(
             f"gradients must be one of {sorted(VIEWS)}, but it is {gradients!r}.{nearest(str(gradients), VIEWS)}"
         )
-    if balancer.uses_gramian and gradients not in balancer.views:
+    if (balancer.uses_gramian or balancer.uses_jacobian) and gradients not in balancer.views:
         raise ConfigurationError(
-            f"{type(balancer).__name__} works in the views {sorted(balancer.views)}, not in {gradients!r}."
+            f"{type(balancer).__name__} works in the views {sorted(balancer.views)}, not in {gradients!r}: "
+            f"choose gradients={min(balancer.views)!r}."
         )
+
+
+def checked_budget(budget: float | None) -> float | None:
+    """Return a budget of memory, refusing what is none."""
+    good = budget is None or (is_number(budget) and 0 < budget < math.inf)
+    require(good, "Fork", "memory_budget", budget, "a number of bytes, a share of the memory in (0, 1], or None")
+    return budget
 
 
 def is_per_task(features: Any, names: Sequence[str]) -> bool:
@@ -243,6 +257,7 @@ class Fork(nn.Module):
         gradients: the view; see `lepton.fork`.
         feature_dim: the features' dimension; see `lepton.fork`.
         shared: for the view `"parameters"`; see `lepton.fork`.
+        memory_budget: for the view `"parameters"`; see `lepton.fork`.
         gradient_accumulation_steps: number of micro-batches that end in one optimiser step.
         max_task_grad_norm: bound on each task's weighted gradient norm, sqrt(G_kk) w_k, in the chosen view; also
             works with balancers that act on the losses alone.
@@ -266,6 +281,7 @@ class Fork(nn.Module):
         gradients: str = "fork_layer",
         feature_dim: int | None = None,
         shared: Shared | None = None,
+        memory_budget: float | None = None,
         gradient_accumulation_steps: int = 1,
         max_task_grad_norm: float | None = None,
     ) -> None:
@@ -279,15 +295,15 @@ class Fork(nn.Module):
         self.feature_dim = feature_dim
         # In a tuple, so that the trunk's modules are not registered a second time here.
         self._shared = (checked_shared(shared),)
+        self.memory_budget = checked_budget(memory_budget)
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.max_task_grad_norm = max_task_grad_norm
         ledger_of(self.balancer).owner = weakref.ref(self)
 
     def forward(self, features: Any) -> dict[str, Any]:
         """Return task -> features."""
-        return _fork(
-            features, self.tasks, self.balancer, self.gradients, self.feature_dim, self.shared, active=self.active
-        )
+        options = (self.gradients, self.feature_dim, self.shared, self.memory_budget)
+        return _fork(features, self.tasks, self.balancer, *options, active=self.active)
 
     @property
     def shared(self) -> Shared | None:
@@ -326,10 +342,11 @@ class Fork(nn.Module):
     def max_task_grad_norm(self, bound: float | None) -> None:
         bounded = bound is None or (is_number(bound) and 0 < bound < math.inf)
         require(bounded, "Fork", "max_task_grad_norm", bound, "a number, positive and finite, or None")
-        if bound is not None and self.balancer.uses_signs:
+        if bound is not None and self.balancer.acts_at_fork and not self.balancer.uses_gramian:
             raise ConfigurationError(
                 f"max_task_grad_norm bounds a task's gradient by the Gramian, and {type(self.balancer).__name__} forms "
-                "none: bound the norm of all gradients (max_grad_norm, or torch.nn.utils.clip_grad_norm_) instead."
+                "none, or does not weigh by it: bound the norm of all gradients (max_grad_norm, or "
+                "torch.nn.utils.clip_grad_norm_) instead."
             )
         self._max_norm = ledger_of(self.balancer).max_task_norm = bound
 

@@ -60,6 +60,7 @@ class LeptonModel(nn.Module):
             `pooler_output` where there is one, otherwise `last_hidden_state`.
         feature_dim: the features' dimension; see `lepton.fork`.
         shared: for the view `"parameters"`: the part of the trunk to differentiate, by default all of it.
+        memory_budget: for the view `"parameters"`; see `lepton.fork`.
         gradient_accumulation_steps: micro-batches per optimiser step, for the balancer's state.
 
     Attributes:
@@ -99,6 +100,7 @@ class LeptonModel(nn.Module):
         output: str | None = None,
         feature_dim: int | None = None,
         shared: Shared | None = None,
+        memory_budget: float | None = None,
         gradient_accumulation_steps: int = 1,
     ) -> None:
         super().__init__()
@@ -114,6 +116,7 @@ class LeptonModel(nn.Module):
             gradients=gradients,
             feature_dim=feature_dim,
             shared=trunk if shared is None else shared,
+            memory_budget=memory_budget,
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
         needs_size = features is None and any(task.own_head is None for task in tasks)
@@ -355,7 +358,8 @@ class LeptonModel(nn.Module):
         plan = ForkPlan(gradients, layout.order, layout.segments, leaves.dims, leaves.per_task)
         shared = shared_parameters(self.fork.shared, leaves.tensors) if gradients == "parameters" else ()
         linear = layout.weight_and_bias() if layout.fused else None
-        forked = apply_fork(plan, self.balancer, self.priority, leaves.tensors, linear, shared)
+        budget = self.fork.memory_budget
+        forked = apply_fork(plan, self.balancer, self.priority, leaves.tensors, linear, shared, budget)
         branches = leaves.rebuild(forked[1:] if layout.fused else forked) if layout.own else {}
         return self._outputs(branches, layout, forked[0] if layout.fused else None, inputs)
 

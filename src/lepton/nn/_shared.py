@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lepton.errors import ConfigurationError, ForkError, require
+from lepton.gradients import ends_upstream
 
 __all__ = ["Shared", "checked_shared", "shared_parameters"]
 
@@ -42,21 +43,13 @@ def checked_shared(shared: Shared | None) -> Shared | None:
 
 
 def _leaves_upstream(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Walk the graph upstream and collect the parameters that it ends in."""
-    found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    stack = [tensor.grad_fn for tensor in tensors]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, nn.Parameter):  # inputs may require gradients too
-            found[id(variable)] = variable
-        stack.extend(upstream for upstream, _ in node.next_functions)
-    _refuse_sharded(found.values())
-    return list(found.values())
+    """Return the parameters that the graph upstream ends in."""
+    ends, _ = ends_upstream(tensors)
+    found: list[Tensor] = [
+        end for end in ends.values() if isinstance(end, nn.Parameter)
+    ]  # inputs may require gradients too
+    _refuse_sharded(found)
+    return found
 
 
 def _refuse_sharded(parameters: Iterable[Tensor]) -> None:

@@ -54,7 +54,14 @@ def build_model(
     told: dict[str, Any] = {"vocabulary": size, "mels": getattr(config.trunk, "mels", 0), "trust": trust}
     tasks = [make_task(r.task, config.tasks[r.task], r.classes, head=heads.get(r.task), **told) for r in chosen]
     trunk = adapted_trunk(trunk, config, [rule.task for rule in chosen])
-    model = LeptonModel(trunk, tasks, balancer=make_balancer(config.balance), gradients=config.balance.gradients)
+    balance = config.balance
+    model = LeptonModel(
+        trunk,
+        tasks,
+        balancer=make_balancer(balance),
+        gradients=balance.gradients,
+        memory_budget=balance.memory_budget,
+    )
     for rule in chosen:
         own = config.tasks[rule.task].adapter
         if own is not None and own.type == "head":

@@ -81,6 +81,7 @@ def extended(
         [*old, *tasks],
         balancer=balancer,
         gradients=model.fork.gradients,
+        memory_budget=model.fork.memory_budget,
         features=_head_width(model),
         output=model.output,
         feature_dim=model.fork.feature_dim,
