@@ -261,6 +261,13 @@ class DataSection(Section):
     inputs: dict[str, InputSection] | None = Field(None, description="Column -> kind; by default all but the targets.")
     ignore: list[str] = Field(default_factory=list, description="Columns that are not read.")
     limit: int | None = Field(None, ge=1, description="Read only so many rows of each source, to try something out.")
+    stream: bool | Literal["auto"] = Field(
+        "auto", description="Whether rows are read while training; auto: where they are larger than half the memory."
+    )
+    window: int | None = Field(
+        None, ge=1, description="Streamed rows that are shuffled together; by default 65536, with pictures 512."
+    )
+    max_bad_rows: float = Field(0.01, ge=0, le=1, description="Share of streamed rows that may be unusable.")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="Column -> kind where inference is wrong.")
     date_formats: dict[str, str] = Field(
         default_factory=dict,

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from lepton.data._audio_rows import AudioRows
 from lepton.data._augment_audio import AugmentAudio
-from lepton.data._image_loader import seeded_generator
+from lepton.data._loading import Batch, OrderedLoader, read_by_workers
 from lepton.data._sequence_data import pooled_order
-from lepton.errors import is_whole, require
 
 __all__ = ["AudioLoader"]
 
-Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
-
-class AudioLoader:
+class AudioLoader(OrderedLoader):
     """Iterates over `AudioRows` in batches; one pass is an epoch, whose order and draws are fixed by seed and epoch.
 
     With `shuffle`, recordings of like length come together, as texts do in `LengthLoader`, so that little of a batch
@@ -36,6 +33,9 @@ class AudioLoader:
         augment: applied to the recordings of a batch, by the worker that read them.
         workers: processes that read; 0 reads in this one.
         by_length: without `shuffle`, take the rows from the shortest to the longest instead of in their order.
+        rank: number of this process among those that share the rows, from 0.
+        world_size: how many processes share the rows: batch g of all together is that of one process with so many
+            times the batch size, except for its augmentation.
 
     Example:
         >>> import numpy, soundfile
@@ -58,48 +58,17 @@ class AudioLoader:
         augment: AugmentAudio | None = None,
         workers: int = 0,
         by_length: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        require(is_whole(batch_size), "AudioLoader", "batch_size", batch_size, "a whole number of at least 1")
-        require(is_whole(workers, 0), "AudioLoader", "workers", workers, "a whole number of at least 0")
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+        super().__init__(len(rows), batch_size, **order, workers=workers, rank=rank, world_size=world_size)
         self.rows = rows
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = drop_last
         self.augment = augment
-        self.workers = workers
         self.by_length = by_length
-        self.epoch = 0
-        self._first = self._done = 0
 
-    def __len__(self) -> int:
-        whole, rest = divmod(len(self.rows), self.batch_size)
-        return whole if self.drop_last or not rest else whole + 1
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = torch.split(self._order(), self.batch_size)[: len(self)]
-        first, self._first = self._first, 0
-        dataset = _Batches(self.rows, batches, first, self.augment, self.seed, self.epoch)
-        self.epoch += 1
-        # An epoch's workers are new: they inherit its order, and the recordings that earlier ones read. A generator of
-        # its own, since a loader without one takes a number from torch's, which a training that goes on would miss.
-        loader: DataLoader[Batch] = DataLoader(
-            dataset, batch_size=None, num_workers=self.workers, generator=seeded_generator(self.seed)
-        )
-        for place, batch in enumerate(loader, first):
-            self._done = place + 1
-            yield batch
-        self._done = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the next batch comes from: the epoch, counted from 0, and the batch in it."""
-        if 0 < self._done < len(self):
-            return {"epoch": self.epoch - 1, "batch": self._done}
-        return {"epoch": self.epoch, "batch": self._first}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next iteration begin where `state_dict` stood."""
-        self.epoch, self._first, self._done = state["epoch"], state["batch"], 0
+    def _read(self, batches: Sequence[Tensor], first: int) -> Iterable[Batch]:
+        return read_by_workers(self, partial(_batch, self.rows, self.augment), batches, first)
 
     @property
     def targets(self) -> Mapping[str, Tensor]:
@@ -109,36 +78,12 @@ class AudioLoader:
     def _order(self) -> Tensor:
         lengths = self.rows.lengths.numpy()
         if self.shuffle:
-            generator = seeded_generator(self.seed, self.epoch, 0)
-            return pooled_order(lengths, self.batch_size, drop_last=self.drop_last, generator=generator)
-        if self.by_length:
-            return torch.from_numpy(lengths.argsort(kind="stable"))
-        return torch.arange(len(self.rows))
+            return pooled_order(lengths, self.joint_size, drop_last=self.drop_last, generator=self._generator())
+        return torch.from_numpy(lengths.argsort(kind="stable")) if self.by_length else super()._order()
 
 
-class _Batches(Dataset[Batch]):
-    """The batches of one epoch from the number `first` on, so that a loader's worker makes a whole one."""
-
-    def __init__(
-        self,
-        rows: AudioRows,
-        batches: tuple[Tensor, ...],
-        first: int,
-        augment: AugmentAudio | None,
-        seed: int,
-        epoch: int,
-    ) -> None:
-        self.rows = rows
-        self.batches = batches
-        self.first = first
-        self.augment = augment
-        self.seed = seed
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.batches) - self.first
-
-    def __getitem__(self, place: int) -> Batch:
-        number = self.first + place
-        generator = seeded_generator(self.seed, self.epoch, number + 1)
-        return self.rows.batch(self.batches[number], augment=self.augment, generator=generator)
+def _batch(rows: AudioRows, augment: AugmentAudio | None, index: Tensor, generator: torch.Generator) -> Batch:
+    if len(index):
+        return rows.batch(index, augment=augment, generator=generator)
+    inputs, targets = rows.batch(torch.tensor([0]), augment=None, generator=generator)  # the shapes of a row
+    return {name: value[:0] for name, value in inputs.items()}, {name: value[:0] for name, value in targets.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
@@ -21,10 +21,12 @@ from lepton.data._tensors import TensorData, TensorLoader
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from lepton.data.stream import StreamLoader, StreamRows
+
 __all__ = ["Loader", "Rows", "input_loader", "input_rows", "rows_at_once", "table_rows", "token_lengths"]
 
-Rows = TensorData | SequenceData | ImageRows | AudioRows
-Loader = TensorLoader | ImageLoader | AudioLoader
+Rows: TypeAlias = "TensorData | SequenceData | ImageRows | AudioRows | StreamRows"
+Loader: TypeAlias = "TensorLoader | ImageLoader | AudioLoader | StreamLoader"
 
 EVALUATION_BATCH = 1024
 _AT_ONCE: dict[type, int] = {ImageRows: 64, SequenceData: 64, AudioRows: 64}
@@ -33,6 +35,7 @@ _AT_ONCE: dict[type, int] = {ImageRows: 64, SequenceData: 64, AudioRows: 64}
 
 def rows_at_once(rows: Rows) -> int:
     """Return how many rows go through a model at a time where none is told."""
+    rows = getattr(rows, "sample", rows)  # of streamed rows, some that are in memory
     return next((size for kind, size in _AT_ONCE.items() if isinstance(rows, kind)), EVALUATION_BATCH)
 
 
@@ -123,4 +126,6 @@ def input_loader(rows: Rows, batch_size: int | None = None) -> Loader:
         return ImageLoader(rows, size)
     if isinstance(rows, AudioRows):
         return AudioLoader(rows, size)
-    return LengthLoader(rows, size) if isinstance(rows, SequenceData) else TensorLoader(rows, size)
+    if isinstance(rows, TensorData):
+        return LengthLoader(rows, size) if isinstance(rows, SequenceData) else TensorLoader(rows, size)
+    return rows.loader(size)

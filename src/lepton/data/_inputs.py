@@ -16,6 +16,8 @@ from torch import Tensor
 from lepton.data._arrays import as_numbers, as_words, places, reading
 from lepton.data._dates import as_dates
 from lepton.data._kinds import Column, find_column
+from lepton.data._plain import are_plain
+from lepton.data._plain_numbers import standardised
 from lepton.data._token_columns import TokenColumn, TokenRules
 from lepton.data._tokenizer import check_vocabulary
 from lepton.errors import DataError
@@ -363,10 +365,8 @@ class InputEncoder:
         for name in self.names:
             find_column(table, name)
         found: dict[str, Tensor] = {}
-        if numbers := self._encoded(table, "number", "date"):
-            joined = np.concatenate(numbers, 1)
-            found["numbers"] = torch.from_numpy(np.nan_to_num(joined)).float()
-            found["missing"] = torch.from_numpy(np.isnan(joined)).float()
+        if self._of("number", "date"):
+            found["numbers"], found["missing"] = self._numbers(table)
         if categories := self._encoded(table, "category"):
             found["categories"] = torch.from_numpy(np.stack(categories, 1))
         if texts := self._encoded(table, "text"):
@@ -374,6 +374,19 @@ class InputEncoder:
         if self.token_rules is not None:
             found["tokens"] = self.token_rules.encode(self._encoded(table, "tokens"))
         return found
+
+    def _numbers(self, table: pa.Table) -> tuple[Tensor, Tensor]:
+        """Return numbers and marks of missing ones [N, F]."""
+        columns = self._of("number", "date")
+        values = [table.column(column.name) for column in columns]
+        if table.num_rows and all(
+            column.kind == "number" and are_plain(held) for column, held in zip(columns, values, strict=True)
+        ):
+            scales = [column.scale for column in columns]
+            numbers, marks = standardised(values, [s.mean for s in scales], [s.std for s in scales], LIMIT)
+            return torch.from_numpy(numbers), torch.from_numpy(marks)
+        joined = np.concatenate(self._encoded(table, "number", "date"), 1)
+        return torch.from_numpy(np.nan_to_num(joined)).float(), torch.from_numpy(np.isnan(joined)).float()
 
     def _encoded(self, table: pa.Table, *kinds: str) -> list[Any]:
         found = []

@@ -67,7 +67,7 @@ def find_column(table: pa.Table, name: str) -> pa.ChunkedArray:
     Raises:
         DataError: there is none of that name; the nearest one is offered.
     """
-    if name not in table.column_names:
+    if table.schema.get_field_index(name) < 0:  # the list of names would be made anew for every column
         names = table.column_names
         shown = names if len(names) <= 12 else [*names[:12], "..."]
         raise DataError(f"there is no column {name!r}; the columns are {shown}.{nearest(name, names)}")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton.data._arrays import as_numbers, as_words, reading
+from lepton.data._arrays import as_numbers, as_words, places, reading
 from lepton.data._dates import as_dates
 from lepton.data._kinds import describe_columns, find_column
 from lepton.errors import ConfigurationError, DataError, require
@@ -21,10 +21,20 @@ from lepton.errors import ConfigurationError, DataError, require
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PARTS", "Split", "SplitRule"]
+__all__ = ["PARTS", "Split", "SplitRule", "told_parts"]
 
 PARTS = ("train", "val", "test")
 """The names of the parts."""
+
+_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
 
 Method = Literal["stratified", "random", "group", "time", "column"]
 Words = npt.NDArray[np.object_]
@@ -134,21 +144,8 @@ class SplitRule:
         return {"train": 1 - self.val - self.test, "val": self.val, "test": self.test}
 
     def _by_column(self, table: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
-        names = {
-            "train": "train",
-            "training": "train",
-            "val": "val",
-            "valid": "val",
-            "validation": "val",
-            "dev": "val",
-            "test": "test",
-        }
         assert self.column is not None
-        words = as_words(find_column(table, self.column)).to_pylist()
-        strange = sorted({str(word) for word in words if str(word).lower() not in names})
-        if strange:
-            raise DataError(f"split column {self.column!r} holds {strange[0]!r}; allowed are train, val and test.")
-        parts = np.array([names[word.lower()] for word in words])
+        parts = told_parts(table, self.column)
         if not (parts == "train").any():
             raise DataError(f"split column {self.column!r} names no row for training.")
         return {name: np.flatnonzero(parts == name) for name in PARTS}
@@ -201,6 +198,21 @@ class SplitRule:
             raise DataError(
                 f"{n_rows} {what} are too few for a split into {self._fractions()}: {empty[0]!r} would be empty."
             )
+
+
+def told_parts(table: pa.Table, column: str) -> npt.NDArray[np.str_]:
+    """Return the part that a column names for each row [N].
+
+    Raises:
+        DataError: it holds something else.
+    """
+    words = as_words(find_column(table, column))
+    found = words.unique().to_pylist()
+    strange = sorted({str(word) for word in found if str(word).lower() not in _WORDS})
+    if strange:
+        raise DataError(f"split column {column!r} holds {strange[0]!r}; allowed are train, val and test.")
+    parts = np.array([PARTS.index(_WORDS[word.lower()]) for word in found], dtype=np.int64)
+    return np.array(PARTS)[parts[places(words, found)]]
 
 
 def _strata(table: pa.Table, targets: Sequence[str]) -> Words:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,6 +116,9 @@ class LengthLoader(TensorLoader):
         drop_last: leave out a last batch that is not full; with `shuffle`, random rows are.
         by_length: without `shuffle`, take the rows from the shortest to the longest instead of in their order, for
             what does not depend on it: texts in the order of a file may cost several times as much.
+        rank: number of this process among those that share the rows, from 0.
+        world_size: how many processes share the rows: batch g of all together is that of one process with so many
+            times the batch size.
 
     Example:
         >>> import torch
@@ -133,8 +137,11 @@ class LengthLoader(TensorLoader):
         seed: int = 0,
         drop_last: bool = False,
         by_length: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        super().__init__(data, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+        super().__init__(data, batch_size, **order, rank=rank, world_size=world_size)
         self._lengths = sum(
             (_longest(lengths) for name, lengths in data.lengths.items() if name in data.inputs),
             torch.zeros(len(data), dtype=torch.int64),
@@ -144,7 +151,7 @@ class LengthLoader(TensorLoader):
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.from_numpy(self._lengths.argsort(kind="stable")) if self.by_length else super()._order()
-        return pooled_order(self._lengths, self.batch_size, drop_last=self.drop_last, generator=self._generator())
+        return pooled_order(self._lengths, self.joint_size, drop_last=self.drop_last, generator=self._generator())
 
 
 def pooled_order(lengths: npt.NDArray[np.int64], size: int, *, drop_last: bool, generator: torch.Generator) -> Tensor:

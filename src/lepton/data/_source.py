@@ -21,7 +21,15 @@ from lepton.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["AUDIO_SUFFIXES", "IMAGE_SUFFIXES", "MISSING_WORDS", "read_table", "source_exists"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "IMAGE_SUFFIXES",
+    "MISSING_WORDS",
+    "delimiter_of",
+    "read_table",
+    "source_exists",
+    "trimmed",
+]
 
 log = logging.getLogger("lepton")
 
@@ -161,7 +169,7 @@ def _read_csv(path: Path) -> pa.Table:
         bad.append(row)
         return "skip"
 
-    delimiter = _delimiter(path)
+    delimiter = delimiter_of(_head(path), str(path))
     table = arrow_csv.read_csv(
         path,
         read_options=arrow_csv.ReadOptions(use_threads=False),  # or the numbers of bad rows are not known
@@ -173,7 +181,7 @@ def _read_csv(path: Path) -> pa.Table:
     for field in table.schema:
         if pa.types.is_binary(field.type):  # what Arrow makes of bytes that are no UTF-8
             raise DataError(f"{str(path)!r}, column {field.name!r}, is no UTF-8 text. Save the file as UTF-8.")
-    return _trimmed(table, decimal_comma=delimiter != ",")
+    return trimmed(table, decimal_comma=delimiter != ",")
 
 
 def _report_bad_rows(path: Path, bad: Sequence[Any], good: int) -> None:
@@ -187,13 +195,20 @@ def _report_bad_rows(path: Path, bad: Sequence[Any], good: int) -> None:
     log.warning("%s; they are left out", words)
 
 
-def _delimiter(path: Path) -> str:
-    """Return the delimiter that cuts most of the first rows into as many fields as the header, at least two."""
-    head = _head(path)
+def delimiter_of(head: str, name: str) -> str:
+    """Return the delimiter that cuts most of the first rows into as many fields as the header, at least two.
+
+    Args:
+        head: the beginning of the text.
+        name: of the file.
+
+    Raises:
+        DataError: it is no text.
+    """
     if "\0" in head:
-        raise DataError(f"{str(path)!r} holds zero bytes: it is no UTF-8 text. Save it as UTF-8.")
+        raise DataError(f"{name!r} holds zero bytes: it is no UTF-8 text. Save it as UTF-8.")
     scores = {}
-    for delimiter in "\t" if ".tsv" in path.suffixes else ",;\t|":
+    for delimiter in "\t" if ".tsv" in Path(name).suffixes else ",;\t|":
         sizes = [
             len(row)
             for row in itertools.islice(csv.reader(io.StringIO(head, newline=None), delimiter=delimiter), _HEAD_ROWS)
@@ -209,7 +224,7 @@ def _head(path: Path) -> str:
     return codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) < _HEAD_BYTES)
 
 
-def _trimmed(table: pa.Table, *, decimal_comma: bool) -> pa.Table:
+def trimmed(table: pa.Table, *, decimal_comma: bool) -> pa.Table:
     """Take the spaces around words away, as in `39, State-gov, ?`; what then means missing is missing."""
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lepton.data._arrays import as_numbers, as_words, places, reading
 from lepton.data._kinds import FEW, Column, find_column
+from lepton.data._plain import plain_numbers, whole_numbers
 from lepton.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -219,6 +220,8 @@ class LabelRule:
             return (labels[:, 0] if len(columns) == 1 else labels), unknown
         if self.kind == "multi_label":
             return self._several(columns, strict)
+        if (known := whole_numbers(columns[0], self.classes)) is not None:
+            return torch.from_numpy(known), 0
         index = self._index(columns[0], strict)
         unknown = int(((index < 0) & ~_nulls(as_words(columns[0]))).sum())
         return torch.from_numpy(np.where(index < 0, -100, index)), unknown
@@ -226,6 +229,9 @@ class LabelRule:
     def _numbers(self, columns: Sequence[pa.ChunkedArray]) -> tuple[Tensor, int]:
         found, unknown = [], 0
         for name, column in zip(self.columns, columns, strict=True):
+            if (numbers := plain_numbers(column, _LARGEST)) is not None:
+                found.append(numbers)
+                continue
             with reading(name, "numbers"):
                 numbers = as_numbers(column)
             strange = np.isnan(numbers) & ~_nulls(column)
@@ -237,7 +243,8 @@ class LabelRule:
                 raise DataError(f"target {name!r} holds {largest:g}, but must stay within {_LARGEST:g}: scale it.")
             found.append(numbers)
             unknown += int(strange.sum())
-        return torch.from_numpy(np.stack(found, 1)).float(), unknown
+        stacked = found[0][:, None] if len(found) == 1 else np.stack(found, 1)
+        return torch.from_numpy(stacked).float(), unknown
 
     def _index(self, column: pa.ChunkedArray, strict: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         words = as_words(column)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lepton.errors import DataError, is_whole, require
+from lepton.data._loading import Batch, OrderedLoader
+from lepton.errors import DataError
 
 __all__ = ["TensorData", "TensorLoader"]
 
@@ -64,7 +65,7 @@ class TensorData:
         return TensorData(self.inputs, {name: self.targets[name] for name in names})
 
 
-class TensorLoader:
+class TensorLoader(OrderedLoader):
     """Iterates over `TensorData` in batches; one pass is an epoch, in an order fixed by the seed and the epoch.
 
     Indexing whole batches out of tensors costs a small part of what a DataLoader spends on collating rows. The
@@ -76,6 +77,9 @@ class TensorLoader:
         shuffle: whether every epoch has a new order.
         seed: with the epoch's number, fixes the order.
         drop_last: leave out a last batch that is not full.
+        rank: number of this process among those that share the rows, from 0.
+        world_size: how many processes share the rows: batch g of all together is that of one process with so many
+            times the batch size.
 
     Example:
         >>> import torch
@@ -85,47 +89,23 @@ class TensorLoader:
     """
 
     def __init__(
-        self, data: TensorData, batch_size: int, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False
+        self,
+        data: TensorData,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        require(is_whole(batch_size), type(self).__name__, "batch_size", batch_size, "a whole number of at least 1")
-        if len(data) == 0:
-            raise DataError("there are no rows to make batches of.")
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "drop_last": drop_last}
+        super().__init__(len(data), batch_size, **order, rank=rank, world_size=world_size)
         self.data = data
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = drop_last
-        self.epoch = 0
-        self._first = self._done = 0
 
-    def __len__(self) -> int:
-        whole, rest = divmod(len(self.data), self.batch_size)
-        return whole if self.drop_last or not rest else whole + 1
-
-    def __iter__(self) -> Iterator[tuple[Tensor | Mapping[str, Tensor], dict[str, Tensor]]]:
-        order = self._order()
-        first, self._first = self._first, 0
-        self.epoch += 1
-        for place in range(first, len(self)):
-            self._done = place + 1
-            yield self.data.batch(order[place * self.batch_size : (place + 1) * self.batch_size])
-        self._done = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the next batch comes from: the epoch, counted from 0, and the batch in it."""
-        if 0 < self._done < len(self):
-            return {"epoch": self.epoch - 1, "batch": self._done}
-        return {"epoch": self.epoch, "batch": self._first}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next iteration begin where `state_dict` stood."""
-        self.epoch, self._first, self._done = state["epoch"], state["batch"], 0
-
-    def _order(self) -> Tensor:
-        if not self.shuffle:
-            return torch.arange(len(self.data))
-        return torch.randperm(len(self.data), generator=self._generator())
+    def _read(self, batches: Sequence[Tensor], first: int) -> Iterable[Batch]:
+        return map(self.data.batch, batches)
 
     def _generator(self) -> torch.Generator:
-        """Return the draws of this epoch."""
+        # Of its own: recorded results depend on the orders that it draws.
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

@@ -31,6 +31,7 @@ from lepton.run._rows import image_size, labels_of, rows_of
 from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
 from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
 from lepton.run._start import check_columns, check_rules, old_order, read_old_run, started_config
+from lepton.run._streaming import StreamSource, is_streamed, open_streams, stream_note, streamed_parts
 from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Prepared:
         split: row numbers of the parts that come from the source.
         data: part -> encoded rows.
         tables: part -> rows as they were read.
-        table: the source.
+        table: the source; of one that is streamed, a sample of the training rows, as in `tables`.
         notes: sentences about what was decided or looks odd.
     """
 
@@ -98,7 +99,6 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         ConfigurationError: the configuration does not fit them.
         CheckpointError: the run that the training starts from is none, or damaged.
     """
-    table = read_source(config, source)
     notes: list[str] = []
     owner = "the run"
     if kept is None and config.start is not None and config.start.run is not None:
@@ -106,6 +106,15 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         kept, owner = (old.encoder, old.rules), f"the run {str(old.folder)!r}"
         config = started_config(config, old)
     check_start(config)
+    streams: dict[str, StreamSource] = {}
+    if is_streamed(config, source):
+        streams, how = open_streams(config, source)
+        table = streams["train"].sample
+        content = content_of(config)
+        content["data"]["stream"] = True
+        config = check_config(content)
+    else:
+        table = read_source(config, source)
     if kept is not None:
         check_columns(kept[0], table, owner)
     columns = describe_columns(table, config.data.kinds, config.data.date_formats)
@@ -121,8 +130,17 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     else:
         inputs, rules = [single[0]], single[1]
     check_names(rules)
-    split = split_rule(config, rules, kinds).apply(table)
-    tables = split_tables(config, table, split)
+    if streams:
+        if single is not None:
+            raise ConfigurationError(
+                "texts that are sequences, and recordings, cannot be streamed by a run yet: set data.stream=false."
+            )
+        split = Split({}, streams["train"].shards.fingerprint, how)
+        tables = {part: opened.sample for part, opened in streams.items()}
+        notes.append(stream_note(streams))
+    else:
+        split = split_rule(config, rules, kinds).apply(table)
+        tables = split_tables(config, table, split)
     rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
     encoder: Encoder
     if kept is not None:
@@ -141,9 +159,13 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
         encoder, rules = fit_recordings(config, tables["train"], inputs[0].name, rules)
     else:
         encoder = fit_sequences(config, tables["train"], inputs[0].name, rules)
-    resolved = _resolve(config, inputs, rules, encoder, tables["train"])
+    n_rows = len(streams["train"]) if streams else tables["train"].num_rows
+    resolved = _resolve(config, inputs, rules, encoder, tables["train"], n_rows)
     data = {part: encode_rows(resolved, encoder, rules, rows, notes, part) for part, rows in tables.items()}
     check_labels(rules, data, notes)
+    if streams:
+        assert isinstance(encoder, InputEncoder)
+        data = streamed_parts(resolved, encoder, rules, streams, data)
     return Prepared(resolved, columns, encoder, rules, split, data, tables, table, notes)
 
 
@@ -256,6 +278,7 @@ def _resolve(
     rules: Sequence[LabelRule],
     encoder: Encoder,
     train: pa.Table,
+    n_rows: int,
 ) -> Config:
     """Return the configuration with the decisions of the data written out."""
     content = content_of(config)
@@ -276,7 +299,7 @@ def _resolve(
         content["data"]["sample_rate"] = encoder.sample_rate
     told = content["training"]
     planned = planned_training(
-        train.num_rows,
+        n_rows,
         told.get("batch_size"),
         pictures=bool(encoder.images),
         sequences=sequences or isinstance(encoder, AudioEncoder),

@@ -24,6 +24,8 @@ from lepton.data import (
     Loader,
     Rows,
     SequenceData,
+    StreamRows,
+    TensorData,
     TensorLoader,
     decode_image,
     decode_mask,
@@ -41,6 +43,7 @@ __all__ = [
     "has_label",
     "held_out_part",
     "image_size",
+    "in_memory",
     "label_overlap",
     "labelled_rows",
     "labels_of",
@@ -96,8 +99,14 @@ def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor
     return rule.encode(table, strict=strict)
 
 
+def in_memory(rows: Rows) -> TensorData | SequenceData | ImageRows | AudioRows:
+    """Return the rows that are in memory: all, or of those that are streamed a sample."""
+    return rows.sample if isinstance(rows, StreamRows) else rows
+
+
 def labelled_rows(rows: Rows, task: str) -> Tensor:
-    """Return bool [N]: which rows have a label of a task; of masks, which rows have one."""
+    """Return bool [N]: which rows have a label of a task; of masks, which rows have one. Of streamed rows, a sample."""
+    rows = in_memory(rows)
     if isinstance(rows, AudioRows) and task in rows.front_ends:
         return ~rows.absent[task]
     if isinstance(rows, ImageRows) and task in rows.masks:
@@ -155,6 +164,8 @@ def make_loader(
     """
     size = min(batch_size or (config.training.batch_size if training else rows_at_once(rows)), len(rows))
     order: dict[str, Any] = {"shuffle": training, "seed": config.seed, "drop_last": training and len(rows) > size}
+    if isinstance(rows, StreamRows):
+        return rows.loader(size, workers=config.training.num_workers, **order)
     if isinstance(rows, ImageRows):
         augment = _augment(config, rows) if training else None
         return ImageLoader(rows, size, augment=augment, workers=config.training.num_workers, **order)

@@ -15,6 +15,7 @@ from lepton.config import Config
 from lepton.data import (
     AudioEncoder,
     Encoder,
+    InputEncoder,
     LabelRule,
     Rows,
     SequenceEncoder,
@@ -36,6 +37,7 @@ from lepton.run._prepare import encode_rows, read_source, split_tables
 from lepton.run._rows import held_out_part, make_loader, rows_of
 from lepton.run._sequences import prediction_rows
 from lepton.run._speech import encode_recordings, predict_recordings
+from lepton.run._streaming import StreamSource, open_streams, streamed_parts
 from lepton.run._summary import seen_words
 from lepton.run._voices import Speech, read_voices, speak
 from lepton.train import load_weights
@@ -234,6 +236,8 @@ class Run:
             raise ConfigurationError(
                 f"part={part!r} is a part of the training source: give it or other rows, not both."
             )
+        if source is None and self.rows is None and self.config.data.stream is True:
+            return self._evaluated_stream(part)
         table = self._part(part) if source is None else read_table(source)
         if source is not None and (words := seen_words(self, table)):
             log.warning(words)
@@ -252,6 +256,8 @@ class Run:
     def tables(self) -> dict[str, pa.Table]:
         """Return the rows of every part: those in memory, or read from the training source again.
 
+        Of rows that are streamed it is a sample.
+
         Raises:
             ConfigurationError: the run was trained on rows in memory, which are gone.
             DataError: the source has changed since, or is gone.
@@ -259,9 +265,28 @@ class Run:
         if self.rows is not None:
             return dict(self.rows)
         source = self.config.require_source()
+        if self.config.data.stream is True:
+            return {part: opened.sample for part, opened in self._streams().items()}
         table = read_source(self.config)
         self.split.check(table, source)
         return split_tables(self.config, table, self.split)
+
+    def _streams(self) -> dict[str, StreamSource]:
+        streams, _ = open_streams(self.config)
+        if streams["train"].shards.fingerprint != self.split.fingerprint:
+            raise DataError(f"the shards of {self.config.data.source} are not those that the run was trained on.")
+        return streams
+
+    def _evaluated_stream(self, part: str | None) -> dict[str, TaskResult]:
+        streams = self._streams()
+        wanted = part or held_out_part(streams) or "val"
+        if wanted not in streams:
+            raise DataError(f"this run has no part {wanted!r}; it has {sorted(streams)}.")
+        table = streams[wanted].sample
+        assert isinstance(self.encoder, InputEncoder)
+        samples = {wanted: encode_rows(self.config, self.encoder, self.rules, table, self.notes, "evaluated")}
+        rows = streamed_parts(self.config, self.encoder, self.rules, {wanted: streams[wanted]}, samples)
+        return evaluate(self.model, make_loader(rows[wanted], self.config))
 
     def _part(self, part: str | None) -> pa.Table:
         tables = self.tables()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lepton.config import Config
 from lepton.data import Column, InputEncoder, Rows, text_sizes, token_lengths
 from lepton.errors import ConfigurationError, MissingExtraError, import_extra
+from lepton.run._rows import in_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,7 +101,7 @@ def cut_texts(encoder: InputEncoder, rows: Rows, part: str) -> Iterator[str]:
     """Yield a sentence for each column of tokens of which texts are as long as a text may be, or were longer."""
     if encoder.token_rules is None:
         return
-    inputs: Any = rows.inputs
+    inputs: Any = in_memory(rows).inputs
     longest = encoder.token_rules.max_length
     full = (token_lengths(inputs)["tokens"] == longest).sum(0).tolist()
     for name, number in zip(encoder.tokens, full, strict=True):

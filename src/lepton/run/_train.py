@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import lepton
 from lepton.config import Config
 from lepton.data import Loader, SequenceEncoder, without_nan
-from lepton.errors import CheckpointError
+from lepton.errors import CheckpointError, DataError
 from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel, plain_trunk
 from lepton.run._adapters import layer_learning_rates
@@ -32,6 +32,7 @@ from lepton.run._prepare import Prepared, prepare
 from lepton.run._replay import keep_training_rows
 from lepton.run._rows import make_loader
 from lepton.run._run import Run
+from lepton.run._streaming import keep_quarantine, quarantine_note
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
 from lepton.run._voices import write_voices
 from lepton.run.report import write_card, write_data
@@ -154,6 +155,8 @@ def resume_run(
     # What a training started from may be gone by now; its rules are in the run's own folder.
     prepared = prepare(config, source, kept=None if config.start is None else read_rules(folder))
     if prepared.split.fingerprint != (kept := read_split(folder)).fingerprint:
+        if config.data.stream is True:
+            raise DataError(f"the shards of {config.data.source} are not those that the run was trained on.")
         kept.check(prepared.table, str(config.data.source or "the source"))
     check_vocabulary(folder, prepared.encoder)  # fitted anew, by a library that may be another version now
     return _train(
@@ -179,6 +182,7 @@ def _train(
     if console is not None:
         _show_plan(console, prepared, model)
     write_data(place, prepared)
+    keep_quarantine(prepared.data, place)
     if isinstance(prepared.encoder, SequenceEncoder) and "val" in prepared.tables:
         scores = SearchScores(model, prepared.encoder, prepared.rules, prepared.tables["val"])
         callbacks = [scores, *callbacks]
@@ -198,13 +202,16 @@ def _train(
     write_json(place / "results.json", without_nan(held_out_results(model, prepared)))
     keep_training_rows(place, prepared, [model.task(name) for name in model.task_names])
     write_voices(place, model, prepared)
+    if unusable := quarantine_note(prepared.data):
+        prepared.notes.append(unusable)
+        write_data(place, prepared)
     rows = prepared.tables if prepared.config.data.source is None else None
     parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
     run = Run(place, *parts, rows=rows)
     write_card(run)
     if console is not None:
         print_table(console, metrics_table(run, run.results))
-        for note in score_notes(run.results):
+        for note in [*score_notes(run.results), *([unusable] if unusable else [])]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     return run
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from torch import Tensor
 
 from lepton.data import InputEncoder, without_nan
-from lepton.errors import DataError, import_extra, is_whole, require
+from lepton.errors import ConfigurationError, DataError, import_extra, is_whole, require
 from lepton.evaluate import TaskResult
 from lepton.insight import Comparison, MetricInfo, RunResult, TaskScore, score_outputs
 from lepton.run._folder import read_json, write_json
@@ -226,7 +226,13 @@ def run_baselines(
         DataError: the rows are not those that the run was trained on, or none are held out.
         MissingExtraError: `boosting` without scikit-learn.
         CheckpointError: the run's `baselines.json` is damaged.
+        ConfigurationError: the run's rows are streamed.
     """
+    if run.config.data.stream is True:
+        raise ConfigurationError(
+            "baselines need the rows in memory, but this run streams them: train one on part of them, such as "
+            "data.stream=false data.limit=100000, and compare there."
+        )
     require(is_whole(seeds), "run_baselines", "seeds", seeds, "a whole number of at least 1")
     require(budget in get_args(Budget), "run_baselines", "budget", budget, "'steps' or 'time'")
     if boosting:

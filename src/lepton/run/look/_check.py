@@ -13,7 +13,7 @@ from lepton.config import Config, content_of
 from lepton.data import Column, without_nan
 from lepton.run._build import build_model
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._rows import labelled_rows
+from lepton.run._rows import in_memory, labelled_rows
 from lepton.run._summary import columns_table, count_parameters, plan_table
 from lepton.run._train import steps_per_epoch
 from lepton.run.look._findings import Finding, label_findings, row_findings
@@ -151,7 +151,8 @@ def check(config: Config | Prepared, source: Any = None, *, trust: bool = False)
     steps = steps_per_epoch(prepared)
     training = prepared.config.training
     order = ("error", "warning", "note")
-    findings = [*_findings(prepared, parameters)]
+    looked_at = dataclasses.replace(prepared, data={part: in_memory(rows) for part, rows in prepared.data.items()})
+    findings = [*_findings(looked_at, parameters)]
     return Validation(
         prepared.config,
         tuple(prepared.columns),
@@ -168,7 +169,8 @@ def check(config: Config | Prepared, source: Any = None, *, trust: bool = False)
 
 def _task_plans(prepared: Prepared) -> Iterator[TaskPlan]:
     for rule in prepared.rules:
-        labels = {part: int(labelled_rows(rows, rule.task).sum()) for part, rows in prepared.data.items()}
+        shares = {part: labelled_rows(rows, rule.task).double().mean() for part, rows in prepared.data.items()}
+        labels = {part: round(float(share) * len(prepared.data[part])) for part, share in shares.items()}
         yield TaskPlan(rule.task, rule.kind, rule.columns, rule.classes, labels)
 
 

@@ -40,7 +40,7 @@ from lepton.insight import (
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
 from lepton.run._prepare import Prepared, prepare
-from lepton.run._rows import label_overlap
+from lepton.run._rows import in_memory, label_overlap
 from lepton.run._train import make_loaders, make_trainer, steps_per_epoch
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def probe(config: Config | Prepared, source: Any = None, *, batches: int = 20, t
 def _batches(prepared: Prepared, wanted: int) -> list[Batch]:
     """Return the batches of the first epoch, or as many as a probe can use: pictures fill the memory."""
     loader, _ = make_loaders(prepared)
-    pictures = isinstance(prepared.data["train"], ImageRows)
+    pictures = isinstance(in_memory(prepared.data["train"]), ImageRows)
     return list(itertools.islice(loader, wanted if pictures else max(wanted, MOST_BATCHES)))
 
 
@@ -232,7 +232,7 @@ def _windows(batches: Sequence[Batch], size: int) -> list[Window]:
 def _labels(prepared: Prepared) -> LabelMap:
     names = [rule.task for rule in prepared.rules]
     train = prepared.data["train"]
-    both = (label_overlap(train, names) / len(train)).tolist()
+    both = (label_overlap(train, names) / len(in_memory(train))).tolist()
     pairs = itertools.combinations(range(len(names)), 2)
     return LabelMap(
         {name: both[place][place] for place, name in enumerate(names)},
@@ -312,6 +312,7 @@ def _evaluation_seconds(model: LeptonModel, val: Loader | None) -> float:
 
 
 def _bytes_of(rows: Rows) -> int:
-    inputs = rows.inputs
-    tensors = [*([inputs] if isinstance(inputs, Tensor) else inputs.values()), *rows.targets.values()]
+    held = in_memory(rows)
+    inputs = held.inputs
+    tensors = [*([inputs] if isinstance(inputs, Tensor) else inputs.values()), *held.targets.values()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -14,7 +14,7 @@ from lepton.insight import ColumnFacts, DataFacts, LabelFacts
 from lepton.run._folder import read_json, write_json
 from lepton.run._prepare import Prepared
 from lepton.run._profiles import RowProfiles, profile_rows
-from lepton.run._rows import label_overlap, labelled_rows
+from lepton.run._rows import in_memory, label_overlap, labelled_rows
 
 __all__ = ["read_data", "read_profiles", "write_data"]
 
@@ -119,5 +119,5 @@ def _label_facts(prepared: Prepared, task: str) -> LabelFacts:
 
 def _overlap(prepared: Prepared) -> tuple[tuple[float, ...], ...]:
     train = prepared.data["train"]
-    shared = label_overlap(train, [rule.task for rule in prepared.rules[:MAP_TASKS]]) / len(train)
+    shared = label_overlap(train, [rule.task for rule in prepared.rules[:MAP_TASKS]]) / len(in_memory(train))
     return tuple(tuple(round(share, 4) for share in row) for row in shared.tolist())

@@ -1,0 +1,173 @@
+"""What all loaders share: an order that seed and epoch fix, a process's share of it, and a position in it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lepton.errors import DataError, is_whole, require
+
+__all__ = ["Batch", "OrderedLoader", "check_loader", "read_by_workers", "seeded_generator"]
+
+Batch = tuple[Any, dict[str, Tensor]]
+"""Inputs, and targets by task."""
+
+
+class OrderedLoader(abc.ABC):
+    """Iterates over rows in batches; one pass is an epoch, in an order fixed by the seed and the epoch.
+
+    With several processes, batch g of all of them together holds the rows that one process with `world_size` times the
+    batch size would have in its batch g: process r takes every `world_size`-th of them from the r-th on. So every
+    process has the same number of batches, and no row comes twice; in a last batch that is not full some processes may
+    have one row less than others, or none.
+
+    Args:
+        n_rows: number of rows.
+        batch_size: rows per batch.
+        shuffle: whether every epoch has a new order.
+        seed: with the epoch's number, fixes the order.
+        drop_last: leave out a last batch that is not full.
+        workers: processes that read rows; 0 reads in this one.
+        rank: number of this process among those that share the rows, from 0.
+        world_size: how many processes share the rows.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        check_loader(type(self).__name__, batch_size, workers, rank, world_size)
+        if n_rows == 0:
+            raise DataError("there are no rows to make batches of.")
+        self.n_rows = n_rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_last = drop_last
+        self.workers = workers
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self._first = self._done = 0
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.n_rows, self.joint_size)
+        return whole if self.drop_last or not rest else whole + 1
+
+    @property
+    def joint_size(self) -> int:
+        """Rows of a batch of all processes together."""
+        return self.batch_size * self.world_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = torch.split(self._order(), self.joint_size)[: len(self)]
+        first, self._first = self._first, 0
+        self._done = first
+        read = self._read([batch[self.rank :: self.world_size] for batch in batches[first:]], first)
+        self.epoch += 1
+        for place, batch in enumerate(read, first):
+            self._done = place + 1
+            yield batch
+        self._done = 0
+
+    @abc.abstractmethod
+    def _read(self, batches: Sequence[Tensor], first: int) -> Iterable[Batch]:
+        """Return the batches of the rows [B] of each, the first of which has the number `first` in this epoch.
+
+        What depends on the epoch is read before it returns: `self.epoch` is the next one's afterwards.
+        """
+
+    # -- position ---------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the next batch comes from: the epoch, counted from 0, and the batch in it."""
+        if 0 < self._done < len(self):
+            return {"epoch": self.epoch - 1, "batch": self._done}
+        return {"epoch": self.epoch, "batch": self._first}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next iteration begin where `state_dict` stood."""
+        self.epoch, self._first, self._done = state["epoch"], state["batch"], 0
+
+    # -- order ------------------------------------------------------------------------------------------------
+    def _order(self) -> Tensor:
+        """Return the rows of this epoch in their order [N]."""
+        return torch.randperm(self.n_rows, generator=self._generator()) if self.shuffle else torch.arange(self.n_rows)
+
+    def _generator(self) -> torch.Generator:
+        """Return the draws of this epoch's order."""
+        return seeded_generator(self.seed, self.epoch, 0)
+
+
+def check_loader(owner: str, batch_size: int, workers: int, rank: int, world_size: int) -> None:
+    """Refuse what cannot be an argument of a loader.
+
+    Args:
+        owner: the loader's name.
+        batch_size: rows per batch.
+        workers: processes that read.
+        rank: of this process.
+        world_size: how many processes share the rows.
+    """
+    require(is_whole(batch_size), owner, "batch_size", batch_size, "a whole number of at least 1")
+    require(is_whole(workers, 0), owner, "workers", workers, "a whole number of at least 0")
+    require(is_whole(world_size), owner, "world_size", world_size, "a whole number of at least 1")
+    of_them = is_whole(rank, 0) and rank < world_size
+    require(of_them, owner, "rank", rank, f"a whole number from 0 to {world_size - 1}")
+
+
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """Return a generator that whole numbers, such as a seed, an epoch and a batch, fix together."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % (1 << 62)
+    return torch.Generator().manual_seed(seed)
+
+
+class _Numbered(Dataset[Batch]):
+    """The batches of an epoch by their number, so that a loader's worker makes a whole one."""
+
+    def __init__(self, make: Callable[[Tensor, torch.Generator], Batch], batches: Sequence[Tensor], seeds: Any) -> None:
+        self.make = make
+        self.batches = batches
+        self.seeds = seeds
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, place: int) -> Batch:
+        return self.make(self.batches[place], seeded_generator(*self.seeds[place]))
+
+
+def read_by_workers(
+    loader: OrderedLoader,
+    make: Callable[[Tensor, torch.Generator], Batch],
+    batches: Sequence[Tensor],
+    first: int,
+) -> Iterable[Batch]:
+    """Return batches made by a loader's workers; every one's draws come from its own number.
+
+    Args:
+        loader: tells seed, epoch, workers and share.
+        make: rows [B] and draws -> a batch.
+        batches: the rows of each.
+        first: number of the first batch in the epoch.
+    """
+    numbers = range(first, first + len(batches))
+    seeds = [(loader.seed, loader.epoch, number * loader.world_size + loader.rank + 1) for number in numbers]
+    # An epoch's workers are new: they inherit its order, and the rows that earlier ones decoded. A generator of its
+    # own, since a loader without one takes a number from torch's, which a training that goes on would miss.
+    generator = seeded_generator(loader.seed)
+    return DataLoader(_Numbered(make, batches, seeds), batch_size=None, num_workers=loader.workers, generator=generator)

@@ -1,0 +1,134 @@
+"""The order of an epoch over shards: groups of rows, cut into pieces, dealt to processes, gathered into windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+__all__ = ["LANES", "Piece", "Window", "epoch_windows", "rows_of_rank"]
+
+LANES = 4
+"""Groups larger than a window that are open at one time in a shuffled epoch, and take turns."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one group that are read at a time.
+
+    Attributes:
+        group: its place among the groups.
+        start: first row in the group.
+        stop: row after the last one.
+        first: of the rows that are wanted among these, the first one that is taken.
+        last: the one after the last that is taken.
+    """
+
+    group: int
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows that are shuffled together.
+
+    Attributes:
+        pieces: of which they consist.
+        run: number of the run of windows that read on in one group; one worker reads all of a run.
+    """
+
+    pieces: tuple[Piece, ...]
+    run: int
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+
+def rows_of_rank(n_rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Return the first of a process's rows in an epoch's order, and the one after the last: shares differ by one."""
+    return rank * n_rows // world_size, (rank + 1) * n_rows // world_size
+
+
+def epoch_windows(
+    groups: Sequence[Sequence[Piece]],
+    window: int,
+    *,
+    generator: torch.Generator | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[Window]:
+    """Return the windows of an epoch in their order.
+
+    Args:
+        groups: the pieces of each group, in their order.
+        window: rows of a window at most, where no single piece is larger.
+        generator: draws the order of the groups; without one they keep theirs.
+        rank: number of the process.
+        world_size: how many processes share the rows; each takes one stretch of the order.
+
+    Returns:
+        Windows that hold every row of this process's share once.
+    """
+    order = range(len(groups)) if generator is None else torch.randperm(len(groups), generator=generator).tolist()
+    total = sum(len(piece) for pieces in groups for piece in pieces)
+    share = _stretch([groups[place] for place in order], *rows_of_rank(total, rank, world_size))
+    runs = list(_runs(share, window))
+    # In the order of the rows a run comes as a whole; in a shuffled one its neighbours would be too much alike.
+    return [window for run in runs for window in run] if generator is None else list(_in_turns(runs))
+
+
+def _stretch(groups: Sequence[Sequence[Piece]], start: int, stop: int) -> list[list[Piece]]:
+    """Return what lies between two rows of an order."""
+    found, place = [], 0
+    for pieces in groups:
+        kept = []
+        for piece in pieces:
+            low, high = max(start, place), min(stop, place + len(piece))
+            if low < high:
+                kept.append(replace(piece, first=piece.first + low - place, last=piece.first + high - place))
+            place += len(piece)
+        found.append(kept)
+    return found
+
+
+def _runs(groups: Sequence[Sequence[Piece]], size: int) -> Iterator[list[Window]]:
+    """Gather small groups into windows, each a run of its own; a large group is a run of windows."""
+    small: list[Piece] = []
+    number = rows = 0
+    for pieces in groups:
+        alone = len(pieces) > 1
+        held = sum(map(len, pieces))
+        if small and (alone or rows + held > size):
+            yield [Window(tuple(small), number)]
+            number, small, rows = number + 1, [], 0
+        if alone:
+            yield [Window((piece,), number) for piece in pieces]
+            number += 1
+        else:
+            small += pieces
+            rows += held
+    if small:
+        yield [Window(tuple(small), number)]
+
+
+def _in_turns(runs: Sequence[list[Window]]) -> Iterator[Window]:
+    waiting = iter(runs)
+    lanes = [iter(run) for _, run in zip(range(LANES), waiting, strict=False)]
+    while lanes:
+        for place, lane in enumerate(lanes):
+            window = next(lane, None)
+            if window is None:
+                run = next(waiting, None)
+                if run is None:
+                    del lanes[place]
+                    break  # the places have moved
+                lanes[place] = iter(run)
+                window = next(lanes[place])
+            yield window

@@ -1,0 +1,217 @@
+"""Rows that are read while a model trains: what `prepare` does for a table in memory, from a bounded sample of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton.config import Config
+from lepton.data import (
+    PARTS,
+    Encode,
+    InputEncoder,
+    LabelRule,
+    PartByColumn,
+    PartByPlace,
+    PictureEncode,
+    Quarantine,
+    Rows,
+    Shards,
+    StreamRows,
+    TableEncode,
+    is_url,
+    sampled,
+)
+from lepton.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "QUARANTINE",
+    "StreamSource",
+    "is_streamed",
+    "keep_quarantine",
+    "open_streams",
+    "quarantine_note",
+    "stream_note",
+    "streamed_parts",
+]
+
+SHARE = 0.5
+"""Share of the memory beyond which a source is streamed: read as a table, it takes several times its size."""
+
+QUARANTINE = "quarantine.jsonl"
+
+WINDOW, PICTURE_WINDOW = 1 << 16, 512
+"""Rows that are shuffled together: some dozen megabytes of numbers, or of small pictures."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamSource:
+    """The rows of one part.
+
+    Attributes:
+        shards: where they are.
+        choice: which of them; None for all.
+        sample: some of them.
+        quarantine: where those are kept that cannot be used.
+    """
+
+    shards: Shards
+    choice: PartByColumn | PartByPlace | None
+    sample: pa.Table
+    quarantine: Quarantine
+
+    def __len__(self) -> int:
+        """Return how many rows of the part there are, unusable ones included."""
+        if self.choice is None:
+            return len(self.shards)
+        groups = range(len(self.shards.groups))
+        return sum(sum(self.choice.count(self.shards, g, [(0, self.shards.groups[g].extent.rows)])) for g in groups)
+
+
+def is_streamed(config: Config, source: Any = None) -> bool:
+    """Return whether the rows of a configuration are read while it trains.
+
+    Args:
+        config: whose `data.stream` says so; `auto` where the source is larger than half of the memory, or a URL.
+        source: rows in memory, instead of `config.data.source`.
+    """
+    told = config.data.stream
+    if source is not None and not isinstance(source, (str, Path)):
+        if told is True:
+            raise ConfigurationError("data.stream is on, but the rows are in memory already: leave it out.")
+        return False
+    where = str(config.require_source() if source is None else source)
+    if told != "auto":
+        return bool(told)
+    return is_url(where) or _size(Path(where)) > SHARE * _memory()
+
+
+def _size(path: Path) -> int:
+    """Return how many bytes a file, or the files of a folder that could be shards, have on disk."""
+    if path.is_dir():
+        return sum(child.stat().st_size for child in path.iterdir() if child.is_file())
+    return path.stat().st_size if path.exists() else 0
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33
+
+
+def open_streams(config: Config, source: Any = None) -> tuple[dict[str, StreamSource], str]:
+    """Return the rows of each part, and in words how they were divided.
+
+    Args:
+        config: the configuration.
+        source: a path or URL, instead of `config.data.source`.
+
+    Raises:
+        ConfigurationError: rows that are streamed cannot be divided in the way that is told.
+        DataError: nothing can be read, or a part is empty.
+    """
+    shards = Shards(config.require_source() if source is None else source, limit=config.data.limit)
+    split = config.data.split
+    if split.method in ("group", "time"):
+        raise ConfigurationError(
+            f"split: method {split.method!r} needs all rows at once, but they are streamed: choose random, which goes "
+            "by each row's place, or column."
+        )
+    others = {part: other for part in ("val", "test") if (other := getattr(config.data, part)) is not None}
+    choices, how = _choices(config, others)
+    cap = config.data.max_bad_rows
+    quarantine = Quarantine(cap=cap)
+    found = {part: _opened(part, shards, choice, quarantine) for part, choice in choices.items()}
+    for part, other in others.items():
+        found[part] = _opened(part, Shards(other, limit=config.data.limit), None, Quarantine(cap=cap))
+    return {part: opened for part in PARTS if (opened := found.get(part)) is not None}, how
+
+
+def _choices(config: Config, others: Mapping[str, Any]) -> tuple[dict[str, PartByColumn | PartByPlace], str]:
+    split = config.data.split
+    if split.method == "column":
+        counts: dict[tuple[int, int, int], dict[str, int]] = {}
+        parts = [part for part in PARTS if part not in others]
+        return {part: PartByColumn(part, split.column, counts) for part in parts}, "column"
+    shares = {part: 0.0 if part in others else getattr(split, part) for part in ("val", "test")}
+    parts = ["train", *(part for part, share in shares.items() if share > 0)]
+    return {part: PartByPlace(part, seed=split.seed, **shares) for part in parts}, "a hash of each row's place"
+
+
+def _opened(
+    part: str, shards: Shards, choice: PartByColumn | PartByPlace | None, quarantine: Quarantine
+) -> StreamSource | None:
+    sample = sampled(shards, choice)
+    if not sample.num_rows:
+        if isinstance(choice, PartByColumn) and part != "train":
+            return None
+        raise DataError(f"no row that was looked at belongs to the part {part!r}: give it a larger share of the rows.")
+    return StreamSource(shards, choice, sample, quarantine)
+
+
+def stream_note(streams: Mapping[str, StreamSource]) -> str:
+    """Return in words what a streamed run knows of its rows before it reads them."""
+    looked = ", ".join(f"{opened.sample.num_rows} {part}" for part, opened in streams.items())
+    shards = streams["train"].shards
+    return (
+        f"the {len(shards)} rows of {len(shards.names)} shard(s) are read while the model trains; columns, classes, "
+        f"scales and what is shown of the data come from a sample of them: {looked} rows."
+    )
+
+
+def streamed_parts(
+    config: Config,
+    encoder: InputEncoder,
+    rules: Sequence[LabelRule],
+    streams: Mapping[str, StreamSource],
+    samples: Mapping[str, Rows],
+) -> dict[str, Rows]:
+    """Return the rows of each part as what a loader cuts into batches.
+
+    Args:
+        config: resolved.
+        encoder: fitted rules of the inputs.
+        rules: rules of the labels.
+        streams: where the rows are.
+        samples: part -> encoded rows of its sample.
+
+    Raises:
+        ConfigurationError: a task whose labels are read from masks.
+    """
+    masked = next((rule for rule in rules if rule.kind == "segmentation" or rule.from_masks), None)
+    if masked is not None:
+        raise ConfigurationError(
+            f"task {masked.task!r} reads masks, which cannot be streamed yet: set data.stream=false; pictures are "
+            "decoded when they are needed anyway."
+        )
+    encode: Encode = TableEncode(encoder, rules)
+    if encoder.images:
+        height, width = config.data.image_size or (1, 1)
+        encode = PictureEncode(encoder, rules, size=(height, width), one_image=config.trunk.type != "mixed")
+    window = config.data.window or (PICTURE_WINDOW if encoder.images else WINDOW)
+    return {
+        part: StreamRows(opened.shards, encode, samples[part], opened.choice, window, opened.quarantine)
+        for part, opened in streams.items()
+    }
+
+
+def keep_quarantine(data: Mapping[str, Rows], folder: Path) -> None:
+    """Write rows that cannot be used into a run's folder, one file for each source."""
+    kept: list[Quarantine] = []
+    for part, rows in data.items():
+        if isinstance(rows, StreamRows) and not any(rows.quarantine is one for one in kept):
+            kept.append(rows.quarantine)
+            name = QUARANTINE if len(kept) == 1 else f"quarantine-{part}.jsonl"
+            rows.quarantine.keep(folder / name)
+
+
+def quarantine_note(data: Mapping[str, Rows]) -> str:
+    """Return how many rows could not be used, in words; nothing if all could."""
+    sources = {id(rows.quarantine): rows for rows in data.values() if isinstance(rows, StreamRows)}
+    bad = sum(rows.quarantine.rows for rows in sources.values())
+    every = sum(rows.shards.all_rows for rows in sources.values())
+    return f"{bad} of {every} rows could not be used: {QUARANTINE} lists them." if bad else ""
