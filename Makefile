@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check format docs benchmark clean
+.PHONY: demo test test-slow test-faults check format docs benchmark clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lepton demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not faults"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+test-faults: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 tests/faults
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -259,5 +259,5 @@ def test_progress_after_a_resumption_counts_the_new_steps_only() -> None:
     from lepton.train import StepResult
 
     one = torch.ones(1)
-    progress.on_step_end(TrainState(step=101, max_steps=102), StepResult(one, one.bool(), one, one, True))
+    progress.on_step_end(TrainState(step=101, max_steps=102), StepResult(one, one.bool(), one, one, True, ~one.bool()))
     assert "0:01 left" in stream.getvalue()

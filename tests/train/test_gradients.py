@@ -227,11 +227,12 @@ def test_skipped_steps_in_between_do_not_stop() -> None:
 
 
 def test_a_device_that_keeps_the_answer_is_asked_once_in_a_while() -> None:
-    skips, state = SkippedSteps(4, torch.device("cpu")), TrainState()
+    skips, state = SkippedSteps(4, ["a"], torch.device("cpu")), TrainState()
 
     def add(norm: float) -> bool:
         nothing = torch.zeros(1)
-        return skips.add(StepResult(nothing, nothing, nothing, torch.tensor(norm), None), state)
+        no = nothing.bool()
+        return skips.add(StepResult(nothing, no, nothing, torch.tensor(norm), None, no), state)
 
     assert not any(add(norm) for norm in (1.0, math.nan, 1.0, math.nan))
     assert (state.skipped_steps, skips.in_a_row) == (2, 1)

@@ -69,6 +69,7 @@ class MultiTaskLoss(nn.Module):
     Attributes:
         last_losses: [T] the tasks' mean losses of the last call (not under `torch.compile`), detached, unweighted.
         last_present: [T] bool, which tasks had labels in it.
+        last_not_finite: [T] bool, which tasks had labels, but a loss that is not finite.
         last_factors: [T] derivative of the scalar by each task's loss, known after backward: the weights that the
             loss side gave, times whatever factor backward was called with.
         unlabelled: tasks that are meant to have no label in this training, because a penalty or a memory looks after
@@ -91,6 +92,7 @@ class MultiTaskLoss(nn.Module):
         self._model = (unwrap(model),)
         self.last_losses: Tensor | None = None
         self.last_present: Tensor | None = None
+        self.last_not_finite: Tensor | None = None
         self.last_factors: Tensor | None = None
         self.unlabelled: set[str] = set()
         self._penalties: OrderedDict[int, Penalty] = OrderedDict()
@@ -192,6 +194,8 @@ class MultiTaskLoss(nn.Module):
         sums, counts = self._sums(outputs, targets)
         bad = ~torch.isfinite(sums.detach())
         world, (all_sums, all_counts, any_bad) = self._global(sums, counts, bad)
+        if not torch.compiler.is_compiling():
+            self.last_not_finite = any_bad > 0
         if label_counts is not None:
             _check_per_task("label_counts", label_counts, self.model)
             all_counts = label_counts.to(counts)

@@ -373,5 +373,10 @@ class Fork(nn.Module):
     @property
     def left_out(self) -> dict[str, int]:
         """How often each task was left out of a step because of a value that is not finite. Reads the device."""
+        return dict(zip(self.tasks, self.left_out_counts.tolist(), strict=True))
+
+    @property
+    def left_out_counts(self) -> Tensor:
+        """[T] the numbers of `left_out`, where the gradients are; nothing is read."""
         counts = ledger_of(self.balancer).left_out
-        return dict.fromkeys(self.tasks, 0) if counts is None else dict(zip(self.tasks, counts.tolist(), strict=True))
+        return torch.zeros(len(self.tasks), dtype=torch.int64) if counts is None else counts

@@ -145,7 +145,8 @@ def resume_run(
             f"{str(folder)!r} goes on from another run, with rules and rows of that one: continue that one anew, with "
             "lepton continue."
         )
-    if not (folder / "checkpoints" / "last").is_dir():
+    places = [folder / "checkpoints" / name for name in ("last", ".last.previous")]  # killed between the two
+    if not any(place.is_dir() for place in places):
         raise CheckpointError(f"{str(folder)!r} holds no checkpoints/last to go on from: train it anew.")
     if (folder / "added.json").exists():
         raise CheckpointError(

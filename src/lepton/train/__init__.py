@@ -7,6 +7,7 @@ from lepton.train._loggers import LoggerName, MLflow, TensorBoard, WeightsAndBia
 from lepton.train._loop import Trainer
 from lepton.train._optimisers import OptimizerName, make_optimizer, parameter_groups
 from lepton.train._progress import ConsoleProgress, Progress
+from lepton.train._saving import load_training, save_training
 from lepton.train._schedule import Schedule, ScheduleName, warmup_cosine
 from lepton.train._state import TrainState
 from lepton.train._step import PrecisionName, StepResult, TrainStep
@@ -30,11 +31,13 @@ __all__ = [
     "Trainer",
     "WeightAverage",
     "WeightsAndBiases",
+    "load_training",
     "load_weights",
     "make_optimizer",
     "parameter_groups",
     "read_checkpoint",
     "save_checkpoint",
+    "save_training",
     "warmup_cosine",
     "write_atomically",
     "write_checkpoint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
@@ -65,6 +66,8 @@ def write_checkpoint(folder: Path, files: Mapping[str, bytes], *, keep_previous:
         _sync(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):  # of processes that were killed in a save
+        shutil.rmtree(left, ignore_errors=True)
     if not keep_previous:
         shutil.rmtree(previous, ignore_errors=True)
 
@@ -104,11 +107,15 @@ def _verified(folder: Path) -> dict[str, bytes]:
     """Return a folder's files after comparing them with its manifest."""
     try:
         manifest: dict[str, str] = json.loads((folder / MANIFEST).read_bytes())
+        for name in manifest:
+            # A manifest from a stranger must not make us read a device, or what lies elsewhere.
+            if Path(name).name != name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"its manifest names {name!r}, which is no file of its own")
         files = {name: (folder / name).read_bytes() for name in manifest}
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise CheckpointError(f"the checkpoint {folder} cannot be loaded: it has no {missing}.") from error
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"the checkpoint {folder} cannot be loaded: {error}") from error
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != manifest[name]:

@@ -22,6 +22,7 @@ from lepton.train._events import Callback, JsonLines, announce
 from lepton.train._interrupt import Interrupts
 from lepton.train._layers import LayerNorms
 from lepton.train._loggers import LoggerName, make_loggers
+from lepton.train._memory import MemoryPolicy
 from lepton.train._optimisers import OptimizerName, make_optimizer
 from lepton.train._position import Position
 from lepton.train._progress import ConsoleProgress
@@ -30,12 +31,16 @@ from lepton.train._saving import Checkpoints, Stateful
 from lepton.train._schedule import Schedule, ScheduleName, check_schedule
 from lepton.train._selection import Selection, first_losses
 from lepton.train._skips import SkippedSteps
+from lepton.train._spikes import SpikeGuard, SpikePolicy
 from lepton.train._state import TrainState
-from lepton.train._step import Batch, PrecisionName, TrainStep
+from lepton.train._step import Batch, PrecisionName, StepResult, TrainStep
 
 __all__ = ["Trainer"]
 
 log = logging.getLogger("lepton")
+
+GO_BACK = ("optimizer", "scaler", "average", "guard")
+"""What goes back with the weights after a loss spike; data, generators and schedule go on."""
 
 
 class Trainer:
@@ -90,8 +95,16 @@ class Trainer:
         checkpoint_every: write `checkpoints/last` also every so many optimiser steps; None for epochs only.
         resume_from_checkpoint: a folder `checkpoints/last` to go on from, or `"auto"`: the one in `folder`, if there
             is one. The training then continues as if it had not been interrupted.
-        max_skipped_steps: so many steps in a row that are left out because their gradient is not finite end the
-            training with an error (on an accelerator up to twice as many); None for any number.
+        max_skipped_steps: so many steps in a row that are left out, or that one task is left out of, because a loss or
+            gradient is not finite or a spike, end the training with an error (on an accelerator up to twice as many);
+            None for any number.
+        on_spike: what is done at a loss spike, a step whose loss for some task is far above its last 64: `"skip"` the
+            step; `"rollback"` to weights, optimiser and balancer of `checkpoints/last` and go on with the next rows; or
+            `"stop"` with an error. None to take every step. On an accelerator the last two read one number in
+            every step, the first one nothing.
+        spike_factor: how many of their (robust) standard deviations above the median of its last losses a spike is.
+        on_out_of_memory: when memory runs out in a step, `"halve"` its micro-batches and begin it again, or `"stop"`
+            with an error.
         grad_norm_every: steps between two looks at the gradients of all layers, for `train/grad_norm/<layer>` and the
             alarm for dead and exploding layers; None for none.
         loggers: dashboards that get the metrics: `"tensorboard"`, `"wandb"`, `"mlflow"`.
@@ -152,6 +165,9 @@ class Trainer:
         checkpoint_every: int | None = None,
         resume_from_checkpoint: Path | str | None = None,
         max_skipped_steps: int | None = 100,
+        on_spike: SpikePolicy | None = None,
+        spike_factor: float = 10.0,
+        on_out_of_memory: MemoryPolicy = "halve",
         grad_norm_every: int | None = 10,
         loggers: Sequence[LoggerName] = (),
         progress: bool = False,
@@ -182,6 +198,8 @@ class Trainer:
         require(listen, "Trainer", "callbacks", callbacks, "a list of Callback objects")
         kept = folder is not None or not (save_best_per_task or checkpoint_every)
         require(kept, "Trainer", "folder", folder, "given for save_best_per_task or checkpoint_every to write to")
+        goes_back = on_spike != "rollback" or (folder is not None and save_last)
+        require(goes_back, "Trainer", "on_spike", on_spike, "'skip' or 'stop' without a folder and save_last")
         check_schedule(schedule, plateau_factor, plateau_patience)
         self.model = model
         self.max_epochs = max_epochs
@@ -203,6 +221,9 @@ class Trainer:
             learning_rates=learning_rates,
         )
         self.layers = LayerNorms(model, grad_norm_every)
+        device = model.device
+        n_tasks = len(model.task_names)
+        self.guard = None if on_spike is None else SpikeGuard(n_tasks, on_spike, spike_factor, device)
         self.step = TrainStep(
             model,
             self.optimizer,
@@ -212,6 +233,8 @@ class Trainer:
             precision=precision,
             compile=compile,
             layers=self.layers,
+            guard=self.guard,
+            on_out_of_memory=on_out_of_memory,
         )
         self.average = WeightAverage(model, average, decay=average_decay, start=average_start)
         given = {column: better for listener in callbacks for column, better in listener.columns.items()}
@@ -225,11 +248,11 @@ class Trainer:
             factor=plateau_factor,
             patience=plateau_patience,
         )
-        self.skipped = SkippedSteps(max_skipped_steps, model.device)
+        self.skipped = SkippedSteps(max_skipped_steps, model.task_names, device)
         self.state = TrainState()
         self.callbacks = list(callbacks)
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            _make(self.folder)
             self.callbacks.append(JsonLines(self.folder / "metrics.jsonl"))
         self.callbacks += make_loggers(tuple(loggers), self.folder)
         if progress:
@@ -254,7 +277,8 @@ class Trainer:
             DataError: there is no batch, or a task has no label in a whole epoch.
             ConfigurationError: `monitor` is no column of the metrics.
             CheckpointError: the checkpoint to go on from is damaged or of another training.
-            TrainingError: too many steps in a row had a gradient that is not finite.
+            TrainingError: too many steps in a row were left out; a loss spike with `on_spike="stop"`; memory that
+                runs out, where nothing can be halved.
         """
         require(train is not None, "Trainer", "train", train, "batches, a loader or a list")
         refuse_iterators(train, val)
@@ -288,6 +312,9 @@ class Trainer:
         self._record = None
         self.average.restart()
         self.skipped.restart()
+        self.step.micro.pieces = 1
+        if self.guard is not None:
+            self.guard.restart()
         checkpoint = self.checkpoints.find(self.resume_from)
         self.checkpoints.keep_previous = checkpoint is not None
         if checkpoint is not None:
@@ -295,6 +322,8 @@ class Trainer:
         fit_statistics(self.model, train)
         if val is not None:
             self._initial = first_losses(evaluate(self.model, val))
+        if self.guard is not None and self.guard.policy == "rollback":
+            self._write_last()  # to go back to from the first epoch
         return state
 
     # -- one epoch --------------------------------------------------------------------------------------------
@@ -332,6 +361,8 @@ class Trainer:
         self.average.update(state.step / state.max_steps)
         if self.skipped.add(result, state):
             self._stop_skipping()
+        if self.guard is not None:
+            self._meet_spike(self.guard, result)
         announce(self.callbacks, "on_step_end", state, result)
 
     def _row(self, record: EpochRecord) -> dict[str, float]:
@@ -361,6 +392,21 @@ class Trainer:
             self.model.load_state_dict(self._best)
             weights = f"of the best evaluation, at step {self.state.best_step}"
         raise TrainingError(self.skipped.message(self.state.step, weights, last))
+
+    def _meet_spike(self, guard: SpikeGuard, result: StepResult) -> None:
+        """Do what is to be done if the step was a loss spike."""
+        if guard.policy == "skip" and self.model.device.type != "cpu":
+            return  # counted there, and read with the skipped steps
+        if result.spikes is None or not bool(result.spikes.any()):
+            return
+        message = guard.message(result.spikes, result.losses, self.model.task_names, self.state.step)
+        if guard.policy == "stop":
+            self._write_last()
+            raise TrainingError(f"{message} It was left out; the training stops, as on_spike says.")
+        log.warning("%s It was left out.", message)
+        if guard.policy == "rollback":
+            parts = {name: part for name, part in self._parts().items() if name in GO_BACK}
+            self.checkpoints.go_back(parts)
 
     # -- selection --------------------------------------------------------------------------------------------
     def _evaluate(self, val: Iterable[Batch]) -> dict[str, float]:
@@ -408,8 +454,10 @@ class Trainer:
             "scaler": self.step.scaler,
             "average": self.average,
             "skipped": self.skipped,
+            "micro": self.step.micro,
             "layers": self.layers,
             "position": self._position,
+            **({} if self.guard is None else {"guard": self.guard}),
         }
 
     def _write_last(self) -> None:
@@ -433,3 +481,10 @@ class Trainer:
                 state.best_value = None
         log.info("going on from %s: epoch %d, step %d", checkpoint, state.epoch, state.step)
         return state
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"Trainer: the folder {folder} cannot be made: {error.strerror}.") from error

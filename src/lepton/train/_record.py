@@ -30,12 +30,13 @@ class EpochRecord:
         self.model = model
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
-        self._left_out = model.fork.left_out
+        self._left_out = torch.zeros(len(model.task_names), dtype=torch.int64, device=model.device)
         self.steps = 0
 
     def add(self, result: StepResult) -> None:
         """Add one step."""
         self.steps += 1
+        self._left_out = self._left_out + result.left_out
         present = result.present.to(result.losses)
         self._add("loss", result.losses * present, present)
         fork = self.model.fork
@@ -60,12 +61,12 @@ class EpochRecord:
         """
         means: dict[str, Any] = {key: (total / self._counts[key]).tolist() for key, total in self._sums.items()}
         names = self.model.task_names
-        left_out = self.model.fork.left_out
+        left_out = self._left_out.tolist()
         row: dict[str, float] = {"train/grad_norm": means["grad_norm"]}
         for place, name in enumerate(names):
             row[f"train/{name}/loss"] = means["loss"][place]
             row[f"train/{name}/weight"] = means["weight"][place]
-            row[f"train/{name}/left_out"] = left_out[name] - self._left_out[name]
+            row[f"train/{name}/left_out"] = left_out[place]
         for a, cosines in enumerate(means.get("conflict", [])):
             for b in range(a + 1, len(names)):
                 row[f"conflict/{names[a]}/{names[b]}"] = cosines[b]
@@ -85,7 +86,7 @@ class EpochRecord:
         for name in names:
             if row[f"train/{name}/left_out"] > 0:
                 steps = row[f"train/{name}/left_out"]
-                log.warning("task %r was left out of %d steps: its gradient was not finite", name, steps)
+                log.warning("task %r was left out of %d steps: its loss or gradient was not finite", name, steps)
         never = [name for name in names if math.isnan(row[f"train/{name}/loss"])]
         never = [name for name in never if name not in resting and not self._is_frozen(name)]
         if never:
@@ -101,9 +102,7 @@ class EpochRecord:
     # -- saving -----------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of the epoch under way."""
-        now = self.model.fork.left_out
-        left_out = {name: count - self._left_out[name] for name, count in now.items()}
-        return {"steps": self.steps, "sums": self._sums, "counts": self._counts, "left_out": left_out}
+        return {"steps": self.steps, "sums": self._sums, "counts": self._counts, "left_out": self._left_out}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from saved sums."""
@@ -111,4 +110,4 @@ class EpochRecord:
         self.steps = state["steps"]
         self._sums = {key: value.to(device) for key, value in state["sums"].items()}
         self._counts = {key: value.to(device) for key, value in state["counts"].items()}
-        self._left_out = {name: count - state["left_out"][name] for name, count in self.model.fork.left_out.items()}
+        self._left_out = state["left_out"].to(device)

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lepton.errors import CheckpointError, ConfigurationError
 from lepton.nn import LeptonModel
@@ -30,12 +31,84 @@ from lepton.train._nest import pack, unpack
 from lepton.train._position import random_state, restore_random_state
 from lepton.train._state import TrainState
 
-__all__ = ["Checkpoints", "Stateful"]
+__all__ = ["Checkpoints", "Stateful", "load_training", "save_training"]
 
 TRAINING = "training.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 log = logging.getLogger("lepton")
+
+
+def save_training(
+    folder: Path, model: nn.Module, parts: Mapping[str, Stateful], state: Mapping[str, Any] | None = None
+) -> None:
+    """Write everything that a loop of your own needs to go on: `load_training` takes it up again.
+
+    The states of the generators of torch, numpy and Python are written too. In a run of several processes one of them
+    writes. The checkpoint before it is kept, to fall back to.
+
+    Args:
+        folder: made if it is not there, replaced if it is.
+        model: whose `state_dict` is written, the balancer's state included.
+        parts: name -> what has a state of its own: the optimiser, a scheduler, a loader that knows its position.
+        state: plain values that the loop counts, such as the step.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; an older checkpoint is as it was.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> model = torch.nn.Linear(2, 1)
+        >>> parts = {"optimizer": torch.optim.AdamW(model.parameters())}
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     save_training(Path(place) / "last", model, parts, {"step": 7})
+        ...     load_training(Path(place) / "last", model, parts)
+        {'step': 7}
+    """
+    write_checkpoint(folder, training_files(model, parts, {"extra": dict(state or {})}), keep_previous=True)
+
+
+def load_training(folder: Path, model: nn.Module, parts: Mapping[str, Stateful]) -> dict[str, Any]:
+    """Set a model, the parts and the generators to what `save_training` wrote, after comparing it with its hashes.
+
+    Args:
+        folder: as given there.
+        model: of the same architecture; filled in place.
+        parts: the same parts, made anew.
+
+    Returns:
+        The state that was given.
+
+    Raises:
+        CheckpointError: there is none, it is damaged and so is the one before it, or it is of other parts.
+    """
+    training = _read_training(folder, model)
+    try:
+        _load(parts, training)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint {folder} is of a training with other parts: {error}") from error
+    restore_random_state(training["random"], device_of(model))
+    found: dict[str, Any] = training["extra"]
+    return found
+
+
+def training_files(model: nn.Module, parts: Mapping[str, Stateful], rest: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files of a checkpoint from which a training goes on."""
+    training = {
+        **rest,
+        "kinds": {name: type(part).__name__ for name, part in parts.items()},
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "random": random_state(device_of(model)),
+    }
+    tensors: dict[str, Tensor] = {}
+    packed = {"format": FORMAT, "torch": torch.__version__, "training": pack(training, tensors)}
+    return {MODEL: tensor_bytes(model.state_dict()), TRAINING: tensor_bytes(tensors), STATE: json_bytes(packed)}
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the parameters of a model are."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 class Stateful(Protocol):
@@ -90,20 +163,7 @@ class Checkpoints:
         """
         if self.folder is None:
             return
-        training = {
-            "state": asdict(state),
-            "kinds": {name: type(part).__name__ for name, part in parts.items()},
-            "parts": {name: part.state_dict() for name, part in parts.items()},
-            "extra": dict(extra),
-            "random": random_state(self.model.device),
-        }
-        tensors: dict[str, Tensor] = {}
-        packed = {"format": FORMAT, "torch": torch.__version__, "training": pack(training, tensors)}
-        files = {
-            MODEL: tensor_bytes(self.model.state_dict()),
-            TRAINING: tensor_bytes(tensors),
-            STATE: json_bytes(packed),
-        }
+        files = training_files(self.model, parts, {"state": asdict(state), "extra": dict(extra)})
         keep = self.keep_previous
         written = self._guarded(state, "last", lambda folder: write_checkpoint(folder, files, keep_previous=keep))
         self.keep_previous = keep or written
@@ -142,39 +202,33 @@ class Checkpoints:
         Raises:
             CheckpointError: it is not there, damaged, of another model or other options, or holds weights only.
         """
-        training = self._read_training(folder)
+        training = _read_training(folder, self.model)
         try:
             state = TrainState(**training["state"])
-            for name, part in parts.items():
-                # Another optimiser would take the numbers, and fail at its first step.
-                before, now = training["kinds"][name], type(part).__name__
-                if before != now:
-                    raise ValueError(f"{name} was {before} and is {now}")
-                part.load_state_dict(training["parts"][name])
+            _load(parts, training)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint {folder} is of a training with other options (optimizer, learning_rates, schedule, "
-                f"precision, average): {error}"
+                f"precision, average, on_spike): {error}"
             ) from error
         restore_random_state(training["random"], self.model.device)
         return state, training["extra"]
 
-    def _read_training(self, folder: Path) -> dict[str, Any]:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+    def go_back(self, parts: Mapping[str, Stateful]) -> None:
+        """Set the model and the parts back to the last checkpoint of this training; an optimiser keeps its rates.
 
-        files = read_checkpoint(folder)
-        if TRAINING not in files:
-            raise CheckpointError(
-                f"the checkpoint {folder} holds weights only, so that a training cannot go on from it: resume from "
-                "checkpoints/last, or begin anew from these weights with load_weights."
-            )
-        try:
-            training: dict[str, Any] = unpack(json.loads(files[STATE])["training"], load(files[TRAINING]))
-        except (KeyError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"the checkpoint {folder} cannot be read by this version: {error!r}") from error
-        fill_model(self.model, files, folder)
-        return training
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        assert self.folder is not None
+        training = _read_training(self.folder / "last", self.model)
+        groups = [dict(group) for part in parts.values() if isinstance(part, Optimizer) for group in part.param_groups]
+        _load(parts, training)
+        now = [group for part in parts.values() if isinstance(part, Optimizer) for group in part.param_groups]
+        for group, before in zip(now, groups, strict=True):
+            group.update({key: value for key, value in before.items() if key != "params"})
+        step = training["state"]["step"]
+        log.warning("weights, optimiser and balancer went back to those of step %d; the data go on", step)
 
     def read_best(self, folder: Path) -> dict[str, Tensor] | None:
         """Return the weights of the best evaluation before an interruption; None, with a warning, without them."""
@@ -185,3 +239,34 @@ class Checkpoints:
         except (CheckpointError, KeyError) as error:
             log.warning("%s The best weights so far are lost: the next evaluation begins anew.", error)
             return None
+
+
+def _load(parts: Mapping[str, Stateful], training: Mapping[str, Any]) -> None:
+    """Set parts to what was saved of them."""
+    for name, part in parts.items():
+        # Another optimiser would take the numbers, and fail at its first step.
+        before, now = training["kinds"][name], type(part).__name__
+        if before != now:
+            raise ValueError(f"{name} was {before} and is {now}")
+        part.load_state_dict(training["parts"][name])
+
+
+def _read_training(folder: Path, model: nn.Module) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    files = read_checkpoint(folder)
+    if TRAINING not in files:
+        raise CheckpointError(
+            f"the checkpoint {folder} holds weights only, so that a training cannot go on from it: resume from "
+            "checkpoints/last, or begin anew from these weights with load_weights."
+        )
+    try:
+        packed = json.loads(files[STATE])
+        if packed["format"] != FORMAT:
+            raise ValueError(f"its format is {packed['format']}, not {FORMAT}")
+        training: dict[str, Any] = unpack(packed["training"], load(files[TRAINING]))
+    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint {folder} cannot be read by this version: {error!r}") from error
+    fill_model(model, files, folder)
+    return training

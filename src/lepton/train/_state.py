@@ -20,7 +20,8 @@ class TrainState:
         best_step: the step at which it was reached.
         stale: evaluations since then.
         best_by_task: task -> best value of its primary metric so far, if a checkpoint is kept for each task.
-        skipped_steps: steps left out because their gradient was not finite.
+        skipped_steps: steps left out because their gradient was not finite or their loss a spike.
+        spikes: loss spikes among them.
         dropped_rows: rows left out because an input was not finite.
         dead_layers: layers that had no gradient to speak of in a whole epoch.
         exploding_layers: layers whose gradient grew a hundredfold over that of the first epoch.
@@ -39,6 +40,7 @@ class TrainState:
     stale: int = 0
     best_by_task: dict[str, float] = field(default_factory=dict)
     skipped_steps: int = 0
+    spikes: int = 0
     dropped_rows: int = 0
     dead_layers: list[str] = field(default_factory=list)
     exploding_layers: list[str] = field(default_factory=list)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lepton.errors import DataError, is_number, require
+from lepton.errors import DataError, TrainingError, is_number, require
 from lepton.evaluate import to_device
 from lepton.nn import LeptonModel, MultiTaskLoss
 from lepton.train._clip import clip_adaptively, clip_rows
 from lepton.train._layers import LayerNorms
+from lepton.train._memory import Buffers, MemoryPolicy, MicroBatches, is_out_of_memory
+from lepton.train._spikes import SpikeGuard
 
 __all__ = ["Batch", "PrecisionName", "StepResult", "TrainStep"]
 
@@ -39,6 +41,8 @@ class StepResult:
         factors: [T] what each task's loss was multiplied by in the sum that was differentiated.
         grad_norm: norm of all gradients before clipping.
         taken: whether the optimiser moved; None where only the device knows.
+        left_out: [T] tasks that the step left out because their loss or gradient is not finite.
+        spikes: [T] tasks whose loss is a spike; None without a guard.
     """
 
     losses: Tensor
@@ -46,6 +50,15 @@ class StepResult:
     factors: Tensor
     grad_norm: Tensor
     taken: bool | None
+    left_out: Tensor
+    spikes: Tensor | None = None
+
+    @property
+    def skipped(self) -> Tensor:
+        """Whether the optimiser did not move, on the device."""
+        if self.taken is not None:
+            return torch.tensor(not self.taken, device=self.losses.device)
+        return _unusable(self)
 
 
 class TrainStep:
@@ -60,6 +73,8 @@ class TrainStep:
         precision: `"32"`, `"bf16-mixed"`, or `"fp16-mixed"`, where a `GradScaler` keeps small gradients from vanishing.
         compile: run the model through `torch.compile`. The criterion and what surrounds it stay eager.
         layers: samples the gradients of the layers before they are clipped.
+        guard: tells loss spikes, whose steps are left out; None to take every step.
+        on_out_of_memory: `"halve"` the micro-batches and begin the step again, or `"stop"`.
     """
 
     def __init__(
@@ -73,6 +88,8 @@ class TrainStep:
         precision: PrecisionName = "32",
         compile: bool = False,
         layers: LayerNorms | None = None,
+        guard: SpikeGuard | None = None,
+        on_out_of_memory: MemoryPolicy = "halve",
     ) -> None:
         bounded = max_grad_norm is None or (is_number(max_grad_norm) and 0 < max_grad_norm < math.inf)
         require(bounded, "TrainStep", "max_grad_norm", max_grad_norm, "a number, positive and finite, or None")
@@ -93,35 +110,43 @@ class TrainStep:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = model.device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16-mixed")
-        self._left_out = model.fork.left_out
+        self.guard = guard
+        self.micro = MicroBatches(on_out_of_memory)
+        self._buffers = Buffers(model.trunk, model.heads)
 
     def __call__(self, window: Sequence[Batch]) -> StepResult:
         """Take one optimiser step on the micro-batches of a window."""
         if not window:
             raise DataError("a step needs at least one batch (inputs, targets).")
         batches = [to_device((inputs, dict(targets)), self.device) for inputs, targets in window]
-        counts = self._counts(batches)
-        self.optimizer.zero_grad(set_to_none=True)
         generator_state = self._generators() if self.model.balancer.reevaluates else None
-        results = [self._micro_batch(batch, counts) for batch in batches]
+        self._buffers.keep()
+        before = self.model.fork.left_out_counts.to(self.device)
+        batches, counts, results = self._accumulate(batches)
         self.scaler.unscale_(self.optimizer)
-        losses = torch.stack([losses for losses, _, _ in results]).sum(0)
-        present = torch.stack([present for _, present, _ in results]).any(0)
-        idle = self._release_idle_heads(self._idle(window, present))
+        losses = torch.stack([losses for losses, _, _, _ in results]).sum(0)
+        present = torch.stack([present for _, present, _, _ in results]).any(0)
+        left_out = torch.stack([bad for _, _, _, bad in results]).any(0) | (self.model.fork.left_out_counts > before)
+        idle = self._release_idle_heads(self._idle(window, present, left_out))
         grad_norm = self._grad_norm()
         if self.device.type == "cpu" and not bool(torch.isfinite(grad_norm)):
             # A head may be broken inside, behind the guard on its output: then it alone is left out.
             broken = {name for name in self.model.task_names if not self._has_finite_gradient(name)}
             idle += self._release_idle_heads(broken)
+            left_out = left_out | torch.tensor([name in broken for name in self.model.task_names])
             grad_norm = self._grad_norm()
         if self.layers is not None:
             self.layers.sample()
         self._clip(grad_norm)
+        spikes = None if self.guard is None else self.guard.judge(losses, present)
         with _rows_kept(idle, self.optimizer):
-            taken = self._scaled_update() if self.scaler.is_enabled() else self._update(grad_norm)
+            result = StepResult(losses, present, results[-1][2], grad_norm, None, left_out, spikes)
+            taken = self._move(result)
+        result = replace(result, taken=taken)
+        self._after(result)
         if generator_state is not None and taken is not False:
             self._reevaluate(batches, counts, generator_state)
-        return StepResult(losses, present, results[-1][2], grad_norm, taken)
+        return result
 
     # -- parts of a step --------------------------------------------------------------------------------------
     def _generators(self) -> list[Tensor]:
@@ -133,32 +158,63 @@ class TrainStep:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_HALF[self.precision])
 
+    def _accumulate(
+        self, batches: list[Batch]
+    ) -> tuple[list[Batch], Tensor | None, list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
+        """Add up the gradients of all batches; return the micro-batches, their label counts, and what each gave.
+
+        Raises:
+            TrainingError: memory ran out, and smaller micro-batches are no way out.
+        """
+        while True:
+            pieces = self.micro.cut(batches)
+            if self.micro.pieces > 1:
+                self.model.fork.gradient_accumulation_steps = len(pieces)
+            self.optimizer.zero_grad(set_to_none=True)
+            counts = self._counts(pieces)
+            try:
+                return pieces, counts, [self._micro_batch(piece, counts) for piece in pieces]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._undo()
+                self.micro.halve(error, batches)
+            # Outside of the handler, whose error holds on to the tensors of the attempt.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _undo(self) -> None:
+        """Leave nothing of a step that was begun."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._buffers.restore()
+        self.model.fork.take_back()
+
     def _counts(self, batches: Sequence[Batch]) -> Tensor | None:
         """Return the window's label counts [T]; None where one batch is the whole window."""
         if len(batches) == 1:
             return None
         return torch.stack([self.criterion.count(targets) for _, targets in batches]).sum(0)
 
-    def _micro_batch(self, batch: Batch, counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _micro_batch(self, batch: Batch, counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs, targets = batch
         with self._autocast():
             outputs, task_weights = self.forward(inputs)
             loss = self.criterion(outputs, targets, task_weights, label_counts=counts)
         self.scaler.scale(loss).backward()
         losses, present, factors = self.criterion.last_losses, self.criterion.last_present, self.criterion.last_factors
-        assert losses is not None and present is not None and factors is not None
+        bad = self.criterion.last_not_finite
+        assert losses is not None and present is not None and factors is not None and bad is not None
         if self.scaler.is_enabled():
             factors = factors / self.scaler.scale(torch.ones_like(factors))
-        return losses, present, factors
+        return losses, present, factors, bad
 
-    def _idle(self, window: Sequence[Batch], present: Tensor) -> set[str]:
+    def _idle(self, window: Sequence[Batch], present: Tensor, left_out: Tensor) -> set[str]:
         """Return the tasks that take no part in this step; on an accelerator, those without a target at all."""
         names, penalised = self.model.task_names, self.criterion.penalised
         if present.device.type != "cpu":
             return set(names) - penalised - {name for _, targets in window for name in targets}
         idle = {name for name, there in zip(names, present.tolist(), strict=True) if not there} - penalised
-        before, self._left_out = self._left_out, self.model.fork.left_out
-        return idle | {name for name in names if self._left_out[name] > before[name]}
+        return idle | {name for name, left in zip(names, left_out.tolist(), strict=True) if left}
 
     def _has_finite_gradient(self, name: str) -> bool:
         state = self.model.head_state(name)
@@ -196,30 +252,64 @@ class TrainStep:
         if self.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, grad_norm)
 
-    def _scaled_update(self) -> bool | None:
+    def _move(self, result: StepResult) -> bool | None:
+        """Let the optimiser move, if it may; return whether it did.
+
+        Raises:
+            TrainingError: memory ran out in the middle.
+        """
+        try:
+            if self.scaler.is_enabled():
+                return self._scaled_update(result.spikes)
+            return self._update(result.skipped)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                "memory ran out in the optimiser's update, which may be half done: the weights are not to be used. "
+                "Lower batch_size or take an optimiser with less state, and go on from the last checkpoint."
+            ) from error
+
+    def _scaled_update(self, spikes: Tensor | None) -> bool | None:
         """Take the optimiser's step unless the scaler found an overflow; the fork notices a skipped one by itself."""
         before = self.scaler.get_scale() if self.device.type == "cpu" else 0.0
-        self.scaler.step(self.optimizer)
+        spike = spikes is not None and bool(spikes.any())  # waits for the device: the scaler has its own flag there
+        if spike:
+            self.model.fork.take_back()
+        else:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
+        if spike:
+            return False
         return self.scaler.get_scale() >= before if self.device.type == "cpu" else None
 
-    def _update(self, grad_norm: Tensor) -> bool | None:
-        """Take the optimiser's step unless the gradient is not finite."""
-        if grad_norm.device.type == "cpu" or not self.optimizer.defaults.get("fused"):
-            finite = bool(torch.isfinite(grad_norm))  # waits for the device: only a fused optimiser can be told there
-            if finite:
+    def _update(self, unusable: Tensor) -> bool | None:
+        """Take the optimiser's step unless the gradient is not finite or the loss a spike."""
+        if unusable.device.type == "cpu" or not self.optimizer.defaults.get("fused"):
+            good = not bool(unusable)  # waits for the device: only a fused optimiser can be told there
+            if good:
                 self.optimizer.step()
             else:
                 self.model.fork.take_back()
-            return finite
+            return good
         # What GradScaler tells a fused optimiser: the kernel skips the update without asking the host.
-        self.optimizer.found_inf = (~torch.isfinite(grad_norm)).float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = unusable.float()  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
         try:
             self.optimizer.step()
         finally:
             del self.optimizer.found_inf, self.optimizer.grad_scale  # type: ignore[attr-defined]
         return None
+
+    def _after(self, result: StepResult) -> None:
+        """Leave nothing of a step that was left out in the buffers, and let the guard see one that was not."""
+        if result.taken is False:
+            self._buffers.restore()
+        if self.guard is not None:
+            skipped = result.skipped
+            if result.taken is None:
+                self._buffers.restore(skipped)
+            self.guard.keep(result.losses, result.present & ~result.left_out & ~skipped)
 
     def _reevaluate(self, batches: Sequence[Batch], counts: Tensor | None, generators: list[Tensor]) -> None:
         """Show the balancer the losses of the same batches after the step, and leave no other trace."""
@@ -234,6 +324,16 @@ class TrainStep:
                     found.append(self.criterion.task_losses(outputs, targets, label_counts=counts))
         losses = torch.stack([losses for losses, _ in found]).sum(0) * self.model.loss_weight
         self.model.balancer.reobserve(losses, torch.stack([present for _, present in found]).any(0))
+
+
+def _unusable(step: StepResult) -> Tensor:
+    """Return whether the optimiser must not move, on the device."""
+    unusable = ~torch.isfinite(step.grad_norm)
+    some = step.left_out.any()
+    if some.device.type != "cpu" or bool(some):
+        # Without any task left, momentum would still move the trunk.
+        unusable = unusable | (some & ~(step.present & ~step.left_out).any())
+    return unusable if step.spikes is None else unusable | step.spikes.any()
 
 
 @contextmanager

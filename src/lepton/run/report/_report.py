@@ -132,7 +132,7 @@ def _alarms(last: Mapping[str, Any]) -> tuple[str, ...]:
     )
     found = [f"These layers {words}: {', '.join(state[key][:8])}." for key, words in kinds if state.get(key)]
     counts = (
-        ("skipped_steps", "steps were left out, because their gradient was not finite"),
+        ("skipped_steps", "steps were left out, because their gradient was not finite or their loss a spike"),
         ("dropped_rows", "times a row was left out, because an input was not finite"),
         ("failed_saves", "checkpoints could not be written"),
     )
