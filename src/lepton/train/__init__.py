@@ -6,6 +6,15 @@ from lepton.train._events import Callback, JsonLines
 from lepton.train._loggers import LoggerName, MLflow, TensorBoard, WeightsAndBiases
 from lepton.train._loop import Trainer
 from lepton.train._optimisers import OptimizerName, make_optimizer, parameter_groups
+from lepton.train._processes import (
+    ParallelName,
+    from_first_process,
+    holds_share,
+    is_first_process,
+    job_note,
+    several_processes,
+    share_of,
+)
 from lepton.train._progress import ConsoleProgress, Progress
 from lepton.train._saving import load_training, save_training
 from lepton.train._schedule import Schedule, ScheduleName, warmup_cosine
@@ -20,6 +29,7 @@ __all__ = [
     "LoggerName",
     "MLflow",
     "OptimizerName",
+    "ParallelName",
     "PrecisionName",
     "Progress",
     "Schedule",
@@ -31,6 +41,10 @@ __all__ = [
     "Trainer",
     "WeightAverage",
     "WeightsAndBiases",
+    "from_first_process",
+    "holds_share",
+    "is_first_process",
+    "job_note",
     "load_training",
     "load_weights",
     "make_optimizer",
@@ -38,6 +52,8 @@ __all__ = [
     "read_checkpoint",
     "save_checkpoint",
     "save_training",
+    "several_processes",
+    "share_of",
     "warmup_cosine",
     "write_atomically",
     "write_checkpoint",
