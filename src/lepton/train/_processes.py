@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -190,6 +191,8 @@ class Processes:
         with torch.no_grad():
             for tensor in [*model.parameters(), *model.trunk.buffers(), *model.heads.buffers()]:
                 dist.broadcast(tensor.data, src=0)
+        # Fused heads return slices of one tensor, which nobody writes into.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         fully_shard(model, mesh=init_device_mesh(model.device.type, (self.world_size,)))
 
     def wrap(self, forward: nn.Module, device: torch.device) -> nn.Module:
