@@ -20,6 +20,7 @@ from lepton.train._saving import load_training, save_training
 from lepton.train._schedule import Schedule, ScheduleName, warmup_cosine
 from lepton.train._state import TrainState
 from lepton.train._step import PrecisionName, StepResult, TrainStep
+from lepton.train._traffic import Traffic, step_traffic
 
 __all__ = [
     "AverageName",
@@ -36,6 +37,7 @@ __all__ = [
     "ScheduleName",
     "StepResult",
     "TensorBoard",
+    "Traffic",
     "TrainState",
     "TrainStep",
     "Trainer",
@@ -54,6 +56,7 @@ __all__ = [
     "save_training",
     "several_processes",
     "share_of",
+    "step_traffic",
     "warmup_cosine",
     "write_atomically",
     "write_checkpoint",
