@@ -102,7 +102,7 @@ def test_every_balancer_and_view(world: int) -> None:
 @pytest.mark.parametrize(("world", "n", "size"), [(2, 23, 8), (3, 23, 8), (3, 7, 2), (3, 2, 8)])
 def test_evaluation_shards_exactly(world: int, n: int, size: int) -> None:
     """Unequal lengths, processes without rows or labels: sums in float64 agree to their last digits."""
-    single = evaluated(0, 1, n, size)
+    single = evaluated(0, world, n, size, together=False)
     for found in several(evaluated, world, world, n, size):
         for name, (loss, n_labels, metrics) in found.items():
             assert n_labels == single[name][1]

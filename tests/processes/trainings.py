@@ -77,9 +77,9 @@ def train(data: TensorData, balancer: Any, heads: str = "mixed", view: str = "fo
     return torch.stack(losses.found), history, trainer.whole_state()
 
 
-def evaluated(rank: int, world: int, n: int, size: int) -> Any:
-    """Return the results on rows that are shared by processes."""
+def evaluated(rank: int, world: int, n: int, size: int, together: bool = True) -> Any:
+    """Return the results on rows of which each process has a share, or one all."""
     model = make_model(heads="mixed")
     loader = TensorLoader(rows("one rank only", world, n), size)
-    results = evaluate(model, loader.shared(rank, world) if world > 1 else loader)
+    results = evaluate(model, loader.shared(rank, world) if together else loader)
     return {name: (result.loss, result.n_labels, result.metrics) for name, result in results.items()}
