@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -41,6 +42,10 @@ def evaluate(model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tenso
     The model is put into eval mode meanwhile, where the fork is an identity; every module then gets back the mode it
     had, so that a BatchNorm you froze stays frozen.
 
+    In a run of several processes, batches of a loader with a share of the rows (its `world_size` is above 1) are
+    evaluated together: every process returns the result of all rows. Any other batches are evaluated by each process
+    for itself.
+
     Args:
         model: the model.
         batches: pairs (inputs, targets), each run once where the model is.
@@ -72,9 +77,12 @@ def _collect(
     model: LeptonModel, batches: Iterable[tuple[Any, Mapping[str, Tensor]]], device: torch.device
 ) -> dict[str, TaskResult]:
     metrics = {name: model.task(name).metrics() for name in model.task_names}
+    shared = getattr(batches, "world_size", 1) > 1 and dist.is_available() and dist.is_initialized()
     for found in metrics.values():
         for metric in found.values():
             metric.to(device)
+            for part in metric.modules():  # it would join the processes' states whenever there are several
+                part.sync_on_compute = shared
     sums = torch.zeros(2, len(model.task_names), dtype=torch.float64, device=device)
     for batch in batches:
         inputs, targets = checked_batch(batch)
@@ -88,6 +96,8 @@ def _collect(
                 target = task.check_target(outputs[name], targets[name])
                 sums[:, place] += torch.stack(task.total_loss(outputs[name], target)).to(sums)
                 task.update_metrics(metrics[name], outputs[name], target)
+    if shared:
+        dist.all_reduce(sums)
     losses, counts = (sums[0] / sums[1]).tolist(), sums[1].tolist()
     return {
         name: TaskResult(

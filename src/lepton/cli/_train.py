@@ -83,6 +83,7 @@ def train(
     """
     from lepton.config import read_config
     from lepton.run import default_folder, resume_run, train_run
+    from lepton.train import several_processes
 
     if resume is not None and config is not None:
         raise ConfigurationError(
@@ -93,16 +94,22 @@ def train(
         raise ConfigurationError("give a configuration to train, or --resume RUN to go on with a run.")
     if resume is not None:
         output = Output(json_, quiet, plain)
-        _report_run(output, resume_run(resume, trust=trust, quiet=output.silent, plain=plain))
+        with several_processes():
+            _report_run(output, resume_run(resume, trust=trust, quiet=output.silent, plain=plain))
         return
     assert config is not None
     found = read_config(config, overrides or [])
     output = Output(json_, quiet, plain)
     place = folder or found.output or default_folder(found)
-    _report_run(output, train_run(found, place, trust=trust, quiet=output.silent, plain=plain))
+    with several_processes():
+        _report_run(output, train_run(found, place, trust=trust, quiet=output.silent, plain=plain))
 
 
 def _report_run(output: Output, run: Run) -> None:
+    from lepton.train import is_first_process
+
+    if not is_first_process():
+        return
     results: dict[str, Any] = {
         part: {task: asdict(result) for task, result in found.items()} for part, found in run.results.items()
     }

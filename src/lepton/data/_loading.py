@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -62,6 +63,7 @@ class OrderedLoader(abc.ABC):
         self.world_size = world_size
         self.among: Tensor | None = None
         self.epoch = 0
+        self._joint_size = batch_size * world_size
         self._first = self._done = 0
 
     def restrict(self, rows: Tensor) -> None:
@@ -79,7 +81,19 @@ class OrderedLoader(abc.ABC):
     @property
     def joint_size(self) -> int:
         """Rows of a batch of all processes together."""
-        return self.batch_size * self.world_size
+        return self._joint_size
+
+    def shared(self, rank: int, world_size: int) -> Self:
+        """Return a loader of one process's rows of the same batches: `batch_size` rows are those of all together.
+
+        Args:
+            rank: number of the process, from 0.
+            world_size: how many processes share each batch.
+        """
+        check_loader(type(self).__name__, self.batch_size, self.workers, rank, world_size)
+        found = copy.copy(self)
+        found.rank, found.world_size = rank, world_size
+        return found
 
     def __iter__(self) -> Iterator[Batch]:
         order = self._order()

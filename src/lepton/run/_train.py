@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,16 @@ from lepton.run._streaming import keep_quarantine, quarantine_note
 from lepton.run._summary import columns_table, count_parameters, metrics_table, plan_table, score_notes
 from lepton.run._voices import write_voices
 from lepton.run.report import write_card, write_data
-from lepton.train import Callback, Trainer, save_checkpoint
+from lepton.train import (
+    Callback,
+    Trainer,
+    from_first_process,
+    holds_share,
+    is_first_process,
+    job_note,
+    save_checkpoint,
+    share_of,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +83,8 @@ def train_run(
 ) -> Run:
     """Train what a configuration describes, and write its run.
 
+    In a job of several processes that torchrun starts anew, it goes on with the run that the job had begun.
+
     Args:
         config: the configuration.
         folder: where the run is written; a number is added if it is taken.
@@ -81,7 +93,11 @@ def train_run(
         quiet: print nothing.
         plain: no colours, frames or moving bars.
         callbacks: further listeners.
+
     """
+    begun = from_first_process(_begun_before)
+    if begun is not None:
+        return resume_run(begun, source=source, trust=trust, quiet=quiet, plain=plain, callbacks=callbacks)
     prepared = prepare(config, source)
     model = initial_model(prepared, trust=trust)
     return train_prepared(prepared, model, folder, quiet=quiet, plain=plain, callbacks=callbacks)
@@ -108,13 +124,31 @@ def train_prepared(
         callbacks: see there.
         procedures: each is called with the trainer before the first step, such as one that attaches a penalty.
     """
-    place = new_folder(folder)
-    write_run(place, prepared.config, lepton.__version__, prepared.encoder.fingerprint)
-    write_rules(place, prepared.encoder, prepared.rules)
-    write_architecture(place, plain_trunk(model.trunk))
-    write_split(place, prepared.split)
-    console = None if quiet else person_console(plain)
-    return _train(prepared, model, place, console, callbacks, procedures, resume=False)
+
+    def begin() -> Path:
+        place = new_folder(folder)
+        write_run(place, prepared.config, lepton.__version__, prepared.encoder.fingerprint)
+        write_rules(place, prepared.encoder, prepared.rules)
+        write_architecture(place, plain_trunk(model.trunk))
+        write_split(place, prepared.split)
+        job_note(str(place.absolute()))
+        return place
+
+    place = from_first_process(begin)
+    return _train(prepared, model, place, _console(quiet, plain), callbacks, procedures, resume=False)
+
+
+def _begun_before() -> Path | None:
+    """Return the run that this job had begun before torchrun started it anew, if one can be gone on with."""
+    noted = job_note()
+    if noted is None or not (Path(noted) / "checkpoints" / "last").is_dir():
+        return None
+    return Path(noted)
+
+
+def _console(quiet: bool, plain: bool) -> Console | None:
+    """Return where a person reads; nothing in all processes but the first."""
+    return None if quiet or not is_first_process() else person_console(plain)
 
 
 def resume_run(
@@ -153,7 +187,7 @@ def resume_run(
         prepared,
         initial_model(prepared, trust=trust, resume=True),
         folder,
-        None if quiet else person_console(plain),
+        _console(quiet, plain),
         callbacks,
         resume=True,
     )
@@ -188,8 +222,11 @@ def _train(
 ) -> Run:
     if console is not None:
         _show_plan(console, prepared, model)
-    write_data(place, prepared)
-    keep_quarantine(prepared.data, place)
+    first = is_first_process()
+    if first:
+        write_data(place, prepared)
+        keep_quarantine(prepared.data, place)
+    whole = copy.deepcopy(model) if holds_share(prepared.config.training.parallel) else model
     if isinstance(prepared.encoder, SequenceEncoder) and "val" in prepared.tables:
         scores = SearchScores(model, prepared.encoder, prepared.rules, prepared.tables["val"])
         callbacks = [scores, *callbacks]
@@ -204,23 +241,34 @@ def _train(
         if console is not None:
             console.print(f"Go on with:  lepton train --resume {place}", highlight=False)
         raise
+    if whole is not model:
+        whole.load_state_dict(trainer.whole_state())
+        model = whole
+    results = without_nan(held_out_results(model, prepared))
+    rows = None if prepared.config.has_source else prepared.tables
+    parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
+    run = Run(place, *parts, rows=rows)
+    if first:
+        _finish(prepared, run, results, console)
+    return run
+
+
+def _finish(prepared: Prepared, run: Run, results: dict[str, Any], console: Console | None) -> None:
+    """Write what a run holds after its training, and show it."""
+    place, model = run.folder, run.model
     if not (place / "checkpoints" / "best").exists():  # without validation rows nobody told which weights were best
         save_checkpoint(place / "checkpoints" / "best", model, {})
-    write_json(place / "results.json", without_nan(held_out_results(model, prepared)))
+    write_json(place / "results.json", results)
     keep_training_rows(place, prepared, [model.task(name) for name in model.task_names])
     write_voices(place, model, prepared)
     if unusable := quarantine_note(prepared.data):
         prepared.notes.append(unusable)
         write_data(place, prepared)
-    rows = None if prepared.config.has_source else prepared.tables
-    parts = (prepared.config, prepared.encoder, prepared.rules, prepared.split, model, prepared.notes)
-    run = Run(place, *parts, rows=rows)
     write_card(run)
     if console is not None:
         print_table(console, metrics_table(run, run.results))
         for note in [*score_notes(run.results), *([unusable] if unusable else [])]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
-    return run
 
 
 def make_loaders(prepared: Prepared) -> tuple[Loader, Loader | None]:
@@ -266,7 +314,7 @@ def make_trainer(
 def held_out_results(model: LeptonModel, prepared: Prepared) -> dict[str, Any]:
     """Return part -> task -> result of a model on all rows but those for training, as JSON holds it."""
     parts = {part: rows for part, rows in prepared.data.items() if part != "train"}
-    found = {part: evaluate(model, make_loader(rows, prepared.config)) for part, rows in parts.items()}
+    found = {part: evaluate(model, share_of(make_loader(rows, prepared.config))) for part, rows in parts.items()}
     if isinstance(prepared.encoder, SequenceEncoder):
         found = {
             part: with_search_scores(model, prepared.encoder, prepared.rules, prepared.tables[part], results)

@@ -12,6 +12,7 @@ from lepton.errors import ConfigurationError, DataError, TargetError
 from lepton.evaluate import checked_batch
 from lepton.nn import LeptonModel
 from lepton.tasks import Regression
+from lepton.train._processes import Processes
 from lepton.train._state import TrainState
 from lepton.train._step import Batch
 
@@ -36,17 +37,28 @@ def steps_per_epoch(train: Iterable[Batch], window: int) -> int:
     return len(train) // window
 
 
-def usable_batch(batch: Batch) -> tuple[Batch | None, int]:
+def usable_batch(batch: Batch, *, keep_empty: bool = False) -> tuple[Batch | None, int]:
     """Return a batch without the rows that are not finite, None if none is left, and how many these were."""
     inputs, targets, dropped = drop_rows_not_finite(*checked_batch(batch))
+    if keep_empty:
+        return (inputs, targets), dropped
     return None if dropped and not any(len(target) for target in targets.values()) else (inputs, targets), dropped
 
 
-def windows(batches: Iterable[Batch], size: int, state: TrainState) -> Iterator[list[Batch]]:
-    """Return the accumulation windows of an epoch, without rows that cannot be used; a rest is left out."""
+def windows(
+    batches: Iterable[Batch], size: int, state: TrainState, *, keep_empty: bool = False
+) -> Iterator[list[Batch]]:
+    """Return the accumulation windows of an epoch, without rows that cannot be used; a rest is left out.
+
+    Args:
+        batches: of the epoch.
+        size: micro-batches of a window.
+        state: where the rows left out are counted.
+        keep_empty: keep a batch of which no row is left, since other processes have rows in theirs.
+    """
     window: list[Batch] = []
     for batch in batches:
-        usable, dropped = usable_batch(batch)
+        usable, dropped = usable_batch(batch, keep_empty=keep_empty)
         state.dropped_rows += dropped
         if usable is None:
             continue
@@ -56,8 +68,8 @@ def windows(batches: Iterable[Batch], size: int, state: TrainState) -> Iterator[
             window = []
 
 
-def fit_statistics(model: LeptonModel, train: Iterable[Batch]) -> None:
-    """Give the tasks that want them the statistics of the training targets."""
+def fit_statistics(model: LeptonModel, train: Iterable[Batch], processes: Processes) -> None:
+    """Give the tasks that want them the statistics of the training targets, of all processes."""
     every = [model.task(name) for name in model.task_names]
     wanting = [task for task in every if isinstance(task, Regression) and not task.fitted]
     if not wanting:
@@ -75,6 +87,9 @@ def fit_statistics(model: LeptonModel, train: Iterable[Batch]) -> None:
         for name, found in targets.items():
             if name in batch:
                 found.append(batch[name])
+    if not isinstance(train, TensorLoader):  # which has the targets of all processes
+        shares = processes.gather(targets)
+        targets = {name: [target for share in shares for target in share[name]] for name in targets}
     for task in wanting:
         if targets[task.name]:
             task.fit_statistics(_together(task, targets[task.name]))

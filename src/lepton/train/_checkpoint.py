@@ -17,6 +17,7 @@ from torch import nn
 
 from lepton.data import write_atomically
 from lepton.errors import CheckpointError
+from lepton.train._processes import placed
 
 __all__ = [
     "fill_model",
@@ -207,7 +208,9 @@ def fill_model(model: nn.Module, files: Mapping[str, bytes], folder: Path) -> No
     from safetensors.torch import load
 
     try:
-        model.load_state_dict(load(files[MODEL]))
+        own = model.state_dict()
+        found = {name: placed(tensor, own.get(name, tensor)) for name, tensor in load(files[MODEL]).items()}
+        model.load_state_dict(found)
     except KeyError as error:
         raise CheckpointError(f"the checkpoint {folder} holds no {MODEL}.") from error
     except (SafetensorError, RuntimeError) as error:

@@ -7,14 +7,21 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lepton.train._processes import local, local_rows
+
 __all__ = ["clip_adaptively", "clip_rows"]
 
 
 def clip_rows(state: list[tuple[nn.Parameter, slice]], bound: float) -> None:
     """Bound the joint norm of the gradients of some rows of parameters, in place."""
-    gradients = [parameter.grad[rows] for parameter, rows in state if parameter.grad is not None]
+    there = [(parameter.grad, local_rows(parameter, rows)) for parameter, rows in state if parameter.grad is not None]
+    gradients = [local(gradient)[rows] for gradient, rows in there]
     if gradients:
         norm = nn.utils.get_total_norm(gradients)
+        if any(hasattr(gradient, "to_local") for gradient, _ in there):
+            square = norm.square()
+            torch.distributed.all_reduce(square)
+            norm = square.sqrt()
         for gradient in gradients:
             gradient.mul_((bound / (norm + 1e-6)).clamp(max=1.0))
 

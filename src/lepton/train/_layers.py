@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton.nn import LeptonModel
+from lepton.train._processes import local
 from lepton.train._state import TrainState
 
 __all__ = ["LayerNorms"]
@@ -72,8 +73,10 @@ class LayerNorms:
         there = [(place, p.grad) for place, p in self._parameters if p.grad is not None]
         if not there:
             return
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm([gradient for _, gradient in there])])
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm([local(gradient) for _, gradient in there])])
         squares = torch.zeros_like(self._sum).index_add_(0, self._index(tuple(place for place, _ in there)), norms**2)
+        if any(hasattr(gradient, "to_local") for _, gradient in there):
+            torch.distributed.all_reduce(squares)
         found = squares.sqrt()
         whole = torch.isfinite(found).all()  # a step that is skipped says nothing of the layers
         self._sum += torch.where(whole, found, 0)

@@ -25,6 +25,7 @@ from lepton.train._loggers import LoggerName, make_loggers
 from lepton.train._memory import MemoryPolicy
 from lepton.train._optimisers import OptimizerName, make_optimizer
 from lepton.train._position import Position
+from lepton.train._processes import ParallelName, Processes, gathered
 from lepton.train._progress import ConsoleProgress
 from lepton.train._record import EpochRecord
 from lepton.train._saving import Checkpoints, Stateful
@@ -52,6 +53,9 @@ class Trainer:
 
     Ctrl-C and SIGTERM end the training after the step under way and write `checkpoints/last`; `KeyboardInterrupt`, or
     `SystemExit` with the code 143, is raised then. A second one acts at once.
+
+    In several processes, as torchrun starts them, a loader of Lepton's is shared: each process takes its rows of the
+    same batches, and the result is that of one process. The first one writes, prints and logs.
 
     Args:
         model: the model; it is trained in place and ends with its best weights.
@@ -105,6 +109,8 @@ class Trainer:
         spike_factor: how many of their (robust) standard deviations above the median of its last losses a spike is.
         on_out_of_memory: when memory runs out in a step, `"halve"` its micro-batches and begin it again, or `"stop"`
             with an error.
+        parallel: how several processes hold the parameters: `"ddp"`, all of them each, or `"fsdp"`, a share each. One
+            process alone has them all.
         grad_norm_every: steps between two looks at the gradients of all layers, for `train/grad_norm/<layer>` and the
             alarm for dead and exploding layers; None for none.
         loggers: dashboards that get the metrics: `"tensorboard"`, `"wandb"`, `"mlflow"`.
@@ -168,6 +174,7 @@ class Trainer:
         on_spike: SpikePolicy | None = None,
         spike_factor: float = 10.0,
         on_out_of_memory: MemoryPolicy = "halve",
+        parallel: ParallelName = "ddp",
         grad_norm_every: int | None = 10,
         loggers: Sequence[LoggerName] = (),
         progress: bool = False,
@@ -211,6 +218,10 @@ class Trainer:
         self.checkpoint_every = checkpoint_every
         self.resume_from = resume_from_checkpoint
         model.fork.gradient_accumulation_steps = gradient_accumulation_steps
+        self.processes = Processes(parallel)
+        if self.processes.together and parallel == "fsdp":
+            _check_sharded(optimizer, precision, average)
+        self.processes.shard(model)
         self.optimizer = make_optimizer(
             model,
             optimizer,
@@ -235,6 +246,7 @@ class Trainer:
             layers=self.layers,
             guard=self.guard,
             on_out_of_memory=on_out_of_memory,
+            processes=self.processes,
         )
         self.average = WeightAverage(model, average, decay=average_decay, start=average_start)
         given = {column: better for listener in callbacks for column, better in listener.columns.items()}
@@ -253,11 +265,13 @@ class Trainer:
         self.callbacks = list(callbacks)
         if self.folder is not None:
             _make(self.folder)
-            self.callbacks.append(JsonLines(self.folder / "metrics.jsonl"))
-        self.callbacks += make_loggers(tuple(loggers), self.folder)
-        if progress:
+            if self.processes.is_first:
+                self.callbacks.append(JsonLines(self.folder / "metrics.jsonl"))
+        if self.processes.is_first:
+            self.callbacks += make_loggers(tuple(loggers), self.folder)
+        if progress and self.processes.is_first:
             self.callbacks.append(ConsoleProgress(model.task_names))
-        self.checkpoints = Checkpoints(self.folder, model, self.callbacks)
+        self.checkpoints = Checkpoints(self.folder, model, self.callbacks, self.processes)
         self._best: dict[str, Tensor] | None = None
         self._initial: dict[str, float] = {}
 
@@ -284,6 +298,9 @@ class Trainer:
         refuse_iterators(train, val)
         if val is not None:
             self.selection.check_monitor()
+        self.processes.check_evaluated(val)
+        train, val = self.processes.share(train), self.processes.share(val)
+        self.processes.check_lengths(train)
         state = self._begin(train, val)
         self.model.train()
         with Interrupts() as self._interrupts:
@@ -298,6 +315,11 @@ class Trainer:
         elif self.average.running:
             self.average.apply(self._position.again())
         return state
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """Return the model's state with whole tensors, also where processes hold shares; all of them must ask."""
+        found: dict[str, Tensor] = gathered(self.model.state_dict())
+        return found
 
     # -- before the first step --------------------------------------------------------------------------------
     def _begin(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> TrainState:
@@ -319,7 +341,7 @@ class Trainer:
         self.checkpoints.keep_previous = checkpoint is not None
         if checkpoint is not None:
             return self._resume(checkpoint)
-        fit_statistics(self.model, train)
+        fit_statistics(self.model, train, self.processes)
         if val is not None:
             self._initial = first_losses(evaluate(self.model, val))
         if self.guard is not None and self.guard.policy == "rollback":
@@ -334,11 +356,13 @@ class Trainer:
             self._record = EpochRecord(self.model)
             self.layers.begin()
             announce(self.callbacks, "on_epoch_begin", state)
-        for window in windows(self._position, self.window, state):
+        for window in windows(self._position, self.window, state, keep_empty=self.processes.together):
             self._take_step(window, self._record)
-            if state.step >= state.max_steps or state.stopped:
+            signal, stopped = self._agreed()
+            if state.step >= state.max_steps or stopped:
                 break
-            self._save_within_epoch()
+            self._save_within_epoch(signal)
+        self._agreed(wait=True)
         if not self._record.steps:
             raise DataError("an epoch gave no step: there were no batches, or no row of them could be used.")
         row = self._row(self._record)
@@ -350,7 +374,16 @@ class Trainer:
         announce(self.callbacks, "on_epoch_end", state, row)
         if self.save_last:
             self._write_last()
-        self._grant_interrupt()
+        signal, _ = self._agreed(wait=True)
+        self._grant_interrupt(signal)
+
+    def _agreed(self, *, wait: bool = False) -> tuple[int, bool]:
+        """Return the signal that came, 0 for none, and whether the training is to stop: the same in all processes."""
+        state = self.state
+        signal, stopped = self.processes.agree(self._interrupts.requested or 0, bool(state.stopped), wait=wait)
+        if stopped and not state.stopped:
+            state.stopped = "another process was asked to stop"
+        return signal, stopped
 
     def _take_step(self, window: list[Batch], record: EpochRecord) -> None:
         state = self.state
@@ -413,6 +446,7 @@ class Trainer:
         """Evaluate the weights, or their average, and keep them where they are the best so far."""
         state, monitor = self.state, self.selection.monitor
         with self.average.applied(self._position.again()):
+            self.processes.same_buffers(self.model)
             results = evaluate(self.model, val)
             announce(self.callbacks, "on_evaluate_end", state, results)
             row = self._validation(results)
@@ -429,20 +463,21 @@ class Trainer:
         return self.selection.row(results, self._initial)
 
     # -- to go on later ---------------------------------------------------------------------------------------
-    def _save_within_epoch(self) -> None:
+    def _save_within_epoch(self, signal: int) -> None:
         """Write `last` if it is due, and end the training if that was asked for; not after an epoch's last step."""
         train, state = self._position.batches, self.state
         if isinstance(train, Sized) and self._position.taken >= len(train):
             return  # the epoch's end comes first: it evaluates, and saves a state that says so
         due = self.checkpoint_every is not None and state.step % self.checkpoint_every == 0
-        if due or (self._interrupts.requested is not None and self.folder is not None):
+        if due or (signal and self.folder is not None):
             self._count_time()
             self._write_last()
             self._clock = time.perf_counter()
-        self._grant_interrupt()
+        self._grant_interrupt(signal)
 
-    def _grant_interrupt(self) -> None:
-        if self._interrupts.requested is not None:
+    def _grant_interrupt(self, signal: int) -> None:
+        if signal:
+            self._interrupts.requested = signal
             announce(self.callbacks, "on_interrupt", self.state)
             self._interrupts.act()
 
@@ -481,6 +516,15 @@ class Trainer:
                 state.best_value = None
         log.info("going on from %s: epoch %d, step %d", checkpoint, state.epoch, state.step)
         return state
+
+
+def _check_sharded(optimizer: object, precision: str, average: str) -> None:
+    """Refuse what parameters in shards do not have."""
+    named = "a name: the parameters that an optimizer of your own holds are exchanged for shares"
+    require(isinstance(optimizer, str), "Trainer", "optimizer", optimizer, f"{named}, with parallel='fsdp'")
+    scaled = precision != "fp16-mixed"
+    require(scaled, "Trainer", "precision", precision, "'32' or 'bf16-mixed' with parallel='fsdp', which has no scaler")
+    require(average == "none", "Trainer", "average", average, "'none' with parallel='fsdp'")
 
 
 def _make(folder: Path) -> None:

@@ -22,13 +22,13 @@ from lepton.train._checkpoint import (
     fill_model,
     json_bytes,
     read_checkpoint,
-    save_checkpoint,
     tensor_bytes,
     write_checkpoint,
 )
 from lepton.train._events import Callback, announce
 from lepton.train._nest import pack, unpack
 from lepton.train._position import random_state, restore_random_state
+from lepton.train._processes import Processes, gathered, placed, sharded_state
 from lepton.train._state import TrainState
 
 __all__ = ["Checkpoints", "Stateful", "load_training", "save_training"]
@@ -98,12 +98,16 @@ def training_files(model: nn.Module, parts: Mapping[str, Stateful], rest: Mappin
     training = {
         **rest,
         "kinds": {name: type(part).__name__ for name, part in parts.items()},
-        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "parts": {name: gathered(part.state_dict()) for name, part in parts.items()},
         "random": random_state(device_of(model)),
     }
     tensors: dict[str, Tensor] = {}
     packed = {"format": FORMAT, "torch": torch.__version__, "training": pack(training, tensors)}
-    return {MODEL: tensor_bytes(model.state_dict()), TRAINING: tensor_bytes(tensors), STATE: json_bytes(packed)}
+    return {
+        MODEL: tensor_bytes(gathered(model.state_dict())),
+        TRAINING: tensor_bytes(tensors),
+        STATE: json_bytes(packed),
+    }
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -134,16 +138,20 @@ class Checkpoints:
         folder: the run's folder; None to write nothing.
         model: whose weights are written.
         callbacks: told of every checkpoint.
+        processes: those that train together, of which the first writes.
 
     Attributes:
         keep_previous: keep the `last` before the one that is written, to fall back to. Not the one of an earlier
             training in the same folder: to go on from that would be another training.
     """
 
-    def __init__(self, folder: Path | None, model: LeptonModel, callbacks: list[Callback]) -> None:
+    def __init__(
+        self, folder: Path | None, model: LeptonModel, callbacks: list[Callback], processes: Processes | None = None
+    ) -> None:
         self.folder = None if folder is None else folder / "checkpoints"
         self.model = model
         self.callbacks = callbacks
+        self.processes = Processes() if processes is None else processes
         self.keep_previous = False
 
     def write_best(self, state: TrainState, column: str, value: float, task: str | None = None) -> None:
@@ -151,7 +159,8 @@ class Checkpoints:
         if self.folder is not None:
             name = "best" if task is None else f"best-{quote(task, safe=' ')}"
             described = {"step": state.step, "epoch": state.epoch, column: value}
-            self._guarded(state, name, lambda folder: save_checkpoint(folder, self.model, described))
+            files = {MODEL: tensor_bytes(gathered(self.model.state_dict())), STATE: json_bytes(described)}
+            self._guarded(state, name, lambda folder: write_checkpoint(folder, files))
 
     def write_last(self, state: TrainState, parts: Mapping[str, Stateful], extra: Mapping[str, Any]) -> None:
         """Write the weights and everything that a training needs to go on to `last`.
@@ -163,18 +172,26 @@ class Checkpoints:
         """
         if self.folder is None:
             return
-        files = training_files(self.model, parts, {"state": asdict(state), "extra": dict(extra)})
+        rest: dict[str, Any] = {"state": asdict(state), "extra": dict(extra)}
+        if self.processes.together:
+            rest["others"] = self.processes.gather(random_state(self.model.device))[1:]
+        files = training_files(self.model, parts, rest)
         keep = self.keep_previous
         written = self._guarded(state, "last", lambda folder: write_checkpoint(folder, files, keep_previous=keep))
         self.keep_previous = keep or written
 
     def _guarded(self, state: TrainState, name: str, write: Callable[[Path], None]) -> bool:
         assert self.folder is not None
-        try:
-            write(self.folder / name)
-        except OSError as error:
+        written = True
+        if self.processes.is_first:
+            try:
+                write(self.folder / name)
+            except OSError as error:
+                place = self.folder / name
+                log.error("checkpoint %s was not written (%s); an older one there is as it was", place, error)
+                written = False
+        if not self.processes.gather(written)[0]:  # the others wait, so that all may read it
             state.failed_saves += 1
-            log.error("checkpoint %s was not written (%s); an older one there is as it was", self.folder / name, error)
             return False
         announce(self.callbacks, "on_checkpoint", state, self.folder / name)
         return True
@@ -211,8 +228,16 @@ class Checkpoints:
                 f"the checkpoint {folder} is of a training with other options (optimizer, learning_rates, schedule, "
                 f"precision, average, on_spike): {error}"
             ) from error
-        restore_random_state(training["random"], self.model.device)
+        self._restore_generators(training)
         return state, training["extra"]
+
+    def _restore_generators(self, training: Mapping[str, Any]) -> None:
+        """Set the generators to this process's own; of a process that was not there, to draws of the first one's."""
+        states = [training["random"], *training.get("others", ())]
+        rank = self.processes.rank
+        restore_random_state(states[rank] if rank < len(states) else states[0], self.model.device)
+        if rank >= len(states):
+            torch.manual_seed(int(torch.randint(1 << 62, ())) + rank)
 
     def go_back(self, parts: Mapping[str, Stateful]) -> None:
         """Set the model and the parts back to the last checkpoint of this training; an optimiser keeps its rates.
@@ -235,7 +260,9 @@ class Checkpoints:
         from safetensors.torch import load
 
         try:
-            return load(read_checkpoint(folder)[MODEL])
+            found = load(read_checkpoint(folder)[MODEL])
+            own = self.model.state_dict()
+            return {name: placed(tensor, own.get(name, tensor)) for name, tensor in found.items()}
         except (CheckpointError, KeyError) as error:
             log.warning("%s The best weights so far are lost: the next evaluation begins anew.", error)
             return None
@@ -248,7 +275,7 @@ def _load(parts: Mapping[str, Stateful], training: Mapping[str, Any]) -> None:
         before, now = training["kinds"][name], type(part).__name__
         if before != now:
             raise ValueError(f"{name} was {before} and is {now}")
-        part.load_state_dict(training["parts"][name])
+        part.load_state_dict(sharded_state(part, training["parts"][name]))
 
 
 def _read_training(folder: Path, model: nn.Module) -> dict[str, Any]:

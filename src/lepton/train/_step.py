@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lepton.errors import DataError, TrainingError, is_number, require
@@ -18,6 +19,7 @@ from lepton.nn import LeptonModel, MultiTaskLoss
 from lepton.train._clip import clip_adaptively, clip_rows
 from lepton.train._layers import LayerNorms
 from lepton.train._memory import Buffers, MemoryPolicy, MicroBatches, is_out_of_memory
+from lepton.train._processes import Processes, local, local_rows, whole
 from lepton.train._spikes import SpikeGuard
 
 __all__ = ["Batch", "PrecisionName", "StepResult", "TrainStep"]
@@ -75,6 +77,7 @@ class TrainStep:
         layers: samples the gradients of the layers before they are clipped.
         guard: tells loss spikes, whose steps are left out; None to take every step.
         on_out_of_memory: `"halve"` the micro-batches and begin the step again, or `"stop"`.
+        processes: those that train together; None for this one alone.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class TrainStep:
         layers: LayerNorms | None = None,
         guard: SpikeGuard | None = None,
         on_out_of_memory: MemoryPolicy = "halve",
+        processes: Processes | None = None,
     ) -> None:
         bounded = max_grad_norm is None or (is_number(max_grad_norm) and 0 < max_grad_norm < math.inf)
         require(bounded, "TrainStep", "max_grad_norm", max_grad_norm, "a number, positive and finite, or None")
@@ -99,7 +103,8 @@ class TrainStep:
         require(bounded, "TrainStep", "adaptive_clip", adaptive_clip, "a number, positive and finite, or None")
         self.model = model
         # Beside the model, not around it: the names in its state_dict stay as they are.
-        self.forward: Any = torch.compile(model) if compile else model
+        self.processes = Processes() if processes is None else processes
+        self.forward: Any = self.processes.wrap(torch.compile(model) if compile else model, model.device)
         self.layers = layers
         self.adaptive_clip = adaptive_clip
         self.criterion = MultiTaskLoss(model)
@@ -132,6 +137,7 @@ class TrainStep:
         if self.device.type == "cpu" and not bool(torch.isfinite(grad_norm)):
             # A head may be broken inside, behind the guard on its output: then it alone is left out.
             broken = {name for name in self.model.task_names if not self._has_finite_gradient(name)}
+            broken = set().union(*self.processes.gather(broken))
             idle += self._release_idle_heads(broken)
             left_out = left_out | torch.tensor([name in broken for name in self.model.task_names])
             grad_norm = self._grad_norm()
@@ -173,7 +179,7 @@ class TrainStep:
             self.optimizer.zero_grad(set_to_none=True)
             counts = self._counts(pieces)
             try:
-                return pieces, counts, [self._micro_batch(piece, counts) for piece in pieces]
+                return pieces, counts, self._micro_batches(pieces, counts)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -195,6 +201,17 @@ class TrainStep:
             return None
         return torch.stack([self.criterion.count(targets) for _, targets in batches]).sum(0)
 
+    def _micro_batches(
+        self, batches: list[Batch], counts: Tensor | None
+    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Take all micro-batches of a window; the processes add their gradients up with the last one."""
+        quiet = self.forward.no_sync if isinstance(self.forward, DistributedDataParallel) else nullcontext
+        found = []
+        for batch in batches[:-1]:
+            with quiet():
+                found.append(self._micro_batch(batch, counts))
+        return [*found, self._micro_batch(batches[-1], counts)]
+
     def _micro_batch(self, batch: Batch, counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs, targets = batch
         with self._autocast():
@@ -209,16 +226,17 @@ class TrainStep:
         return losses, present, factors, bad
 
     def _idle(self, window: Sequence[Batch], present: Tensor, left_out: Tensor) -> set[str]:
-        """Return the tasks that take no part in this step; on an accelerator, those without a target at all."""
+        """Return the tasks that take no part in this step; on one accelerator, those without a target at all."""
         names, penalised = self.model.task_names, self.criterion.penalised
-        if present.device.type != "cpu":
+        if present.device.type != "cpu" and not self.processes.together:
             return set(names) - penalised - {name for _, targets in window for name in targets}
         idle = {name for name, there in zip(names, present.tolist(), strict=True) if not there} - penalised
         return idle | {name for name, left in zip(names, left_out.tolist(), strict=True) if left}
 
     def _has_finite_gradient(self, name: str) -> bool:
         state = self.model.head_state(name)
-        return all(bool(torch.isfinite(p.grad[rows]).all()) for p, rows in state if p.grad is not None)
+        there = [local(p.grad)[local_rows(p, rows)] for p, rows in state if p.grad is not None]
+        return all(bool(torch.isfinite(gradient).all()) for gradient in there)
 
     def _release_idle_heads(self, idle: set[str]) -> list[tuple[nn.Parameter, slice]]:
         """Take the gradients of idle heads away; return rows of shared parameters, which cannot be without one."""
@@ -231,7 +249,7 @@ class TrainStep:
                         parameter.grad = None
                     else:
                         if parameter.grad is not None:
-                            parameter.grad[own] = 0
+                            local(parameter.grad)[local_rows(parameter, own)] = 0
                         rows.append((parameter, own))
         return rows
 
@@ -240,7 +258,10 @@ class TrainStep:
         if self.max_task_grad_norm is not None:
             for name in self.model.task_names:
                 clip_rows(self.model.head_state(name), self.max_task_grad_norm)
-        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return self._norm()
+
+    def _norm(self) -> Tensor:
+        return whole(nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
 
     def _clip(self, grad_norm: Tensor) -> None:
         """Bound each unit's gradient, then all gradients together."""
@@ -248,7 +269,7 @@ class TrainStep:
             # The trunk only: the paper leaves the last layer alone, and a head is usually that.
             clip_adaptively(self.model.trunk.parameters(), self.adaptive_clip)
             if self.max_grad_norm is not None:
-                grad_norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+                grad_norm = self._norm()
         if self.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, grad_norm)
 
@@ -343,7 +364,8 @@ def _rows_kept(idle: list[tuple[nn.Parameter, slice]], optimizer: Optimizer) -> 
     for parameter, rows in idle:
         remembered = optimizer.state.get(parameter, {}).values()
         alike = [value for value in remembered if isinstance(value, Tensor) and value.shape == parameter.shape]
-        kept += [(tensor, rows, tensor.detach()[rows].clone()) for tensor in (parameter, *alike)]
+        own = local_rows(parameter, rows)
+        kept += [(part, own, part[own].clone()) for part in (local(tensor.detach()) for tensor in (parameter, *alike))]
     yield
     with torch.no_grad():
         for tensor, rows, value in kept:

@@ -118,6 +118,18 @@ class Mixture:
         self._first = self._done = 0
         self._given = torch.zeros(len(self.names), dtype=torch.int64)
 
+    def shared(self, rank: int, world_size: int) -> Mixture:
+        """Refuse to share batches that were planned for one process.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(
+            f"a mixture of data sets is planned for its loaders' processes, and these were made for one: process {rank} "
+            f"of {world_size} would train on all rows. Give it loaders with rank and world_size, or train data.sources "
+            "with one process."
+        )
+
     def _planned(self) -> Tensor:
         """Return how many rows of each set every batch of the first epoch holds [G, K]."""
         plan = plan_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from lepton.data.stream._order import Piece, Window, epoch_windows, rows_of_rank
 from lepton.data.stream._quarantine import Quarantine
 from lepton.data.stream._reading import Choice, Encode, ReadWindow, WindowReader
 from lepton.data.stream._shards import Shards
-from lepton.errors import CheckpointError, DataError, is_whole, require
+from lepton.errors import CheckpointError, ConfigurationError, DataError, is_whole, require
 
 __all__ = ["StreamLoader"]
 
@@ -122,6 +123,27 @@ class StreamLoader:
         if self.world_size > 1:
             yield from self._padding(windows, begin, count)
         self._at = self._begin
+
+    def shared(self, rank: int, world_size: int) -> StreamLoader:
+        """Return a loader of one process's stretch of the rows, whose batches together have `batch_size` rows.
+
+        Args:
+            rank: number of the process, from 0.
+            world_size: how many processes share the rows; `batch_size` must be a multiple of it.
+
+        Raises:
+            ConfigurationError: it is not.
+        """
+        check_loader("StreamLoader", self.batch_size, self.workers, rank, world_size)
+        if self.batch_size % world_size:
+            fits = self.batch_size // world_size * world_size or world_size
+            raise ConfigurationError(
+                f"rows that are streamed are shared in equal parts, but batch_size is {self.batch_size}, which is no "
+                f"multiple of the {world_size} processes: choose {fits}."
+            )
+        found = copy.copy(self)
+        found.batch_size, found.rank, found.world_size = self.batch_size // world_size, rank, world_size
+        return found
 
     # -- position ---------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
