@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar, cast, get_args, runtime_checkable
@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol, TypeVar, cast, get_args, runtime_chec
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
@@ -66,9 +68,9 @@ def several_processes() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store, rank, world = next(rendezvous("env://", timeout=TIMEOUT))
     # After a restart torchrun's store still holds the addresses of the processes that died.
-    life = dist.PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    life = PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
@@ -85,7 +87,7 @@ def several_processes() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-_jobs: list[dist.Store] = []
+_jobs: list[Store] = []
 
 
 def job_note(note: str | None = None) -> str | None:
@@ -218,7 +220,7 @@ class Processes:
 
     def check_lengths(self, train: Iterable[Any]) -> None:
         """Refuse a different number of batches in some process: it would wait for the others forever."""
-        lengths = self.gather(len(train) if hasattr(train, "__len__") else None)
+        lengths = self.gather(len(train) if isinstance(train, Sized) else None)
         if len(set(lengths)) > 1:
             raise DataError(
                 f"the processes have {lengths} training batches, but need equally many: give all a loader of Lepton's, "
@@ -302,7 +304,7 @@ def local_rows(parameter: Tensor, rows: slice) -> slice:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     shape, offset = compute_local_shape_and_global_offset(
-        parameter.shape, parameter.device_mesh, cast(Any, parameter).placements
+        parameter.shape, cast(Any, parameter).device_mesh, cast(Any, parameter).placements
     )
     first, last, _ = rows.indices(parameter.shape[0])
     here = [min(max(0, edge - offset[0]), shape[0]) for edge in (first, last)]
