@@ -104,7 +104,8 @@ class TrainStep:
         self.model = model
         # Beside the model, not around it: the names in its state_dict stay as they are.
         self.processes = Processes() if processes is None else processes
-        self.forward: Any = self.processes.wrap(torch.compile(model) if compile else model, model.device)
+        forward: Any = torch.compile(model) if compile else model
+        self.forward: Any = self.processes.wrap(forward, model.device)
         self.layers = layers
         self.adaptive_clip = adaptive_clip
         self.criterion = MultiTaskLoss(model)
