@@ -83,7 +83,11 @@ def check(case: Case, world: int, shared: list[Any]) -> None:
         assert single[0][:, :3].max() > 0.1
         for found in shared[1:]:
             assert all(torch.equal(value, shared[0][2][key]) for key, value in found[2].items()), case
-            assert repr(found[1]) == repr(shared[0][1])  # to the last digit, so that all decide alike
+            # To the last digit, so that all decide alike; a loss in training is rounded in each process.
+            judged = [
+                [{k: v for k, v in row.items() if k.startswith("val/")} for row in of[1]] for of in (found, shared[0])
+            ]
+            assert repr(judged[0]) == repr(judged[1]), case
 
 
 @pytest.mark.parametrize("world", [2, 3])
