@@ -16,6 +16,7 @@ test-slow: $(VENV)/.dev
 
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 tests/faults
+	$(BIN)/python -m pytest tests/processes
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -125,8 +125,8 @@ class Mixture:
             ConfigurationError: always.
         """
         raise ConfigurationError(
-            f"a mixture of data sets is planned for its loaders' processes, and these were made for one: process {rank} "
-            f"of {world_size} would train on all rows. Give it loaders with rank and world_size, or train data.sources "
+            f"a mixture of data sets is planned for its loaders' processes, and these were made for one: process "
+            f"{rank} of {world_size} would train on all rows. Give it loaders with rank and world_size, or train data.sources "
             "with one process."
         )
 
