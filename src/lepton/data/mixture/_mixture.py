@@ -126,8 +126,8 @@ class Mixture:
         """
         raise ConfigurationError(
             f"a mixture of data sets is planned for its loaders' processes, and these were made for one: process "
-            f"{rank} of {world_size} would train on all rows. Give it loaders with rank and world_size, or train data.sources "
-            "with one process."
+            f"{rank} of {world_size} would train on all rows. Give it loaders with rank and world_size, or train "
+            "data.sources with one process."
         )
 
     def _planned(self) -> Tensor:
