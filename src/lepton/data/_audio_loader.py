@@ -66,16 +66,6 @@ class AudioLoader(OrderedLoader):
         self.rows = rows
         self.augment = augment
         self.by_length = by_length
-        self._lengths = rows.lengths.numpy()
-
-    def restrict(self, rows: Tensor) -> None:
-        """Take some of the rows only, before the first batch.
-
-        Args:
-            rows: their numbers [M].
-        """
-        super().restrict(rows)
-        self._lengths = self._lengths[rows.numpy()]
 
     def _read(self, batches: Sequence[Tensor], first: int) -> Iterable[Batch]:
         return read_by_workers(self, partial(_batch, self.rows, self.augment), batches, first)
@@ -86,9 +76,11 @@ class AudioLoader(OrderedLoader):
         return self.rows.targets
 
     def _order(self) -> Tensor:
+        lengths = self.rows.lengths.numpy()
+        lengths = lengths if self.among is None else lengths[self.among.numpy()]
         if self.shuffle:
-            return pooled_order(self._lengths, self.joint_size, drop_last=self.drop_last, generator=self._generator())
-        return torch.from_numpy(self._lengths.argsort(kind="stable")) if self.by_length else super()._order()
+            return pooled_order(lengths, self.joint_size, drop_last=self.drop_last, generator=self._generator())
+        return torch.from_numpy(lengths.argsort(kind="stable")) if self.by_length else super()._order()
 
 
 def _batch(rows: AudioRows, augment: AugmentAudio | None, index: Tensor, generator: torch.Generator) -> Batch:

@@ -63,7 +63,7 @@ class OrderedLoader(abc.ABC):
         self.world_size = world_size
         self.among: Tensor | None = None
         self.epoch = 0
-        self._joint_size = batch_size * world_size
+        self._counts_all = False  # whether `batch_size` rows are those of all processes
         self._first = self._done = 0
 
     def restrict(self, rows: Tensor) -> None:
@@ -81,7 +81,7 @@ class OrderedLoader(abc.ABC):
     @property
     def joint_size(self) -> int:
         """Rows of a batch of all processes together."""
-        return self._joint_size
+        return self.batch_size if self._counts_all else self.batch_size * self.world_size
 
     def shared(self, rank: int, world_size: int) -> Self:
         """Return a loader of one process's rows of the same batches: `batch_size` rows are those of all together.
@@ -92,7 +92,7 @@ class OrderedLoader(abc.ABC):
         """
         check_loader(type(self).__name__, self.batch_size, self.workers, rank, world_size)
         found = copy.copy(self)
-        found.rank, found.world_size = rank, world_size
+        found.rank, found.world_size, found._counts_all = rank, world_size, True
         return found
 
     def __iter__(self) -> Iterator[Batch]:
