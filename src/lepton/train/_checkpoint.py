@@ -166,9 +166,11 @@ def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any]) ->
     write_checkpoint(folder, {MODEL: tensor_bytes(model.state_dict()), STATE: json_bytes(dict(state))})
 
 
-def json_bytes(content: Any) -> bytes:
-    """Return JSON that any reader takes: no NaN, no infinity."""
-    return json.dumps(content, indent=1, allow_nan=False).encode()
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Return JSON that any reader takes, without NaN and infinity, a line for each key."""
+    # json's own indentation runs in Python, which made the JSON of a small checkpoint as dear as all its tensors.
+    lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]
+    return ("{\n" + ",\n".join(lines) + "\n}").encode()
 
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:

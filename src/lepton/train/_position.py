@@ -34,14 +34,17 @@ class Counting(Protocol):
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Return the states of the generators of torch (the device's too), numpy and Python."""
+    """Return the states of the generators of torch (the device's too), numpy and Python.
+
+    Their hundreds of numbers are tensors: as JSON they were most of the time that writing a small checkpoint took.
+    """
     kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, second = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [str(kind), [int(key) for key in keys], int(place), int(has_gauss), float(gauss)],
-        "python": [version, list(internal), second],
+        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(place), int(has_gauss), float(gauss)],
+        "python": [version, torch.tensor(internal), second],
     }
 
 
@@ -51,9 +54,9 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
     kind, keys, place, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, has_gauss, gauss))
+    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), place, has_gauss, gauss))
     version, internal, second = state["python"]
-    random.setstate((version, tuple(internal), second))
+    random.setstate((version, tuple(int(number) for number in internal), second))
 
 
 class Position:
