@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,14 @@ def test_noise_and_a_slow_rise_are_no_spikes() -> None:
     from lepton.train._spikes import SpikeGuard
 
     torch.manual_seed(0)
-    guard, here = SpikeGuard(2, "skip", 10.0, torch.device("cpu")), torch.tensor([True, True])
-    for step in range(2000):
-        losses = (1 + step / 500) * (0.25 * torch.randn(2)).exp()  # log-normal, and five times as high at the end
+    guard, here = SpikeGuard(3, "skip", 10.0, torch.device("cpu")), torch.tensor([True, True, True])
+    sigma = torch.tensor([0.02, 0.25, 0.5])  # of the logarithm; without it, the last one has false spikes
+    for step in range(6000):
+        losses = (1 + step / 1500) * (sigma * torch.randn(3)).exp()  # and five times as high at the end
         assert not guard.judge(losses, here).any()
         guard.keep(losses, here)
-    assert guard.judge(100 * guard.medians, here).all()
-    assert not guard.judge(100 * guard.medians, ~here).any()
+    assert guard.judge(101 * guard.medians, here).all()
+    assert not guard.judge(101 * guard.medians, ~here).any()
 
 
 def test_the_median_is_the_median() -> None:
@@ -131,11 +133,24 @@ def test_the_median_is_the_median() -> None:
         guard.keep(loss, torch.tensor([True]))
         seen = [*seen, loss.item()][-WINDOW:]
         assert guard.medians.item() == torch.tensor(seen).median().item()
-        middle = torch.tensor(seen).median()
-        spread = (torch.tensor(seen) - middle).abs().median()
-        edge = middle + 10 * torch.maximum(1.4826 * spread, middle / 10)
+        middle = torch.tensor(seen).log().median()
+        spread = (torch.tensor(seen).log() - middle).abs().median()
+        bound = 10 * torch.maximum(1.4826 * spread, torch.tensor(2.0).log() / 10)
+        edge = (middle + bound.clamp(max=math.log(100))).exp()
         found = [bool(guard.judge(edge[None] * factor, torch.tensor([True]))) for factor in (0.999, 1.001)]
         assert found == [False, step + 1 >= ENOUGH]
+
+
+def test_losses_that_are_negative_are_judged_without_a_logarithm() -> None:
+    from lepton.train._spikes import ENOUGH, SpikeGuard
+
+    guard, here = SpikeGuard(1, "skip", 10.0, torch.device("cpu")), torch.tensor([True])
+    seen = torch.linspace(-3, -1, ENOUGH + 1)
+    for loss in seen:
+        guard.keep(loss[None], here)
+    spread = (seen - seen.median()).abs().median()
+    edge = seen.median() + 10 * 1.4826 * spread
+    assert [bool(guard.judge(edge[None] + more, here)) for more in (-0.01, 0.01)] == [False, True]
 
 
 @pytest.mark.parametrize(

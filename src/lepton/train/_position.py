@@ -43,7 +43,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(place), int(has_gauss), float(gauss)],
+        "numpy": [str(kind), torch.tensor([int(key) for key in keys]), int(place), int(has_gauss), float(gauss)],
         "python": [version, torch.tensor(internal), second],
     }
 

@@ -25,20 +25,21 @@ ENOUGH = 16
 NORMAL = 1.4826
 """The standard deviation of a normal distribution by its median absolute deviation."""
 
-FLOOR = math.log(2) / 10
-"""The least deviation of the logarithm: with a factor of ten, nothing below twice the median is a spike."""
+MOST = 100
+"""So many times the median of positive losses is a spike in any noise."""
 
 
 class SpikeGuard:
     """Tells a spike: a step in which the loss l of some task is far above the last 64 that were none. Where they and
     it are positive,
 
-        log l - m > factor max(1.4826 MAD, log(2) / 10),    m the median of log l_i, MAD = median |log l_i - m|
+        log l - m > min(factor max(1.4826 MAD, log(2) / 10), log(100)),    m = median log l_i,
+                                                                           MAD = median |log l_i - m|
 
-    and otherwise the same without logarithms and with |m| / 10 in the place of log(2) / 10. Noise multiplies most
-    losses: without the logarithm those of small batches have far outliers, which are none with it. The median and
-    its deviation do not feel the spikes themselves (Hampel 1974), and a slow rise is none. Nothing is judged before
-    a task has had 16 losses, and nothing waits for the device.
+    and otherwise l - m > factor max(1.4826 MAD, |m| / 10) without logarithms. Noise multiplies most losses: without
+    the logarithm those of small batches have far outliers, which are none with it; over a hundred times the median is a
+    spike in any noise. The median and its deviation do not feel the spikes themselves (Hampel 1974), and a slow rise
+    is none. Nothing is judged before a task has had 16 losses, and nothing waits for the device.
 
     Args:
         n_tasks: T.
@@ -84,15 +85,16 @@ class SpikeGuard:
     def judge(self, losses: Tensor, present: Tensor) -> Tensor:
         """Return of which tasks [T] these losses [T] are spikes, among those that are present [T]."""
         positive = (self._losses > 0).all(0) & (losses > 0)
-        far = torch.where(positive, self._far(losses.log(), self._losses.log(), FLOOR), self._far(losses, self._losses))
-        return present & (self._counts >= ENOUGH) & far
+        above, spread = self._above(losses.log(), self._losses.log())
+        far = above > (self.factor * spread.clamp(min=math.log(2) / 10)).clamp(max=math.log(MOST))
+        above, spread = self._above(losses, self._losses)
+        far_without = above > self.factor * torch.maximum(spread, self.medians.abs() / 10)
+        return present & (self._counts >= ENOUGH) & torch.where(positive, far, far_without)
 
-    def _far(self, losses: Tensor, earlier: Tensor, least: float | None = None) -> Tensor:
-        """Return which losses [T] are far above earlier ones [64, T], at least by `least`, or a tenth of the median."""
+    def _above(self, losses: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far losses [T] are above the median of earlier ones [64, T], and the deviation of these."""
         medians = self._middle(earlier)
-        spread = NORMAL * self._middle((earlier - medians).abs().nan_to_num(nan=math.inf))
-        floor = medians.abs() / 10 if least is None else torch.full_like(medians, least)
-        return losses - medians > self.factor * torch.maximum(spread, floor)
+        return losses - medians, NORMAL * self._middle((earlier - medians).abs().nan_to_num(nan=math.inf))
 
     @torch.no_grad()
     def keep(self, losses: Tensor, usable: Tensor) -> None:
