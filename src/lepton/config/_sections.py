@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias, get_args, get_type_hints
 
-from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 import lepton.balance
@@ -222,6 +223,13 @@ def _trunk_union() -> Any:
 
 
 # -- training -----------------------------------------------------------------------------------------------------
+def _device_name(name: str) -> str:
+    # Its own check: torch knows dozens of other devices, and says so in a page of text.
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name) is None:
+        raise PydanticCustomError("device", "should be auto, cpu, cuda, cuda:N or mps")
+    return name
+
+
 def _training_section() -> type[Section]:
     by_rows = "by default by the number of rows"
     by_trunk = "by default 0.002 for tables, 0.001 with pictures or texts as tokens"
@@ -235,6 +243,10 @@ def _training_section() -> type[Section]:
             "patience": (int | None, Field(None, ge=1, description=f"Epochs without a better value; {by_rows}.")),
             "learning_rate": (float | None, Field(None, gt=0, description=f"Peak learning rate; {by_trunk}.")),
             "num_workers": (int, Field(2, ge=0, description="Processes that decode pictures; tables need none.")),
+            "device": (
+                Annotated[str, AfterValidator(_device_name)],
+                Field("auto", description="auto: a GPU if CUDA finds one, else the CPU; or cuda:1, mps."),
+            ),
         },
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lepton.run._build import build_model
+from lepton.run._device import training_device
 from lepton.run._doctor import Diagnosis, diagnose
 from lepton.run._fit import default_folder, fit, make_config, override_config
 from lepton.run._folder import new_folder
@@ -74,6 +75,7 @@ __all__ = [
     "score_notes",
     "seen_words",
     "train_run",
+    "training_device",
 ]
 
 

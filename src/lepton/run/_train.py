@@ -16,6 +16,7 @@ from lepton.evaluate import evaluate
 from lepton.nn import LeptonModel, plain_trunk
 from lepton.run._adapters import layer_learning_rates
 from lepton.run._build import initial_model
+from lepton.run._device import training_device
 from lepton.run._folder import (
     check_vocabulary,
     new_folder,
@@ -65,7 +66,7 @@ __all__ = [
     "train_run",
 ]
 
-OWN_TRAINING_KEYS = {"batch_size", "num_workers"}
+OWN_TRAINING_KEYS = {"batch_size", "num_workers", "device"}
 
 Procedure: TypeAlias = Callable[[Trainer], object]
 """Takes part in a training."""
@@ -242,7 +243,7 @@ def _train(
             console.print(f"Go on with:  lepton train --resume {place}", highlight=False)
         raise
     if whole is not model:
-        whole.load_state_dict(trainer.whole_state())
+        whole.to(model.device).load_state_dict(trainer.whole_state())
         model = whole
     results = without_nan(held_out_results(model, prepared))
     rows = None if prepared.config.has_source else prepared.tables
@@ -298,7 +299,7 @@ def make_trainer(
 
     Args:
         config: resolved.
-        model: what is trained.
+        model: what is trained; it is moved to the section's device.
         folder: where metrics and checkpoints are written; None to write nothing.
         callbacks: listeners.
         resume: go on from the folder's last checkpoint.
@@ -307,6 +308,7 @@ def make_trainer(
     options = {key: value for key, value in config.training.model_dump().items() if key not in OWN_TRAINING_KEYS}
     options = {key: value for key, value in options.items() if value is not None or key != "max_epochs"}
     options["learning_rates"] = layer_learning_rates(model, config)
+    model.to(training_device(config.training.device))
     last = folder / "checkpoints" / "last" if resume and folder is not None else None
     return Trainer(model, folder=folder, callbacks=callbacks, resume_from_checkpoint=last, progress=progress, **options)
 
