@@ -118,6 +118,7 @@ from lepton.insight.run_report import (
     model_card,
     run_sections,
 )
+from lepton.insight.views import Fidelity, Recommendation, ViewFidelity, fidelity
 
 __all__ = [
     "Advice",
@@ -135,6 +136,7 @@ __all__ = [
     "DeltaM",
     "DeltaMEstimate",
     "Estimate",
+    "Fidelity",
     "Flag",
     "Fold",
     "Gallery",
@@ -154,6 +156,7 @@ __all__ = [
     "Predictions",
     "Profile",
     "RangeTest",
+    "Recommendation",
     "RunFacts",
     "RunResult",
     "SampleFacts",
@@ -171,6 +174,7 @@ __all__ = [
     "TextScores",
     "Trace",
     "ViewDistance",
+    "ViewFidelity",
     "WordFilter",
     "advise_conflict",
     "advise_cost",
@@ -196,6 +200,7 @@ __all__ = [
     "delta_m",
     "edits",
     "explained_share",
+    "fidelity",
     "history_series",
     "interval_of",
     "learning_rate_range",

@@ -1,0 +1,115 @@
+"""Which view to take: a rule, and its answer in a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lepton.insight.views._found import EXACT, ViewFidelity
+
+__all__ = ["NEAR", "SAME", "Recommendation", "recommend"]
+
+NEAR = 0.1
+"""Weights that are so far apart, or less, agree: a tenth of the weight lies on other tasks."""
+
+SAME = 0.995
+"""Updates with such a cosine agree whatever their weights: they point some six degrees apart. Where two tasks'
+gradients are nearly the same it does not matter which of them gets the weight."""
+
+SAVING = 0.05
+"""A smaller part of a step is not worth another view."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A view, and why.
+
+    Attributes:
+        view: its name.
+        words: a sentence with the figures that it follows from.
+        confidence: `medium` if the interval of the deciding distance lies on one side of the bound, else `low`.
+    """
+
+    view: str
+    words: str
+    confidence: Literal["medium", "low"]
+
+
+def agrees(view: ViewFidelity) -> bool:
+    """Return whether a view's weights, or the updates that they make, are nearly the exact ones."""
+    return view.weights.mean <= NEAR or view.direction.mean >= SAME
+
+
+def recommend(chosen: str, views: Sequence[ViewFidelity]) -> Recommendation | None:
+    """Return the view to take; None where the exact one could not be measured.
+
+    1. A view agrees if its weights are at most `NEAR` apart from the exact ones in the mean over the batches, or if
+       the updates that they make have a mean cosine of at least `SAME`. The exact view agrees.
+    2. Of the views that agree, the one in use is kept, unless another one is cheaper: its interval of the time lies
+       below, and the difference is more than `SAVING` of a step with equal weights.
+    3. If the one in use does not agree, the cheapest one that does is taken; of those that cost the same, the first.
+
+    Args:
+        chosen: name of the view in use.
+        views: all of them, in the order in which they are preferred.
+    """
+    known = [view for view in views if not view.refused]
+    if not any(view.name == EXACT for view in known):
+        return None
+    good = [view for view in known if view.name == EXACT or agrees(view)]
+    best = next((view for view in good if view.name == chosen), good[0])
+    for view in good:
+        if _cheaper(view, best):
+            best = view
+    used = next((view for view in known if view.name == chosen), None)
+    deciding = best if best.name != EXACT else _nearest(known)
+    return Recommendation(best.name, _words(best, used, known), _confidence(deciding))
+
+
+def _cheaper(view: ViewFidelity, than: ViewFidelity) -> bool:
+    apart = math.isnan(view.time.high) or math.isnan(than.time.low) or view.time.high < than.time.low
+    return apart and view.time.value < than.time.value - SAVING
+
+
+def _nearest(known: Sequence[ViewFidelity]) -> ViewFidelity | None:
+    others = [view for view in known if view.name != EXACT and not math.isnan(view.weights.mean)]
+    return min(others, key=lambda view: view.weights.mean, default=None)
+
+
+def _confidence(deciding: ViewFidelity | None) -> Literal["medium", "low"]:
+    if deciding is None:
+        return "low"
+    by_weights = deciding.weights.low > NEAR or deciding.weights.high <= NEAR
+    by_direction = deciding.direction.low >= SAME
+    return "medium" if by_weights or by_direction else "low"
+
+
+def _words(best: ViewFidelity, used: ViewFidelity | None, known: Sequence[ViewFidelity]) -> str:
+    exact = next(view for view in known if view.name == EXACT)
+    verb = "keep" if used is best else "use"
+    if best.name == EXACT:
+        nearest = used if used is not None and used is not best else _nearest(known)
+        why = "no cheaper view could be measured" if nearest is None else f"{nearest.name} is {_apart(nearest)}"
+        return f"{verb} {EXACT}: {why}. It takes {_time(exact)}{'' if nearest is None else _against(nearest)}."
+    said = f"{verb} {best.name}: it is {_apart(best)}, and takes {_time(best)}; {EXACT} takes {exact.time.value:.2f}"
+    if used is not None and used is not best and used.name != EXACT:
+        reason = f"takes {used.time.value:.2f}" if agrees(used) else f"is {_apart(used)}"
+        said += f", and {used.name}, the view in use, {reason}"
+    return said + "."
+
+
+def _apart(view: ViewFidelity) -> str:
+    found = f"{view.weights.mean:.0%} apart from it in the weights" if view.name == EXACT else (
+        f"{view.weights.mean:.0%} apart from the exact weights"
+    )
+    return f"{found} (updates: cosine {view.direction.mean:.3f})"
+
+
+def _time(view: ViewFidelity) -> str:
+    return f"{view.time.value:.2f} times the time of equal weighting"
+
+
+def _against(view: ViewFidelity) -> str:
+    return f", {view.name} {view.time.value:.2f}"
