@@ -42,13 +42,11 @@ from lepton.insight.measure import (
     Profile,
     RangeTest,
     TextScores,
-    ViewDistance,
     WordFilter,
     advise_conflict,
     advise_cost,
     advise_learning_rate,
     advise_scale,
-    advise_views,
     advise_weights,
     bins_of,
     bootstrap,
@@ -73,7 +71,6 @@ from lepton.insight.measure import (
     sorted_drift,
     text_scores,
     time_in_turns,
-    view_distance,
 )
 from lepton.insight.page import (
     Card,
@@ -118,7 +115,7 @@ from lepton.insight.run_report import (
     model_card,
     run_sections,
 )
-from lepton.insight.views import Fidelity, Recommendation, ViewFidelity, fidelity
+from lepton.insight.views import Fidelity, Recommendation, ViewFidelity, fidelity, fidelity_blocks
 
 __all__ = [
     "Advice",
@@ -173,14 +170,12 @@ __all__ = [
     "TextPredictions",
     "TextScores",
     "Trace",
-    "ViewDistance",
     "ViewFidelity",
     "WordFilter",
     "advise_conflict",
     "advise_cost",
     "advise_learning_rate",
     "advise_scale",
-    "advise_views",
     "advise_weights",
     "as_bytes",
     "as_duration",
@@ -201,6 +196,7 @@ __all__ = [
     "edits",
     "explained_share",
     "fidelity",
+    "fidelity_blocks",
     "history_series",
     "interval_of",
     "learning_rate_range",
@@ -229,7 +225,6 @@ __all__ = [
     "svg_of",
     "text_scores",
     "time_in_turns",
-    "view_distance",
     "wav_of",
     "write_report",
 ]

@@ -20,10 +20,12 @@ from lepton.evaluate import to_device
 from lepton.gradients import no_balancing
 from lepton.insight._estimate import Estimate
 from lepton.insight.measure import Interval, bootstrap
+from lepton.insight.page import Table
 from lepton.insight.views._distances import cosine_distance, direction, gramian_distance, share_distance
 from lepton.insight.views._found import EXACT, ViewFidelity
 from lepton.insight.views._lanes import Lane, generators_kept, run_lanes
 from lepton.insight.views._recommend import Recommendation, recommend
+from lepton.insight.views._show import fidelity_table
 from lepton.insight.views._tails import trunk_layers
 from lepton.nn import LeptonModel, Shared
 
@@ -76,6 +78,11 @@ class Fidelity:
     def recommendation(self) -> Recommendation | None:
         """The view to take, by the rule in `fidelity`; None where the exact one could not be measured."""
         return recommend(self.chosen, self.views)
+
+    @property
+    def table(self) -> Table:
+        """What a terminal shows."""
+        return fidelity_table(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold, but for NaN."""
@@ -185,7 +192,7 @@ class Part:
 
 def _tails(model: LeptonModel, batch: Batch) -> dict[str, Part]:
     """Return the trunk's last layer and its last two, where it has more than that."""
-    with no_balancing():
+    with no_balancing(), generators_kept():
         layers = trunk_layers(model, to_device(batch[0], model.device))
     found = {}
     for size in TAILS:
@@ -193,7 +200,8 @@ def _tails(model: LeptonModel, batch: Batch) -> dict[str, Part]:
             tail = layers[:size]
             name = "the last layer" if size == 1 else f"the last {size} layers"
             parameters = [parameter for _, own in tail for parameter in own]
-            found[f"{EXACT} of {name}"] = Part(parameters, tuple(name for name, _ in reversed(tail)))
+            modules = tuple(module for names, _ in reversed(tail) for module in names)
+            found[f"{EXACT} of {name}"] = Part(parameters, modules)
     return found
 
 
@@ -220,9 +228,7 @@ def _judged(
 ) -> Fidelity:
     plain, exact = lanes[PLAIN], lanes[EXACT]
     factors = priority.double().cpu()
-    views = [
-        _view(name, lane, parts.get(name), exact, plain, factors) for name, lane in lanes.items() if name != PLAIN
-    ]
+    views = [_view(name, lane, parts.get(name), exact, plain, factors) for name, lane in lanes.items() if name != PLAIN]
     shares = _shares(exact)
     return Fidelity(
         balancer,

@@ -137,6 +137,9 @@ def _turn(model: LeptonModel, criterion: MultiTaskLoss, lane: Lane, batch: Any, 
         except LeptonError as error:
             lane.refused = str(error)
             return
+    if lane.balancer.acts_at_fork and fork.gramian is None:
+        lane.refused = "nothing was balanced: no parameter of the trunk can be trained."
+        return
     lane.turns.append(Turn(_double(fork.gramian), _double(fork.weights), seconds))
 
 

@@ -63,7 +63,7 @@ def recommend(chosen: str, views: Sequence[ViewFidelity]) -> Recommendation | No
     for view in good:
         if _cheaper(view, best):
             best = view
-    used = next((view for view in known if view.name == chosen), None)
+    used = next((view for view in views if view.name == chosen), None)
     deciding = best if best.name != EXACT else _nearest(known)
     return Recommendation(best.name, _words(best, used, known), _confidence(deciding))
 
@@ -89,27 +89,31 @@ def _confidence(deciding: ViewFidelity | None) -> Literal["medium", "low"]:
 def _words(best: ViewFidelity, used: ViewFidelity | None, known: Sequence[ViewFidelity]) -> str:
     exact = next(view for view in known if view.name == EXACT)
     verb = "keep" if used is best else "use"
-    if best.name == EXACT:
-        nearest = used if used is not None and used is not best else _nearest(known)
-        why = "no cheaper view could be measured" if nearest is None else f"{nearest.name} is {_apart(nearest)}"
-        return f"{verb} {EXACT}: {why}. It takes {_time(exact)}{'' if nearest is None else _against(nearest)}."
-    said = f"{verb} {best.name}: it is {_apart(best)}, and takes {_time(best)}; {EXACT} takes {exact.time.value:.2f}"
-    if used is not None and used is not best and used.name != EXACT:
-        reason = f"takes {used.time.value:.2f}" if agrees(used) else f"is {_apart(used)}"
-        said += f", and {used.name}, the view in use, {reason}"
-    return said + "."
+    if best is exact:
+        nearest = used if used in known and used is not best else _nearest(known)
+        if nearest is None:
+            return f"{verb} {EXACT}: no cheaper view could be measured. It takes {_time(exact)}."
+        return (
+            f"{verb} {EXACT}: the weights of {nearest.name} are {_apart(nearest)}. It takes {_time(exact)}, "
+            f"{nearest.name} {nearest.time.value:.2f}."
+        )
+    said = f"{verb} {best.name}{_modules(best)}: its weights are {_apart(best)}. It takes {_time(best)}"
+    said += f", {EXACT} {exact.time.value:.2f}."
+    if used is None or used is best or used is exact:
+        return said
+    if used.refused:
+        return f"{said} {used.name}, the view in use, cannot be used here: {used.refused}"
+    reason = f"takes {used.time.value:.2f}" if agrees(used) else f"is {_apart(used)}"
+    return f"{said} {used.name}, the view in use, {reason}."
+
+
+def _modules(view: ViewFidelity) -> str:
+    return f" (shared: {', '.join(view.shared)})" if view.shared else ""
 
 
 def _apart(view: ViewFidelity) -> str:
-    found = f"{view.weights.mean:.0%} apart from it in the weights" if view.name == EXACT else (
-        f"{view.weights.mean:.0%} apart from the exact weights"
-    )
-    return f"{found} (updates: cosine {view.direction.mean:.3f})"
+    return f"{view.weights.mean:.0%} apart from the exact ones, the updates at a cosine of {view.direction.mean:.3f}"
 
 
 def _time(view: ViewFidelity) -> str:
     return f"{view.time.value:.2f} times the time of equal weighting"
-
-
-def _against(view: ViewFidelity) -> str:
-    return f", {view.name} {view.time.value:.2f}"

@@ -13,8 +13,8 @@ from lepton.nn import LeptonModel
 
 __all__ = ["Layer", "trunk_layers"]
 
-Layer = tuple[str, list[nn.Parameter]]
-"""A module's name within the trunk, and the parameters that count as its own."""
+Layer = tuple[list[str], list[nn.Parameter]]
+"""Names of modules within the trunk, and their own parameters."""
 
 
 def trunk_layers(model: LeptonModel, inputs: Any) -> list[Layer]:
@@ -53,12 +53,13 @@ def _grouped(order: Sequence[tuple[str, nn.Parameter]]) -> list[Layer]:
     for name, parameter in order:
         modules.setdefault(name.rpartition(".")[0], []).append(parameter)
     layers: list[Layer] = []
+    names: list[str] = []
     waiting: list[nn.Parameter] = []
     for name, parameters in modules.items():
-        waiting = [*waiting, *parameters]
+        names, waiting = [name, *names], [*waiting, *parameters]
         if any(parameter.ndim >= 2 for parameter in parameters):
-            layers.append((name, waiting))
-            waiting = []
+            layers.append((names, waiting))
+            names, waiting = [], []
     if waiting and layers:
-        layers[-1][1].extend(waiting)
+        layers[-1] = [*names, *layers[-1][0]], [*layers[-1][1], *waiting]
     return layers
