@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import random
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 import lepton
 from lepton.balance import DBMTL, FAMO, IMTLG, MGDA, Balancer, Every, GradDrop, Log, Smooth, UPGrad
 from lepton.errors import ConfigurationError, DataError
-from lepton.insight import Fidelity, fidelity
+from lepton.insight import Estimate, Fidelity, Interval, Plot, ViewFidelity, fidelity, fidelity_blocks
+from lepton.insight.views._peak import PeakMemory
+from lepton.insight.views._tails import trunk_layers
 from lepton.tasks import Classification, Regression
 from tests.insight.test_measurements import plain_gradients
 
@@ -248,7 +251,7 @@ def test_layers_that_are_held_in_eval_mode_stay_there() -> None:
 # -- refusals -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("balancer", [FAMO, GradDrop])
 def test_a_method_that_no_view_matters_for_is_refused(balancer: Any) -> None:
-    with pytest.raises(ConfigurationError, match="does not compare the tasks' gradients.*balancer="):
+    with pytest.raises(ConfigurationError, match=r"does not compare the tasks' gradients.*balancer="):
         fidelity(model_of(deep_trunk(), balancer()), batches())
 
 
@@ -298,3 +301,122 @@ def test_it_can_be_written_as_json_but_for_nan() -> None:
     assert isinstance(found, Fidelity)
     content = found.to_dict()
     assert content["views"][0]["name"] == "fork_layer" and content["recommendation"]["view"]
+
+
+# -- the rule -----------------------------------------------------------------------------------------------------
+def view(name: str, apart: float, time: float, cosine: float = 0.9, spread: float = 0.02) -> ViewFidelity:
+    """A view so far apart, with an interval of so many times."""
+    nothing = Estimate.of([])
+    interval = Interval(time, time - spread, time + spread)
+    weights, direction = Estimate(apart, 0.01, 10), Estimate(cosine, 0.001, 10)
+    gradients = name if name in ("features", "fork_layer") else "parameters"
+    shared = ("last",) if " of " in name else ()
+    return ViewFidelity(name, gradients, shared, weights, direction, nothing, nothing, interval, 1000)
+
+
+EXACT = view("parameters", 0.0, 2.0, cosine=1.0)
+TAIL = "parameters of the last layer"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "views", "answer"),
+    [
+        ("fork_layer", [view("fork_layer", 0.05, 1.1), view("features", 0.01, 1.08), EXACT], "keep fork_layer: "),
+        ("features", [view("fork_layer", 0.05, 1.1), view("features", 0.01, 1.08), EXACT], "keep features: "),
+        ("fork_layer", [view("fork_layer", 0.05, 1.5), view("features", 0.01, 1.1), EXACT], "use features: "),
+        ("fork_layer", [view("fork_layer", 0.05, 1.5, spread=0.5), view("features", 0.0, 1.1), EXACT], "keep fork_l"),
+        ("fork_layer", [view("fork_layer", 0.2, 1.1), view("features", 0.3, 1.1), EXACT], "use parameters: "),
+        ("fork_layer", [view("fork_layer", 0.2, 1.1), view("features", 0.05, 1.1), EXACT], "use features: "),
+        ("fork_layer", [view("fork_layer", 0.2, 1.1), view(TAIL, 0.05, 1.3), EXACT], f"use {TAIL} (shared: last): "),
+        ("fork_layer", [view("fork_layer", 0.4, 1.1, cosine=0.999), EXACT], "keep fork_layer: "),
+        ("parameters", [view("fork_layer", 0.05, 1.1), EXACT], "use fork_layer: "),
+        ("parameters", [view("fork_layer", 0.05, 1.97), EXACT], "keep parameters: "),
+        ("parameters", [view("fork_layer", 0.3, 1.1), EXACT], "keep parameters: "),
+    ],
+)
+def test_the_recommendation_follows_its_rule(chosen: str, views: list[ViewFidelity], answer: str) -> None:
+    yardstick = Estimate(0.25, 0.1, 10)
+    found = Fidelity("Mine", chosen, tuple(views), yardstick, yardstick, 0.01, 1000, 10, 1.0).recommendation
+    assert found is not None and found.words.startswith(answer)
+    assert found.view == answer.split(":")[0].split(" (")[0].split(" ", 1)[1] or answer == "keep fork_l"
+    assert found.confidence == "medium"
+
+
+def test_a_distance_whose_interval_holds_the_bound_makes_the_recommendation_unsure() -> None:
+    unsure = dataclasses.replace(view("fork_layer", 0.09, 1.1), weights=Estimate(0.09, 0.05, 4))
+    yardstick = Estimate(0.25, 0.1, 10)
+    found = Fidelity("Mine", "fork_layer", (unsure, EXACT), yardstick, yardstick, 0.01, 1000, 10, 1.0)
+    assert found.recommendation is not None and found.recommendation.confidence == "low"
+
+
+# -- shown --------------------------------------------------------------------------------------------------------
+def test_the_table_names_every_view_and_says_why_one_is_missing() -> None:
+    found = fidelity(model_of(deep_trunk()), disjoint())
+    table = found.table
+    assert [row.name.value for row in table.rows] == ["equal weighting", *(view.name for view in found.views)]
+    assert [row.name.value for row in table.rows if row.name.remark == "in use"] == ["fork_layer"]
+    missing = [row.name.value for row in table.rows if row.cells[0].value == "not measured"]
+    assert missing == ["features"]
+    assert any(note.startswith("features was not measured: ") for note in table.footnotes)
+
+
+def test_the_plot_has_a_point_for_every_view_that_was_measured() -> None:
+    found = fidelity(model_of(deep_trunk()), disjoint())
+    *_, sentence_or_plot, _ = fidelity_blocks(found)
+    assert isinstance(sentence_or_plot, Plot)
+    points = {trace.name: (trace.x[0], trace.y[0]) for trace in sentence_or_plot.traces if trace.kind == "points"}
+    assert points.keys() == {view.name for view in found.views if not view.refused} | {"equal weighting"}
+    assert points["fork_layer"] == (found["fork_layer"].time.value, found["fork_layer"].weights.mean)
+
+
+# -- parts of the trunk, and their memory -------------------------------------------------------------------------
+class Backwards(nn.Module):
+    """Layers that are registered in another order than they compute, one of them used without being called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.norm, self.middle, self.first = (
+            nn.Linear(4, 4),
+            nn.LayerNorm(4),
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
+        )
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.norm(nn.functional.linear(self.first(inputs), self.middle.weight))
+        moved: Tensor = self.last(self.frozen(hidden))
+        return moved
+
+
+def test_the_tail_is_found_by_the_order_of_the_computation() -> None:
+    model = model_of(Backwards(), features=4)
+    layers = trunk_layers(model, torch.randn(8, 4))
+    assert [names for names, _ in layers] == [["last"], ["middle", "norm"], ["first"]]
+    trainable = {id(p) for p in model.trunk.parameters() if p.requires_grad} - {id(model.trunk.middle.bias)}
+    assert {id(parameter) for _, own in layers for parameter in own} == trainable
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_peak_memory_counts_what_is_alive_at_the_same_time() -> None:
+    x = torch.ones(1000)
+    with PeakMemory() as memory:
+        for _ in range(3):
+            y = x * 2
+            del y
+        view = x.view(10, 100)[2:]
+        x.add_(1)
+        both = [x + 1, x + 2]
+        both.clear()
+        assert view.sum() > 0
+    assert memory.peak == 8000
+
+
+def test_the_peak_of_a_training_step_is_that_of_its_activations() -> None:
+    """Each of the ten layers keeps its [1000, 100] output for the backward pass."""
+    layers = nn.Sequential(*[nn.Sequential(nn.Linear(100, 100), nn.Tanh()) for _ in range(10)])
+    inputs = torch.randn(1000, 100)
+    with PeakMemory() as memory:
+        layers(inputs).sum().backward()
+    kept = 10 * 1000 * 100 * 4
+    assert kept < memory.peak < 1.6 * kept

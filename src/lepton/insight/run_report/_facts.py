@@ -240,7 +240,7 @@ class RunFacts:
         at_chance: tasks that alone are at chance, which are left out of `delta_m` where there are others.
         recordings: held-out recordings with what was found in them; a page shows at most twelve.
         speech: pairs of a person's recording and the model's synthesis of the same text.
-        views: how far each view of the gradients is from the exact one; None where none matters, or it was not measured.
+        views: how far each view of the gradients is from the exact one; None where none matters or it was not measured.
         no_views: why it was not measured, where one would matter; empty otherwise.
     """
 

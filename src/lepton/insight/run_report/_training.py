@@ -201,8 +201,8 @@ def _views(facts: RunFacts) -> Iterator[Block]:
     if facts.views is not None:
         yield from fidelity_blocks(facts.views)
         yield (
-            "Measured on a few training batches with the weights that were kept, when this page was written. Whether the "
-            "distance matters for the results only a training in each view can tell."
+            "Measured on a few training batches with the weights that were kept, when this page was written. Whether "
+            "the distance matters for the results only a training in each view can tell."
         )
     elif facts.no_views:
         yield f"Not measured: {facts.no_views}"

@@ -77,7 +77,7 @@ class Fidelity:
     @property
     def recommendation(self) -> Recommendation | None:
         """The view to take, by the rule in `fidelity`; None where the exact one could not be measured."""
-        return recommend(self.chosen, self.views)
+        return recommend(self.chosen, self.views, self.equal)
 
     @property
     def table(self) -> Table:

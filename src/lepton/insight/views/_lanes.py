@@ -96,16 +96,15 @@ def run_lanes(
         seed: of the draws on the first batch.
         max_seconds: after which no further batch is begun, but for the second one.
     """
-    criterion, start, count = MultiTaskLoss(model), time.perf_counter(), 0
-    for batch in batches:
+    criterion, start = MultiTaskLoss(model), time.perf_counter()
+    for number, batch in enumerate(batches):
         moved = to_device((batch[0], dict(batch[1])), model.device)
-        if count == 0:
+        if number == 0:
             for lane in lanes.values():
                 _count_memory(model, criterion, lane, moved, seed)
         for lane in lanes.values():
-            _turn(model, criterion, lane, moved, seed + count)
-        count += 1
-        if max_seconds is not None and count > 1 and time.perf_counter() - start > max_seconds:
+            _turn(model, criterion, lane, moved, seed + number)
+        if max_seconds is not None and number > 0 and time.perf_counter() - start > max_seconds:
             break
 
 

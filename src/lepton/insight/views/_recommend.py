@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lepton.insight._estimate import Estimate
 from lepton.insight.views._found import EXACT, ViewFidelity
 
 __all__ = ["NEAR", "SAME", "Recommendation", "recommend"]
@@ -42,18 +43,13 @@ def agrees(view: ViewFidelity) -> bool:
     return view.weights.mean <= NEAR or view.direction.mean >= SAME
 
 
-def recommend(chosen: str, views: Sequence[ViewFidelity]) -> Recommendation | None:
-    """Return the view to take; None where the exact one could not be measured.
-
-    1. A view agrees if its weights are at most `NEAR` apart from the exact ones in the mean over the batches, or if
-       the updates that they make have a mean cosine of at least `SAME`. The exact view agrees.
-    2. Of the views that agree, the one in use is kept, unless another one is cheaper: its interval of the time lies
-       below, and the difference is more than `SAVING` of a step with equal weights.
-    3. If the one in use does not agree, the cheapest one that does is taken; of those that cost the same, the first.
+def recommend(chosen: str, views: Sequence[ViewFidelity], equal: Estimate) -> Recommendation | None:
+    """Return the view to take, by the rule in `fidelity`; None where the exact one could not be measured.
 
     Args:
         chosen: name of the view in use.
         views: all of them, in the order in which they are preferred.
+        equal: how far equal weights are from the exact ones.
     """
     known = [view for view in views if not view.refused]
     if not any(view.name == EXACT for view in known):
@@ -65,7 +61,7 @@ def recommend(chosen: str, views: Sequence[ViewFidelity]) -> Recommendation | No
             best = view
     used = next((view for view in views if view.name == chosen), None)
     deciding = best if best.name != EXACT else _nearest(known)
-    return Recommendation(best.name, _words(best, used, known), _confidence(deciding))
+    return Recommendation(best.name, _words(best, used, known, equal), _confidence(deciding))
 
 
 def _cheaper(view: ViewFidelity, than: ViewFidelity) -> bool:
@@ -86,17 +82,11 @@ def _confidence(deciding: ViewFidelity | None) -> Literal["medium", "low"]:
     return "medium" if by_weights or by_direction else "low"
 
 
-def _words(best: ViewFidelity, used: ViewFidelity | None, known: Sequence[ViewFidelity]) -> str:
+def _words(best: ViewFidelity, used: ViewFidelity | None, known: Sequence[ViewFidelity], equal: Estimate) -> str:
     exact = next(view for view in known if view.name == EXACT)
     verb = "keep" if used is best else "use"
     if best is exact:
-        nearest = used if used in known and used is not best else _nearest(known)
-        if nearest is None:
-            return f"{verb} {EXACT}: no cheaper view could be measured. It takes {_time(exact)}."
-        return (
-            f"{verb} {EXACT}: the weights of {nearest.name} are {_apart(nearest)}. It takes {_time(exact)}, "
-            f"{nearest.name} {nearest.time.value:.2f}."
-        )
+        return f"{verb} {_exact_words(exact, used, known, equal)}"
     said = f"{verb} {best.name}{_modules(best)}: its weights are {_apart(best)}. It takes {_time(best)}"
     said += f", {EXACT} {exact.time.value:.2f}."
     if used is None or used is best or used is exact:
@@ -105,6 +95,16 @@ def _words(best: ViewFidelity, used: ViewFidelity | None, known: Sequence[ViewFi
         return f"{said} {used.name}, the view in use, cannot be used here: {used.refused}"
     reason = f"takes {used.time.value:.2f}" if agrees(used) else f"is {_apart(used)}"
     return f"{said} {used.name}, the view in use, {reason}."
+
+
+def _exact_words(exact: ViewFidelity, used: ViewFidelity | None, known: Sequence[ViewFidelity], equal: Estimate) -> str:
+    other = used if used in known and used is not exact else _nearest(known)
+    if other is None:
+        return f"{EXACT}: no cheaper view could be measured. It takes {_time(exact)}."
+    return (
+        f"{EXACT}: the weights of {other.name} are {_apart(other)}; equal weights are {equal.mean:.0%} apart. "
+        f"It takes {_time(exact)}, {other.name} {other.time.value:.2f}."
+    )
 
 
 def _modules(view: ViewFidelity) -> str:

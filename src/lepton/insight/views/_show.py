@@ -34,7 +34,7 @@ def fidelity_table(found: Fidelity) -> Table:
         (
             TableCell(found.equal.text(2)),
             *(TableCell("") for _ in range(3)),
-            TableCell("1.00", as_duration_of_step(found.step_seconds)),
+            TableCell("1.00", _step_words(found.step_seconds)),
             TableCell(as_bytes(found.memory)),
         ),
     )
@@ -45,20 +45,19 @@ def fidelity_table(found: Fidelity) -> Table:
         f"batch to the next the exact ones themselves are {found.spread.mean:.2f} from their mean. Update: cosine "
         "between the trunk's gradients that the weights make. Time and memory: of a forward and backward, over equal "
         "weighting, and at its peak beside weights and rows.",
+        *(f"{view.name}: {', '.join(view.shared)}." for view in found.views if view.shared),
         *(f"{view.name} was not measured: {view.refused}" for view in found.views if view.refused),
     )
     return Table("Views of the gradients, against the exact one", COLUMNS, (plain, *rows), notes)
 
 
-def as_duration_of_step(seconds: float) -> str:
+def _step_words(seconds: float) -> str:
     """Return the time of a step, in milliseconds where it is short."""
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else as_duration(seconds)
 
 
 def _name(view: ViewFidelity, chosen: str) -> TableCell:
-    notes = ["in use"] if view.name == chosen else []
-    notes += [", ".join(view.shared)] if view.shared else []
-    return TableCell(view.name, "; ".join(notes))
+    return TableCell(view.name, "in use" if view.name == chosen else "")
 
 
 def _cells(view: ViewFidelity) -> tuple[TableCell, ...]:
@@ -80,9 +79,7 @@ def fidelity_plot(found: Fidelity) -> Plot:
     """Return the distance of each view's weights against its time: near the lower left corner is good."""
     known = [view for view in found.views if not view.refused and math.isfinite(view.weights.mean)]
     latest = max([1.0, *(view.time.value for view in known)])
-    traces = [
-        Trace(view.name, [view.time.value], [view.weights.mean], "points", [_point(view)], shown=True) for view in known
-    ]
+    traces = [Trace(view.name, [view.time.value], [view.weights.mean], "points", [_point(view)]) for view in known]
     plain = Trace("equal weighting", [1.0], [found.equal.mean], "points", [f"equal weighting: {found.equal.mean:.2f}"])
     bound = Trace(f"{NEAR:.0%} apart", [1.0, latest], [NEAR, NEAR], "guide")
     return Plot(
@@ -90,8 +87,8 @@ def fidelity_plot(found: Fidelity) -> Plot:
         "time of a forward and backward / that of equal weighting",
         "weights apart",
         (*traces, plain, bound),
-        f"Further down is nearer to the exact weights, further left is cheaper. Views below the dashed line, {NEAR:.0%} "
-        "apart, are taken for as good; equal weights show how far apart weights can be that look at nothing.",
+        "Further down is nearer to the exact weights, further left is cheaper. Views below the dashed line are taken "
+        "for as good as the exact one; equal weights show how far apart weights can be that look at nothing.",
     )
 
 

@@ -215,7 +215,7 @@ def _looked_at(run: Run) -> Seen:
     try:
         tables = run.tables()
     except (ConfigurationError, DataError) as error:
-        return Seen(reason=f"the rows are not at hand. {error}")
+        return Seen(reason=f"the rows are not at hand. {error}", no_views=views_of(run, {})[1])
     views, no_views = views_of(run, tables)
     part = held_out_part(tables)
     if part is None:
