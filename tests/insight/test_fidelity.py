@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import lepton
 from lepton.balance import DBMTL, FAMO, IMTLG, MGDA, Balancer, Every, GradDrop, Log, Smooth, UPGrad
-from lepton.errors import ConfigurationError, DataError
+from lepton.errors import ConfigurationError, DataError, TargetError
 from lepton.insight import Estimate, Fidelity, Interval, Plot, ViewFidelity, fidelity, fidelity_blocks
 from lepton.insight.views._peak import PeakMemory
 from lepton.insight.views._tails import trunk_layers
@@ -157,6 +157,14 @@ def test_equal_weights_are_the_yardstick() -> None:
     assert 0 <= found.spread.mean < 0.1
 
 
+def test_a_part_that_the_model_itself_compares_is_the_view_in_use() -> None:
+    trunk = deep_trunk()
+    found = fidelity(model_of(trunk, gradients="parameters", shared=trunk[2:]), batches())
+    assert found.chosen == "parameters of shared="
+    assert found[found.chosen].weights == found["parameters of the last layer"].weights
+    assert found["parameters"].weights.mean == 0 and found[found.chosen].gramian.mean > 1e-3
+
+
 def test_a_batch_without_labels_of_a_task_counts_for_the_others() -> None:
     first, second, third = batches()
     del first[1]["a"]
@@ -262,6 +270,17 @@ def test_one_task_and_no_batch_are_refused() -> None:
         fidelity(model_of(deep_trunk()), [])
 
 
+def test_a_fault_of_the_batches_is_no_fault_of_a_view() -> None:
+    (inputs, targets), *_ = batches()
+    with pytest.raises(TargetError, match="'c', which is no task"):
+        fidelity(model_of(deep_trunk()), [(inputs, {**targets, "c": targets["a"]})])
+
+
+def test_a_frozen_trunk_leaves_nothing_to_compare() -> None:
+    found = fidelity(model_of(deep_trunk().requires_grad_(False)), batches(2))
+    assert "no parameter of the trunk" in found["parameters"].refused and found.recommendation is None
+
+
 def test_a_method_for_the_exact_view_only_has_its_cheap_views_refused() -> None:
     found = fidelity(model_of(deep_trunk(), DBMTL(), gradients="parameters"), batches(2))
     assert "works in the views ['parameters']" in found["fork_layer"].refused
@@ -332,6 +351,11 @@ TAIL = "parameters of the last layer"
         ("parameters", [view("fork_layer", 0.05, 1.1), EXACT], "use fork_layer: "),
         ("parameters", [view("fork_layer", 0.05, 1.97), EXACT], "keep parameters: "),
         ("parameters", [view("fork_layer", 0.3, 1.1), EXACT], "keep parameters: "),
+        ("fork_layer", [view("fork_layer", 0.05, 2.3), EXACT], "use parameters: it takes 2.00 times the time"),
+        ("features", [view("fork_layer", 0.05, 1.1), view("features", 0.2, 1.1), EXACT], "use fork_layer: "),
+        ("fork_layer", [view("fork_layer", 0.05, 1.5, spread=math.nan), EXACT], "keep fork_layer: "),
+        ("parameters", [view("fork_layer", 0.05, 1.4, spread=math.nan), EXACT], "use fork_layer: "),
+        ("parameters", [view("fork_layer", 0.05, 1.6, spread=math.nan), EXACT], "keep parameters: "),
     ],
 )
 def test_the_recommendation_follows_its_rule(chosen: str, views: list[ViewFidelity], answer: str) -> None:

@@ -114,7 +114,8 @@ def fidelity(
     1. A view *agrees* if its weights are at most 10 % apart from the exact ones in the mean over the batches, or if the
        updates that they make have a mean cosine of at least 0.995. The exact view agrees.
     2. If the view in use agrees, it is kept, unless another one that agrees is cheaper: its interval of the time lies
-       below, by more than 5 % of a step with equal weighting.
+       below, by more than 5 % of a step with equal weighting. Fewer than five batches have no interval; then it is by
+       more than half a step.
     3. Otherwise the cheapest view that agrees is taken; of those that cost the same, the first of `fork_layer`,
        `features`, parts of the trunk, `parameters`.
 
@@ -208,8 +209,9 @@ def _tails(model: LeptonModel, batch: Batch) -> dict[str, Part]:
 def _own_part(model: LeptonModel) -> dict[str, Part]:
     """Return the part of the trunk that the model itself compares, if it is not the whole."""
     shared = model.fork.shared
-    whole = shared is None or shared is model.trunk
-    return {} if whole or model.fork.gradients != EXACT else {OWN: Part(shared)}
+    if shared is None or shared is model.trunk or model.fork.gradients != EXACT:
+        return {}
+    return {OWN: Part(shared)}
 
 
 def _lanes(model: LeptonModel, method: Balancer, parts: Mapping[str, Part]) -> dict[str, Lane]:
@@ -229,26 +231,19 @@ def _judged(
     plain, exact = lanes[PLAIN], lanes[EXACT]
     factors = priority.double().cpu()
     views = [_view(name, lane, parts.get(name), exact, plain, factors) for name, lane in lanes.items() if name != PLAIN]
-    shares = _shares(exact)
+    turns = [] if exact.refused else exact.turns
+    mean = sum((turn.weights / turn.weights.abs().sum() for turn in turns if turn.weights.any()), torch.zeros(()))
     return Fidelity(
         balancer,
         chosen,
         tuple(views),
-        Estimate.of(share_distance((share != 0).double(), share) for share in shares),
-        Estimate.of(share_distance(share, torch.stack(shares).mean(0)) for share in shares),
-        statistics.median(turn.seconds for turn in plain.turns),
+        _mean(share_distance((turn.gramian.diagonal() > 0).double(), turn.weights) for turn in turns),
+        _mean(share_distance(turn.weights, mean) for turn in turns),
+        statistics.median(plain.seconds),
         plain.peak or 0,
-        len(plain.turns),
+        len(plain.seconds),
         seconds,
     )
-
-
-def _shares(lane: Lane) -> list[Tensor]:
-    """Return the weights of each batch, divided by the sum of their sizes; nothing for a lane that was refused."""
-    if lane.refused:
-        return []
-    found = [turn.weights for turn in lane.turns if turn.weights is not None and turn.weights.abs().sum() > 0]
-    return [weights / weights.abs().sum() for weights in found]
 
 
 def _view(name: str, lane: Lane, part: Part | None, exact: Lane, plain: Lane, priority: Tensor) -> ViewFidelity:
@@ -280,7 +275,7 @@ def _mean(values: Iterable[float]) -> Estimate:
 
 def _ratio(lane: Lane, plain: Lane) -> Interval:
     """Return the median over the batches of the time over that of equal weighting on the same batch."""
-    ratios = torch.tensor([a.seconds / b.seconds for a, b in zip(lane.turns, plain.turns, strict=True)])
+    ratios = torch.tensor([a / b for a, b in zip(lane.seconds, plain.seconds, strict=True)])
     if len(ratios) < FEWEST:
         return Interval(float(ratios.quantile(0.5)))
     return bootstrap(lambda rows: {"time": float(ratios[rows].quantile(0.5))}, len(ratios), resamples=400)["time"]

@@ -30,14 +30,12 @@ class Turn:
     """What one lane showed on one batch.
 
     Attributes:
-        gramian: [T, T] float64; None for a balancer that forms none.
+        gramian: [T, T] float64.
         weights: [T] float64, before `priority`.
-        seconds: of forward and backward.
     """
 
-    gramian: Tensor | None
-    weights: Tensor | None
-    seconds: float
+    gramian: Tensor
+    weights: Tensor
 
 
 @dataclass
@@ -49,7 +47,8 @@ class Lane:
         gradients: the view.
         shared: for the view `parameters`.
         bound: of each task's weighted gradient norm, or None.
-        turns: one for each batch so far.
+        seconds: of forward and backward, for each batch so far.
+        turns: one for each batch so far; none for a balancer that forms no Gramian.
         peak: bytes at the peak of the first step, beside weights and rows.
         refused: why it cannot be taken, in words; empty if it can.
     """
@@ -58,6 +57,7 @@ class Lane:
     gradients: str
     shared: Shared | None = None
     bound: float | None = None
+    seconds: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     peak: int | None = None
     refused: str = ""
@@ -87,7 +87,7 @@ def run_lanes(
     """Take a step in every lane on every batch, in turns, and note in the lanes what they show.
 
     Nothing is moved but the model's statistics and the lanes' balancers: no optimiser steps. Every lane sees the same
-    dropout on a batch. A lane that raises a `LeptonError` is refused from there on.
+    dropout on a batch. A lane that raises a `LeptonError` is refused from there on, unless it balances nothing.
 
     Args:
         model: a copy that may be changed, in the mode in which it trains.
@@ -114,7 +114,7 @@ def _count_memory(model: LeptonModel, criterion: MultiTaskLoss, lane: Lane, batc
     memory = PeakMemory()
     with memory:
         _turn(model, criterion, lane, batch, seed)
-    lane.balancer, lane.turns = state, []
+    lane.balancer, lane.seconds, lane.turns = state, [], []
     lane.peak = None if lane.refused else memory.peak
 
 
@@ -134,16 +134,15 @@ def _turn(model: LeptonModel, criterion: MultiTaskLoss, lane: Lane, batch: Any, 
             criterion(outputs, batch[1], task_weights).backward()
             seconds = _clock(model.device) - start
         except LeptonError as error:
+            if not lane.balancer.acts_at_fork:
+                raise  # no view is to blame
             lane.refused = str(error)
             return
-    if lane.balancer.acts_at_fork and fork.gramian is None:
+    lane.seconds.append(seconds)
+    if fork.gramian is not None and fork.weights is not None:
+        lane.turns.append(Turn(fork.gramian.double().cpu(), fork.weights.double().cpu()))
+    elif lane.balancer.acts_at_fork:
         lane.refused = "nothing was balanced: no parameter of the trunk can be trained."
-        return
-    lane.turns.append(Turn(_double(fork.gramian), _double(fork.weights), seconds))
-
-
-def _double(found: Tensor | None) -> Tensor | None:
-    return None if found is None else found.detach().double().cpu()
 
 
 def _clock(device: torch.device) -> float:

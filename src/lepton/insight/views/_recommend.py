@@ -22,6 +22,9 @@ gradients are nearly the same it does not matter which of them gets the weight."
 SAVING = 0.05
 """A smaller part of a step is not worth another view."""
 
+PLAIN_SAVING = 0.5
+"""The part of a step that counts where there are too few batches for intervals."""
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -65,8 +68,10 @@ def recommend(chosen: str, views: Sequence[ViewFidelity], equal: Estimate) -> Re
 
 
 def _cheaper(view: ViewFidelity, than: ViewFidelity) -> bool:
-    apart = math.isnan(view.time.high) or math.isnan(than.time.low) or view.time.high < than.time.low
-    return apart and view.time.value < than.time.value - SAVING
+    saved = than.time.value - view.time.value
+    if math.isnan(view.time.high) or math.isnan(than.time.low):
+        return saved > PLAIN_SAVING
+    return view.time.high < than.time.low and saved > SAVING
 
 
 def _nearest(known: Sequence[ViewFidelity]) -> ViewFidelity | None:
@@ -101,6 +106,8 @@ def _exact_words(exact: ViewFidelity, used: ViewFidelity | None, known: Sequence
     other = used if used in known and used is not exact else _nearest(known)
     if other is None:
         return f"{EXACT}: no cheaper view could be measured. It takes {_time(exact)}."
+    if agrees(other):
+        return f"{EXACT}: it takes {_time(exact)}, and {other.name}, {_apart(other)}, takes {other.time.value:.2f}."
     return (
         f"{EXACT}: the weights of {other.name} are {_apart(other)}; equal weights are {equal.mean:.0%} apart. "
         f"It takes {_time(exact)}, {other.name} {other.time.value:.2f}."

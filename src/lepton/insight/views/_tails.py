@@ -31,7 +31,7 @@ def trunk_layers(model: LeptonModel, inputs: Any) -> list[Layer]:
     names = {id(parameter): name for name, parameter in model.trunk.named_parameters() if parameter.requires_grad}
     order: list[nn.Parameter] = []
     hooks = [
-        parameter.register_post_accumulate_grad_hook(order.append)  # type: ignore[arg-type]
+        parameter.register_post_accumulate_grad_hook(order.append)  # type: ignore[no-untyped-call]
         for parameter in model.trunk.parameters()
         if parameter.requires_grad
     ]
