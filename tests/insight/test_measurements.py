@@ -27,7 +27,6 @@ from lepton.insight import (
     ranks,
     read_range,
     score_outputs,
-    view_distance,
 )
 from lepton.tasks import Classification, MultiLabel, Regression
 from lepton.train import TrainStep
@@ -109,13 +108,6 @@ def test_a_task_without_labels_is_not_counted() -> None:
     record = measure_gradients(model_of(Equal()), [missing, other])
     assert record.loss["kind"].n == 2 and record.loss["size"].n == 1
     assert record.cosine["kind", "size"].n == 1
-
-
-def test_a_view_is_at_no_distance_from_itself() -> None:
-    record = measure_gradients(model_of(MGDA()), batches(), gradients="parameters")
-    assert view_distance(record, record).weights.mean == 0
-    other = measure_gradients(model_of(MGDA()), batches(), gradients="features")
-    assert 0 < view_distance(other, record).weights.mean <= 1
 
 
 def test_losses_of_different_scale_are_advised_upon_and_equal_ones_are_not() -> None:

@@ -66,8 +66,8 @@ def headings(page: str) -> list[str]:
 def test_a_run_in_memory_has_every_section(run: Run) -> None:
     page = run.report().read_text(encoding="utf-8")
     assert headings(page) == [
-        "Results", "Cost", "Curves", "Task weights", "Conflict between tasks", "Gradient norms", "Samples", "price",
-        "sold", "tags", "Data", "How to make it again",
+        "Results", "Cost", "Curves", "Task weights", "Conflict between tasks", "Views of the gradients",
+        "Gradient norms", "Samples", "price", "sold", "tags", "Data", "How to make it again",
     ]  # fmt: skip
     assert page.count("<script") == 1 and "&lt;script&gt;alert" in page
     assert len(page.encode()) < 6_000_000
@@ -76,6 +76,7 @@ def test_a_run_in_memory_has_every_section(run: Run) -> None:
 def test_a_loaded_run_whose_rows_are_gone_says_so_and_shows_the_rest(run: Run) -> None:
     page = lepton.load(run.folder).report(run.folder / "again.html").read_text(encoding="utf-8")
     assert "Not shown: the rows are not at hand." in page
+    assert "Not measured: the training rows are not at hand." in page
     assert {"Results", "Cost", "Curves", "Data"} <= set(headings(page))
 
 
@@ -84,6 +85,19 @@ def test_a_loaded_run_reads_its_source_again(filed: Run) -> None:
     again = lepton.load(filed.folder).report().read_text(encoding="utf-8")
     assert first == again
     assert "sold" in headings(again)
+
+
+def test_views_are_measured_where_a_method_compares_gradients(run: Run, filed: Run) -> None:
+    parameters = {name: value.clone() for name, value in run.model.state_dict().items()}
+    found = gather(run, rows=True).views
+    assert found is not None and found.balancer == "PCGrad" and found.chosen == "fork_layer"
+    assert found["parameters"].weights.n == found.batches >= 2
+    assert all(torch.equal(value, parameters[name]) for name, value in run.model.state_dict().items())
+    assert not run.model.training
+    page = run.report().read_text(encoding="utf-8")
+    assert "Recommendation: " in page and "Distance of the weights from the exact ones" in page
+    without = gather(filed, rows=True)
+    assert without.views is None and without.no_views == ""
 
 
 def test_another_source_is_not_taken_for_the_runs_own(filed: Run, tmp_path: Path) -> None:

@@ -42,13 +42,11 @@ from lepton.insight.measure import (
     Profile,
     RangeTest,
     TextScores,
-    ViewDistance,
     WordFilter,
     advise_conflict,
     advise_cost,
     advise_learning_rate,
     advise_scale,
-    advise_views,
     advise_weights,
     bins_of,
     bootstrap,
@@ -73,7 +71,6 @@ from lepton.insight.measure import (
     sorted_drift,
     text_scores,
     time_in_turns,
-    view_distance,
 )
 from lepton.insight.page import (
     Card,
@@ -118,6 +115,7 @@ from lepton.insight.run_report import (
     model_card,
     run_sections,
 )
+from lepton.insight.views import Fidelity, Recommendation, ViewFidelity, fidelity, fidelity_blocks
 
 __all__ = [
     "Advice",
@@ -135,6 +133,7 @@ __all__ = [
     "DeltaM",
     "DeltaMEstimate",
     "Estimate",
+    "Fidelity",
     "Flag",
     "Fold",
     "Gallery",
@@ -154,6 +153,7 @@ __all__ = [
     "Predictions",
     "Profile",
     "RangeTest",
+    "Recommendation",
     "RunFacts",
     "RunResult",
     "SampleFacts",
@@ -170,13 +170,12 @@ __all__ = [
     "TextPredictions",
     "TextScores",
     "Trace",
-    "ViewDistance",
+    "ViewFidelity",
     "WordFilter",
     "advise_conflict",
     "advise_cost",
     "advise_learning_rate",
     "advise_scale",
-    "advise_views",
     "advise_weights",
     "as_bytes",
     "as_duration",
@@ -196,6 +195,8 @@ __all__ = [
     "delta_m",
     "edits",
     "explained_share",
+    "fidelity",
+    "fidelity_blocks",
     "history_series",
     "interval_of",
     "learning_rate_range",
@@ -224,7 +225,6 @@ __all__ = [
     "svg_of",
     "text_scores",
     "time_in_turns",
-    "view_distance",
     "wav_of",
     "write_report",
 ]

@@ -14,6 +14,7 @@ from lepton.nn._noted import NotedInputs
 from lepton.nn._prunable import Prunable, Width
 from lepton.nn._reading import ReadingHead
 from lepton.nn._search import beam_search, greedy_search
+from lepton.nn._shared import Shared
 from lepton.nn._speech_head import SpeechHead
 from lepton.nn._width import trunk_features
 from lepton.nn.trunks import (
@@ -45,6 +46,7 @@ __all__ = [
     "Penalty",
     "Prunable",
     "ReadingHead",
+    "Shared",
     "SpeechHead",
     "TabularTrunk",
     "TransformerTrunk",

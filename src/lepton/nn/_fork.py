@@ -289,12 +289,10 @@ class Fork(nn.Module):
         self.tasks = check_names(tasks)
         check_view(balancer, gradients)
         self.balancer = _own(balancer).bind(len(self.tasks))
-        self.gradients = gradients
+        self.set_view(gradients, shared=shared)
         whole = feature_dim is None or is_whole(feature_dim, -64)
         require(whole, "Fork", "feature_dim", feature_dim, "a dimension's number, or None")
         self.feature_dim = feature_dim
-        # In a tuple, so that the trunk's modules are not registered a second time here.
-        self._shared = (checked_shared(shared),)
         self.memory_budget = checked_budget(memory_budget)
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.max_task_grad_norm = max_task_grad_norm
@@ -309,6 +307,20 @@ class Fork(nn.Module):
     def shared(self) -> Shared | None:
         """What the view `"parameters"` differentiates."""
         return self._shared[0]
+
+    def set_view(self, gradients: str, *, shared: Shared | None = None) -> None:
+        """Choose another view of the gradients.
+
+        Args:
+            gradients: see `lepton.fork`.
+            shared: see there.
+
+        Raises:
+            ConfigurationError: an unknown view, or one that the balancer cannot be given.
+        """
+        check_view(self.balancer, gradients)
+        # In a tuple, so that the trunk's modules are not registered a second time here.
+        self.gradients, self._shared = gradients, (checked_shared(shared),)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -8,7 +8,6 @@ from lepton.insight.measure._advice import (
     advise_cost,
     advise_learning_rate,
     advise_scale,
-    advise_views,
     advise_weights,
     sorted_advice,
 )
@@ -16,7 +15,7 @@ from lepton.insight.measure._cost import MemoryCount, count_memory, time_in_turn
 from lepton.insight.measure._dependence import CertainValue, bins_of, certain_values, explained_share, ranks
 from lepton.insight.measure._drift import ColumnDrift, column_drift, distance, sorted_drift, stability_index
 from lepton.insight.measure._drift_plot import plot_drift
-from lepton.insight.measure._gradients import GradientRecord, ViewDistance, measure_gradients, view_distance
+from lepton.insight.measure._gradients import GradientRecord, measure_gradients
 from lepton.insight.measure._profile import Profile, WordFilter, profile_of_numbers, profile_of_words
 from lepton.insight.measure._range_test import RangeTest, learning_rate_range, read_range
 from lepton.insight.measure._resampling import (
@@ -39,13 +38,11 @@ __all__ = [
     "Profile",
     "RangeTest",
     "TextScores",
-    "ViewDistance",
     "WordFilter",
     "advise_conflict",
     "advise_cost",
     "advise_learning_rate",
     "advise_scale",
-    "advise_views",
     "advise_weights",
     "bins_of",
     "bootstrap",
@@ -72,5 +69,4 @@ __all__ = [
     "stability_index",
     "text_scores",
     "time_in_turns",
-    "view_distance",
 ]

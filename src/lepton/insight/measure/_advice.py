@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lepton.insight._estimate import Estimate
-from lepton.insight.measure._gradients import GradientRecord, ViewDistance
+from lepton.insight.measure._gradients import GradientRecord
 from lepton.insight.measure._range_test import RangeTest
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "advise_cost",
     "advise_learning_rate",
     "advise_scale",
-    "advise_views",
     "advise_weights",
     "sorted_advice",
 ]
@@ -151,29 +150,6 @@ def advise_learning_rate(test: RangeTest, learning_rate: float) -> Iterator[Advi
         side = "below" if learning_rate < test.low else "above"
         words = f"{seen}; {learning_rate:g} is far {side}. A short sweep may be off by as much again: try both."
         yield Advice("learning_rate", words, "low")
-
-
-def advise_views(view: str, distances: Mapping[str, ViewDistance]) -> Iterator[Advice]:
-    """Yield whether the chosen view gives other weights than the gradients of all shared parameters.
-
-    Args:
-        view: the chosen one.
-        distances: view -> how far it is from the view `parameters`.
-    """
-    if view not in distances:
-        return
-    apart = distances[view].weights
-    if apart.mean <= 0.1:
-        words = f"the view {view} gives nearly the weights of the view parameters ({apart.mean:.0%} apart): keep it."
-        yield Advice("view", words, "medium")
-        return
-    better = [name for name, found in distances.items() if found.weights.mean < 0.5 * apart.mean]
-    other = f" {better[0]} is nearer ({distances[better[0]].weights.mean:.0%})." if better else ""
-    words = (
-        f"the weights of the view {view} are {apart.mean:.0%} apart from those of the view parameters.{other} Where "
-        "the results matter more than the time, compare a run with gradients: parameters."
-    )
-    yield Advice("view", words, "low")
 
 
 def advise_cost(times: Mapping[str, Estimate], chosen: str, plain: str) -> Iterator[Advice]:

@@ -16,7 +16,7 @@ from lepton.evaluate import to_device
 from lepton.insight._estimate import Estimate
 from lepton.nn import LeptonModel, MultiTaskLoss
 
-__all__ = ["GradientRecord", "ViewDistance", "measure_gradients", "view_distance"]
+__all__ = ["GradientRecord", "measure_gradients"]
 
 _NEVER_CLIPS = 1e15
 """A bound on the tasks' gradients that makes every fork form the Gramian and changes nothing."""
@@ -139,38 +139,3 @@ def _one(model: LeptonModel, criterion: MultiTaskLoss, batch: Any) -> tuple[Tens
         gramian / (safe[:, None] * safe[None]),
         weights.clone(),
     )
-
-
-@dataclass(frozen=True)
-class ViewDistance:
-    """How far a view is from another on the same batches.
-
-    Attributes:
-        weights: half the sum of the absolute differences of the balancer's weights, each divided by their sum; 0 is
-            the same, 1 is all weight on other tasks.
-        cosines: mean absolute difference of the cosines.
-    """
-
-    weights: Estimate
-    cosines: Estimate
-
-
-def view_distance(view: GradientRecord, reference: GradientRecord) -> ViewDistance:
-    """Return how far one view's weights and cosines are from those of another on the same batches.
-
-    Args:
-        view: what was measured by it.
-        reference: the same by the other.
-
-    Example:
-        >>> from lepton.tasks import Regression
-        >>> model = LeptonModel(torch.nn.Linear(2, 4), [Regression("a"), Regression("b")])
-        >>> record = measure_gradients(model, [(torch.randn(8, 2), {"a": torch.ones(8), "b": torch.ones(8)})])
-        >>> view_distance(record, record).weights.mean
-        0.0
-    """
-    shares = [record.weights / record.weights.abs().sum(1, keepdim=True) for record in (view, reference)]
-    apart = (shares[0] - shares[1]).abs().sum(1) / 2
-    upper = torch.ones_like(view.gramians[0]).triu(1) > 0
-    cosines = (view.cosines - reference.cosines).abs()[:, upper]
-    return ViewDistance(_estimate(apart), _estimate(cosines.nanmean(1)))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lepton.insight._results import MetricInfo
 from lepton.insight.measure import Interval
 from lepton.insight.page import SpeechExample
+from lepton.insight.views import Fidelity
 
 __all__ = [
     "ColumnFacts",
@@ -239,6 +240,8 @@ class RunFacts:
         at_chance: tasks that alone are at chance, which are left out of `delta_m` where there are others.
         recordings: held-out recordings with what was found in them; a page shows at most twelve.
         speech: pairs of a person's recording and the model's synthesis of the same text.
+        views: how far each view of the gradients is from the exact one; None where none matters or it was not measured.
+        no_views: why it was not measured, where one would matter; empty otherwise.
     """
 
     name: str
@@ -261,6 +264,8 @@ class RunFacts:
     at_chance: tuple[str, ...] = ()
     recordings: tuple[SpeechExample, ...] = ()
     speech: tuple[tuple[SpeechExample, SpeechExample], ...] = ()
+    views: Fidelity | None = None
+    no_views: str = ""
 
     @property
     def part(self) -> str:

@@ -23,6 +23,7 @@ from lepton.insight.page import (
 )
 from lepton.insight.run_report._facts import RunFacts, TaskFacts
 from lepton.insight.run_report._words import metric_words
+from lepton.insight.views import fidelity_blocks
 
 __all__ = ["training_sections"]
 
@@ -42,6 +43,7 @@ def training_sections(facts: RunFacts) -> list[Section]:
         "Curves": tuple(_curves(facts)),
         "Task weights": tuple(_weights(facts)),
         "Conflict between tasks": tuple(_conflict(facts)),
+        "Views of the gradients": tuple(_views(facts)),
         "Gradient norms": tuple(_norms(facts)),
     }
     return [Section(heading, blocks) for heading, blocks in found.items() if blocks]
@@ -192,6 +194,18 @@ def _conflict(facts: RunFacts) -> Iterator[Block]:
 
 def _cosine_words(value: float) -> str:
     return "–" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # -0.00 is 0
+
+
+# -- views --------------------------------------------------------------------------------------------------------
+def _views(facts: RunFacts) -> Iterator[Block]:
+    if facts.views is not None:
+        yield from fidelity_blocks(facts.views)
+        yield (
+            "Measured on a few training batches with the weights that were kept, when this page was written. Whether "
+            "the distance matters for the results only a training in each view can tell."
+        )
+    elif facts.no_views:
+        yield f"Not measured: {facts.no_views}"
 
 
 # -- gradient norms -----------------------------------------------------------------------------------------------

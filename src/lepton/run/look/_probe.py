@@ -20,22 +20,21 @@ from lepton.evaluate import evaluate
 from lepton.insight import (
     Advice,
     Estimate,
+    Fidelity,
     GradientRecord,
     MemoryCount,
     RangeTest,
-    ViewDistance,
     advise_conflict,
     advise_cost,
     advise_learning_rate,
     advise_scale,
-    advise_views,
     advise_weights,
     count_memory,
+    fidelity,
     learning_rate_range,
     measure_gradients,
     sorted_advice,
     time_in_turns,
-    view_distance,
 )
 from lepton.nn import LeptonModel
 from lepton.run._build import initial_model
@@ -52,8 +51,10 @@ Batch = tuple[Any, Any]
 Window = list[Batch]
 
 PLAIN = {"method": "equal"}
-MOST_NUMBERS = 2**28
-"""Numbers in the tasks' gradients of all shared parameters up to which the view `parameters` is looked at."""
+VIEW_BYTES = 2**30
+"""Memory for the tasks' gradients of all shared parameters; where they need more, they are compared in parts."""
+VIEW_BATCHES = 10
+VIEW_SECONDS = 20.0
 MOST_BATCHES = 100
 LATER = 60
 """Steps after which the gradients are measured again."""
@@ -110,7 +111,8 @@ class Probe:
         labels: which labels there are.
         learning_rate: the range test.
         cost: time and memory.
-        views: view -> how far it is from the view `parameters`; empty where nothing is compared or it costs too much.
+        views: how far each view of the gradients is from the exact one, after `later_steps` steps; None for a method
+            that compares no gradients, or a single task.
         advice: recommendations, the surest first.
         seconds: what the probe took.
     """
@@ -122,7 +124,7 @@ class Probe:
     labels: LabelMap
     learning_rate: RangeTest
     cost: StepCost
-    views: dict[str, ViewDistance]
+    views: Fidelity | None
     advice: tuple[Advice, ...]
     seconds: float
 
@@ -137,7 +139,7 @@ class Probe:
             "labels_of_both": [{"tasks": pair, "share": share} for pair, share in self.labels.both.items()],
             "learning_rate": dataclasses.asdict(self.learning_rate),
             "cost": {**dataclasses.asdict(self.cost), "ratio": self.cost.ratio},
-            "views": {name: dataclasses.asdict(found) for name, found in self.views.items()},
+            "views": None if self.views is None else self.views.to_dict(),
             "advice": [dataclasses.asdict(item) for item in self.advice],
             "seconds": self.seconds,
         }
@@ -195,7 +197,7 @@ def probe(config: Config | Prepared, source: Any = None, *, batches: int = 20, t
         record = measure_gradients(model, seen)
         trained = _some_steps(prepared.config, model, windows)
         later = measure_gradients(trained, seen)
-        views = _views(trained, seen) if model.balancer.uses_gramian and len(prepared.rules) > 1 else {}
+        views = _views(trained, seen)
         times = _times(prepared, model, windows, batches, trust)
         cost = _cost(prepared, model, times, seen[0])
         trainer = make_trainer(prepared.config, copy.deepcopy(model), None)
@@ -206,7 +208,7 @@ def probe(config: Config | Prepared, source: Any = None, *, batches: int = 20, t
         *advise_weights(later),
         *advise_conflict(later, f"after {LATER} steps"),
         *advise_learning_rate(sweep, prepared.config.training.learning_rate),
-        *advise_views(record.view, views),
+        *_view_advice(views),
         *advise_cost(times, "chosen", "plain"),
     ]
     seconds = time.perf_counter() - start
@@ -249,21 +251,19 @@ def _some_steps(config: Config, model: LeptonModel, windows: Sequence[Window]) -
 
 
 # -- views --------------------------------------------------------------------------------------------------------
-def _views(model: LeptonModel, batches: Sequence[Batch]) -> dict[str, ViewDistance]:
-    """Return how far each view that the balancer can be given is from the reference."""
-    numbers = len(model.task_names) * sum(p.numel() for p in model.trunk.parameters() if p.requires_grad)
-    if "parameters" not in model.balancer.views or numbers > MOST_NUMBERS:
-        return {}
-    few = batches[:10]
-    reference = measure_gradients(model, few, gradients="parameters")
-    others = sorted(_possible_views(model, few) - {"parameters"})
-    return {view: view_distance(measure_gradients(model, few, gradients=view), reference) for view in others}
+def _views(model: LeptonModel, batches: Sequence[Batch]) -> Fidelity | None:
+    """Return how far each view is from the exact one; None where none matters."""
+    balancer = model.balancer
+    if len(model.task_names) < 2 or not (balancer.uses_gramian or balancer.uses_jacobian):
+        return None
+    budget = model.fork.memory_budget or VIEW_BYTES
+    return fidelity(model, batches[:VIEW_BATCHES], memory_budget=budget, max_seconds=VIEW_SECONDS)
 
 
-def _possible_views(model: LeptonModel, batches: Sequence[Batch]) -> set[str]:
-    """Return the balancer's views, without `features` where rows lack labels: it compares row by row."""
-    complete = all(model.task(name).mask(target).all() for _, targets in batches for name, target in targets.items())
-    return set(model.balancer.views) - (set() if complete else {"features"})
+def _view_advice(views: Fidelity | None) -> Iterator[Advice]:
+    found = None if views is None else views.recommendation
+    if found is not None:
+        yield Advice("view", found.words, found.confidence)
 
 
 # -- cost ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lepton.insight import Estimate, as_bytes, as_duration
@@ -27,7 +26,9 @@ def probe_view(probe: Probe) -> RenderableType:
     parts: list[RenderableType] = [_tasks(probe)]
     if len(probe.gradients.tasks) > 1:
         parts.append(_pairs(probe))
-    parts += [_plan(probe), *(Text(line) for line in _views(probe))]
+    parts.append(_plan(probe))
+    if probe.views is not None:
+        parts.append(probe.views.table)
     parts.append(Text("what this speaks for", style="bold"))
     for item in probe.advice:
         parts.append(Text.assemble(f"- {item.words} ", (f"[confidence {item.confidence}]", STYLES[item.confidence])))
@@ -102,11 +103,3 @@ def _plan(probe: Probe) -> Table:
     span = "none" if low is None or high is None else f"{low:.1g} to {high:.1g}"
     table.add_row("learning rate", f"{span} by a sweep of {len(sweep.rates)} steps")
     return table
-
-
-def _views(probe: Probe) -> Iterator[str]:
-    for view, found in probe.views.items():
-        yield (
-            f"view {view} against parameters: weights {found.weights.mean:.1%} apart, cosines "
-            f"{found.cosines.mean:.2f} apart"
-        )

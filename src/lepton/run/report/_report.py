@@ -19,6 +19,7 @@ from lepton.data import SEQUENCE_KINDS, SPEECH_KINDS, AudioEncoder, InputEncoder
 from lepton.errors import ConfigurationError, DataError
 from lepton.evaluate import to_device
 from lepton.insight import (
+    Fidelity,
     Interval,
     MetricInfo,
     Predictions,
@@ -41,6 +42,7 @@ from lepton.run._summary import balance_words
 from lepton.run.report._cost import cost_of
 from lepton.run.report._describe import read_data
 from lepton.run.report._sounds import recordings_of, speech_of, speech_predictions
+from lepton.run.report._views import views_of
 from lepton.train import write_atomically
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ def gather(run: Run, *, rows: bool) -> RunFacts:
         no_sample=seen.reason,
         recordings=seen.recordings,
         speech=seen.speech,
+        views=seen.views,
+        no_views=seen.no_views,
         environment=_environment(about, run),
         command=shlex.join(about.get("command", [])),
         config=config_yaml(run.config),
@@ -196,23 +200,26 @@ def _scores(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 # -- rows ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Seen:
-    """Held-out rows drawn at random, and what was found for them; or the reason why there are none."""
+    """Held-out rows drawn at random, and what was found for them and for training rows; or the reason why not."""
 
     sample: SampleFacts | None = None
     predictions: Mapping[str, Predictions | TextPredictions] = field(default_factory=dict)
     reason: str = ""
     recordings: tuple[SpeechExample, ...] = ()
     speech: tuple[tuple[SpeechExample, SpeechExample], ...] = ()
+    views: Fidelity | None = None
+    no_views: str = ""
 
 
 def _looked_at(run: Run) -> Seen:
     try:
         tables = run.tables()
     except (ConfigurationError, DataError) as error:
-        return Seen(reason=f"the rows are not at hand. {error}")
+        return Seen(reason=f"the rows are not at hand. {error}", no_views=views_of(run, {})[1])
+    views, no_views = views_of(run, tables)
     part = held_out_part(tables)
     if part is None:
-        return Seen(reason="no row was held out.")
+        return Seen(reason="no row was held out.", views=views, no_views=no_views)
     table = tables[part]
     texts = isinstance(run.encoder, SequenceEncoder)
     heard = isinstance(run.encoder, AudioEncoder)
@@ -225,7 +232,8 @@ def _looked_at(run: Run) -> Seen:
     sample = SampleFacts(part, rows, table.num_rows, inputs, _pictures(run, chosen))
     predictions = _predictions(run, chosen, part)
     recordings = recordings_of(run, chosen)
-    return Seen(sample, predictions, recordings=recordings, speech=speech_of(run, chosen, recordings))
+    speech = speech_of(run, chosen, recordings)
+    return Seen(sample, predictions, "", recordings, speech, views, no_views)
 
 
 def _pictures(run: Run, table: pa.Table) -> Any:
