@@ -23,9 +23,6 @@ Batch = tuple[Any, dict[str, Tensor]]
 class Deal(Protocol):
     """Which rows of a pass over all rows fall to one of several processes, as someone else decided."""
 
-    rank: int
-    world_size: int
-
     def places(self) -> Tensor:
         """Return the places in the order of the pass that fall to this process, ascending [M]."""
 

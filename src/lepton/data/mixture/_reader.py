@@ -189,7 +189,8 @@ class OrderedReader(SetReader):
     """Reads a set whose loader has the rows of an epoch in an order: its place in it, of all processes, is enough."""
 
     def _seek(self) -> int:
-        size, place = self.loader.batch_size, self.rows - self.left
+        size: int = self.loader.batch_size
+        place = self.rows - self.left
         batch = place // size
         self.loader.load_state_dict({"epoch": self._pass, "batch": batch})
         if self._deal is None or place == 0:
