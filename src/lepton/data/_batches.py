@@ -12,7 +12,7 @@ from torch import Tensor
 from lepton.data._loading import Batch
 from lepton.errors import DataError
 
-__all__ = ["cut", "joined", "n_rows", "sliced", "taken"]
+__all__ = ["cut", "joined", "n_rows", "sliced", "taken", "without_rows"]
 
 
 def n_rows(batch: Batch) -> int:
@@ -42,6 +42,11 @@ def taken(batch: Batch, index: Tensor) -> Batch:
 def sliced(batch: Batch, start: int, stop: int | None = None) -> Batch:
     """Return the rows from one to before another."""
     return _mapped(lambda tensor: tensor[start:stop], batch)
+
+
+def without_rows(batch: Batch) -> Batch:
+    """Return a batch of the same shapes that has no rows, and does not hold on to these."""
+    return _mapped(lambda tensor: tensor.new_empty((0, *tensor.shape[1:])), batch)
 
 
 def joined(batches: Sequence[Batch], missing: Mapping[str, float] | None = None) -> Batch:

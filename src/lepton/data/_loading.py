@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -13,10 +14,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from lepton.errors import DataError, is_whole, require
 
-__all__ = ["Batch", "OrderedLoader", "check_loader", "read_by_workers", "seeded_generator"]
+__all__ = ["Batch", "Deal", "OrderedLoader", "check_loader", "read_by_workers", "seeded_generator"]
 
 Batch = tuple[Any, dict[str, Tensor]]
 """Inputs, and targets by task."""
+
+
+class Deal(Protocol):
+    """Which rows of a pass over all rows fall to one of several processes, as someone else decided."""
+
+    def places(self) -> Tensor:
+        """Return the places in the order of the pass that fall to this process, ascending [M]."""
+
+    def stretch(self) -> tuple[int, int]:
+        """Return the first of so many places in a row, and the one after the last: no two processes share one."""
 
 
 class OrderedLoader(abc.ABC):
@@ -64,6 +75,7 @@ class OrderedLoader(abc.ABC):
         self.among: Tensor | None = None
         self.epoch = 0
         self._counts_all = False  # whether `batch_size` rows are those of all processes
+        self._deal: Callable[[], Deal] | None = None
         self._first = self._done = 0
 
     def restrict(self, rows: Tensor) -> None:
@@ -95,17 +107,38 @@ class OrderedLoader(abc.ABC):
         found.rank, found.world_size, found._counts_all = rank, world_size, True
         return found
 
+    def dealt(self, rank: int, world_size: int, deal: Callable[[], Deal]) -> Self:
+        """Return a loader of the same batches with one process's rows only, which somebody else deals out.
+
+        Args:
+            rank: number of the process, from 0.
+            world_size: how many processes share the rows.
+            deal: called when a pass begins or goes on.
+        """
+        found = self.shared(rank, world_size)
+        found._deal = deal
+        return found
+
     def __iter__(self) -> Iterator[Batch]:
         order = self._order()
         batches = torch.split(order if self.among is None else self.among[order], self.joint_size)[: len(self)]
         first, self._first = self._first, 0
         self._done = first
-        read = self._read([batch[self.rank :: self.world_size] for batch in batches[first:]], first)
+        read = self._read(self._own(batches)[first:], first)
         self.epoch += 1
         for place, batch in enumerate(read, first):
             self._done = place + 1
             yield batch
         self._done = 0
+
+    def _own(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Return this process's rows of the batches of all."""
+        if self._deal is None:
+            return [batch[self.rank :: self.world_size] for batch in batches]
+        places = self._deal().places()
+        cuts = torch.searchsorted(places, torch.arange(len(batches) + 1) * self.joint_size).tolist()
+        rows = torch.cat(list(batches))[places]
+        return [rows[first:last] for first, last in itertools.pairwise(cuts)]
 
     @abc.abstractmethod
     def _read(self, batches: Sequence[Tensor], first: int) -> Iterable[Batch]:
@@ -125,9 +158,9 @@ class OrderedLoader(abc.ABC):
         """Make the next iteration begin where `state_dict` stood."""
         self.epoch, self._first, self._done = state["epoch"], state["batch"], 0
 
-    def skip_rest(self) -> None:
-        """Make the next iteration begin with a new epoch, wherever this one was left."""
-        self._first = self._done = 0
+    def begin(self, epoch: int) -> None:
+        """Make the next iteration that of an epoch, counted from 0, from its first batch on."""
+        self.epoch, self._first, self._done = epoch, 0, 0
 
     # -- order ------------------------------------------------------------------------------------------------
     def _order(self) -> Tensor:

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lepton.errors import TrainingError, nearest, require
-from lepton.gradients import is_distributed
+from lepton.train._processes import Processes
 
-__all__ = ["Buffers", "MemoryPolicy", "MicroBatches", "is_out_of_memory"]
+__all__ = ["Buffers", "MemoryPolicy", "MicroBatches", "Sparing", "is_out_of_memory", "is_process_lost", "without_rows"]
 
 MemoryPolicy = Literal["halve", "stop"]
 """What happens when memory runs out in a step."""
 
 _SAYINGS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+_FAREWELLS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 log = logging.getLogger("lepton")
 
@@ -32,6 +34,41 @@ def is_out_of_memory(error: BaseException) -> bool:
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
+def is_process_lost(error: BaseException) -> bool:
+    """Return whether an error says that another process, which this one waited for, has ended."""
+    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _FAREWELLS)
+
+
+class Sparing(nn.Module):
+    """A forward pass in one of several processes: where memory runs out it goes on without rows.
+
+    The others wait for this process's part in their sums over all. So it takes part to the end of a step that none of
+    them will use, and all begin it again together.
+
+    Args:
+        model: whose forward pass it is.
+
+    Attributes:
+        error: that memory ran out in this step; None if it did not.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.error: BaseException | None = None
+
+    def forward(self, inputs: Any) -> Any:
+        """Return what the model does: for all rows, or for none."""
+        if self.error is None:
+            try:
+                return self.model(inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or _rows(inputs) is None:
+                    raise
+                self.error = error.with_traceback(None)  # which holds on to the tensors of the attempt
+        return self.model(without_rows(inputs))
+
+
 class MicroBatches:
     """Cuts the batches of a step into pieces, twice as many each time that memory runs out.
 
@@ -40,6 +77,7 @@ class MicroBatches:
 
     Args:
         policy: `"halve"`, or `"stop"` with an error.
+        processes: those that train together, which all take equally many pieces; None for this one alone.
 
     Attributes:
         pieces: into how many a batch is cut.
@@ -56,32 +94,35 @@ class MicroBatches:
         [[0, 1, 2], [3, 4]]
     """
 
-    def __init__(self, policy: MemoryPolicy = "halve") -> None:
+    def __init__(self, policy: MemoryPolicy = "halve", processes: Processes | None = None) -> None:
         names = get_args(MemoryPolicy)
         known = policy in names
         require(known, "Trainer", "on_out_of_memory", policy, f"one of {list(names)}{nearest(str(policy), names)}")
         self.policy = policy
+        self.processes = Processes() if processes is None else processes
         self.pieces = 1
 
     def cut(self, batches: Sequence[Any]) -> list[Any]:
         """Return the pieces of all batches, in order; a batch that cannot be cut stays whole."""
         if self.pieces == 1:
             return list(batches)
-        return [piece for batch in batches for piece in _pieces(batch, self.pieces)]
+        together = self.processes.together
+        return [piece for batch in batches for piece in _pieces(batch, self.pieces, all_of_them=together)]
 
-    def halve(self, error: BaseException, batches: Sequence[Any]) -> None:
-        """Make the pieces half as large.
+    def halve(self, error: BaseException | None, batches: Sequence[Any]) -> None:
+        """Make the pieces half as large, in all processes.
 
         Args:
-            error: that ended the attempt.
+            error: that ended the attempt; None if that was another process's.
             batches: of the step.
 
         Raises:
             TrainingError: memory ran out, and nothing can be halved, or nothing is to be.
         """
-        rows = max(_rows(batch) or 0 for batch in batches)
+        sizes = [size for found in self.processes.gather([_rows(batch) for batch in batches]) for size in found]
+        rows = max(size or 0 for size in sizes)
         now = -(-rows // self.pieces)
-        reason = self._why_not(now, batches)
+        reason = self._why_not(now, sizes)
         if reason:
             raise TrainingError(
                 f"memory ran out in a step on micro-batches of {now} rows, and {reason}. The weights are those from "
@@ -95,12 +136,10 @@ class MicroBatches:
             -(-rows // self.pieces),
         )
 
-    def _why_not(self, rows: int, batches: Sequence[Any]) -> str:
+    def _why_not(self, rows: int, sizes: Sequence[int | None]) -> str:
         if self.policy == "stop":
             return "on_out_of_memory is 'stop'"
-        if is_distributed():
-            return "one of several processes cannot take more micro-batches than the others"
-        if any(_rows(batch) is None for batch in batches):
+        if None in sizes:
             return "these inputs cannot be cut: not all are tensors with a row for each label"
         return "" if rows > 1 else "a single row cannot be halved"
 
@@ -122,14 +161,19 @@ def _rows(batch: Any) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _pieces(batch: Any, count: int) -> list[Any]:
+def _pieces(batch: Any, count: int, *, all_of_them: bool) -> list[Any]:
+    """Return the pieces of a batch that have rows, or all of them."""
     rows = _rows(batch)
     if rows is None:
         return [batch]
     size = max(1, -(-rows // count))
-    return [
-        pytree.tree_map(lambda leaf, first=first: leaf[first : first + size], batch) for first in range(0, rows, size)
-    ]
+    firsts = range(0, size * count if all_of_them else rows, size)
+    return [pytree.tree_map(lambda leaf, first=first: leaf[first : first + size], batch) for first in firsts]
+
+
+def without_rows(batch: Any) -> Any:
+    """Return a nest of tensors with a row each in the same shapes, but without rows."""
+    return pytree.tree_map(lambda leaf: leaf[:0], batch)
 
 
 class Buffers:

@@ -245,6 +245,14 @@ class Processes:
         dist.all_gather_object(found, value, group=self._group)
         return found
 
+    def any(self, flag: bool) -> bool:
+        """Return whether a flag is raised in any process: all of them wait for the slowest."""
+        if not self.together:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._group)
+        return bool(flags)
+
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of values over the processes."""
         if self.together:

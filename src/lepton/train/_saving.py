@@ -36,6 +36,9 @@ __all__ = ["Checkpoints", "Stateful", "load_training", "save_training"]
 TRAINING = "training.safetensors"
 FORMAT = 2
 
+OWN = ("position",)
+"""Parts of which every process has a state of its own: streamed rows are read in stretches."""
+
 log = logging.getLogger("lepton")
 
 
@@ -174,7 +177,8 @@ class Checkpoints:
             return
         rest: dict[str, Any] = {"state": asdict(state), "extra": dict(extra)}
         if self.processes.together:
-            rest["others"] = self.processes.gather(random_state(self.model.device))[1:]
+            own = {name: parts[name].state_dict() for name in OWN}
+            rest["others"] = self.processes.gather({"random": random_state(self.model.device), "parts": own})[1:]
         files = training_files(self.model, parts, rest)
         keep = self.keep_previous
         written = self._guarded(state, "last", lambda folder: write_checkpoint(folder, files, keep_previous=keep))
@@ -222,7 +226,7 @@ class Checkpoints:
         training = _read_training(folder, self.model)
         try:
             state = TrainState(**training["state"])
-            _load(parts, training)
+            _load(parts, {**training, "parts": training["parts"] | self._own(training)})
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint {folder} is of a training with other options (optimizer, learning_rates, schedule, "
@@ -231,9 +235,17 @@ class Checkpoints:
         self._restore_generators(training)
         return state, training["extra"]
 
+    def _own(self, training: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the states of parts that were this process's own."""
+        others = training.get("others", ())
+        found: Mapping[str, Any] = (
+            others[self.processes.rank - 1]["parts"] if 0 < self.processes.rank <= len(others) else {}
+        )
+        return found
+
     def _restore_generators(self, training: Mapping[str, Any]) -> None:
         """Set the generators to this process's own; of a process that was not there, to draws of the first one's."""
-        states = [training["random"], *training.get("others", ())]
+        states = [training["random"], *(other["random"] for other in training.get("others", ()))]
         rank = self.processes.rank
         restore_random_state(states[rank] if rank < len(states) else states[0], self.model.device)
         if rank >= len(states):

@@ -18,7 +18,15 @@ from lepton.evaluate import to_device
 from lepton.nn import LeptonModel, MultiTaskLoss
 from lepton.train._clip import clip_adaptively, clip_rows
 from lepton.train._layers import LayerNorms
-from lepton.train._memory import Buffers, MemoryPolicy, MicroBatches, is_out_of_memory
+from lepton.train._memory import (
+    Buffers,
+    MemoryPolicy,
+    MicroBatches,
+    Sparing,
+    is_out_of_memory,
+    is_process_lost,
+    without_rows,
+)
 from lepton.train._processes import Processes, local, local_rows, whole
 from lepton.train._spikes import SpikeGuard
 
@@ -28,6 +36,15 @@ PrecisionName = Literal["32", "bf16-mixed", "fp16-mixed"]
 """Number formats of a step."""
 
 _HALF = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
+
+_IN_BACKWARD = (
+    "memory ran out in the backward pass of one of several processes, while the others waited for its gradients: they "
+    "cannot begin the step again. The weights are those from before the step. Lower batch_size, or raise "
+    "gradient_accumulation_steps, and go on from the last checkpoint."
+)
+_OTHER_ENDED = (
+    "another process ended in the midst of a step, as its own message says. The weights are those from before the step."
+)
 
 Batch = tuple[Any, Mapping[str, Tensor]]
 """Inputs, and targets by task."""
@@ -105,7 +122,8 @@ class TrainStep:
         # Beside the model, not around it: the names in its state_dict stay as they are.
         self.processes = Processes() if processes is None else processes
         forward: Any = torch.compile(model) if compile else model
-        self.forward: Any = self.processes.wrap(forward, model.device)
+        self._sparing = Sparing(forward) if self.processes.together else None
+        self.forward: Any = self.processes.wrap(self._sparing or forward, model.device)
         self.layers = layers
         self.adaptive_clip = adaptive_clip
         self.criterion = MultiTaskLoss(model)
@@ -117,7 +135,7 @@ class TrainStep:
         self.device = model.device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16-mixed")
         self.guard = guard
-        self.micro = MicroBatches(on_out_of_memory)
+        self.micro = MicroBatches(on_out_of_memory, self.processes)
         self._buffers = Buffers(model.trunk, model.heads)
 
     def __call__(self, window: Sequence[Batch]) -> StepResult:
@@ -179,16 +197,37 @@ class TrainStep:
                 self.model.fork.gradient_accumulation_steps = len(pieces)
             self.optimizer.zero_grad(set_to_none=True)
             counts = self._counts(pieces)
+            found, error = self._attempt(pieces, counts)
+            if not self.processes.any(error is not None):
+                return pieces, counts, found
+            self._undo()
+            self.micro.halve(error, batches)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _attempt(
+        self, pieces: list[Batch], counts: Tensor | None
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor, Tensor]], BaseException | None]:
+        """Return what all micro-batches gave, or the error that memory ran out.
+
+        Raises:
+            TrainingError: it did in the midst of a sum over several processes, or one of the others has ended.
+        """
+        if self._sparing is None:
             try:
-                return pieces, counts, self._micro_batches(pieces, counts)
+                return self._micro_batches(pieces, counts), None
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._undo()
-                self.micro.halve(error, batches)
-            # Outside of the handler, whose error holds on to the tensors of the attempt.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+                return [], error.with_traceback(None)  # which holds on to the tensors of the attempt
+        self._sparing.error = None
+        try:
+            return self._micro_batches(pieces, counts), self._sparing.error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) and not is_process_lost(error):
+                raise
+            self._undo()
+            raise TrainingError(_IN_BACKWARD if is_out_of_memory(error) else _OTHER_ENDED) from error
 
     def _undo(self) -> None:
         """Leave nothing of a step that was begun."""
@@ -217,6 +256,8 @@ class TrainStep:
         inputs, targets = batch
         with self._autocast():
             outputs, task_weights = self.forward(inputs)
+            if self._sparing is not None and self._sparing.error is not None:
+                targets = without_rows(targets)
             loss = self.criterion(outputs, targets, task_weights, label_counts=counts)
         self.scaler.scale(loss).backward()
         losses, present, factors = self.criterion.last_losses, self.criterion.last_present, self.criterion.last_factors

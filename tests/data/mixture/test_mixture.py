@@ -301,8 +301,3 @@ def test_what_is_no_mixture_is_refused() -> None:
         list(Mixture({"a": tensor_loader("a", 20, 0), "b": other}, 4, strategy="round_robin"))
     with pytest.raises(CheckpointError, match="strategy"):
         mixture().load_state_dict(mixture(strategy="round_robin").state_dict())
-
-
-def test_a_mixture_of_one_process_is_not_shared() -> None:
-    with pytest.raises(ConfigurationError, match="process 1 of 2 would train on all rows"):
-        mixture().shared(1, 2)

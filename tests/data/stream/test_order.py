@@ -38,7 +38,8 @@ def test_the_processes_have_every_row_once(sizes: list[int], window: int, world_
     shares = []
     for rank in range(world_size):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        windows = epoch_windows(groups_of(sizes, window), window, generator=generator, rank=rank, world_size=world_size)
+        stretch = rows_of_rank(sum(sizes), rank, world_size)
+        windows = epoch_windows(groups_of(sizes, window), window, generator=generator, stretch=stretch)
         assert all(0 < len(one) <= window for one in windows)
         shares.append(rows_of(windows))
     every = [row for share in shares for row in share]
@@ -51,7 +52,8 @@ def test_the_processes_have_every_row_once(sizes: list[int], window: int, world_
 @cases
 def test_a_group_is_read_forwards_by_one_run(sizes: list[int], window: int, world_size: int, seed: int | None) -> None:
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    windows = epoch_windows(groups_of(sizes, window), window, generator=generator, rank=0, world_size=world_size)
+    stretch = rows_of_rank(sum(sizes), 0, world_size)
+    windows = epoch_windows(groups_of(sizes, window), window, generator=generator, stretch=stretch)
     last: dict[int, tuple[int, int]] = {}
     for one in windows:
         for piece in one.pieces:

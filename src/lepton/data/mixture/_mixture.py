@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lepton.data._batches import joined
-from lepton.data._loading import Batch, seeded_generator
+from lepton.data._loading import Batch, check_loader, seeded_generator
+from lepton.data.mixture._deal import SetDeal
 from lepton.data.mixture._plan import (
     BatchesName,
     StopName,
@@ -18,7 +20,7 @@ from lepton.data.mixture._plan import (
     plan_of,
     probabilities_of,
 )
-from lepton.data.mixture._reader import SetLoader, SetReader
+from lepton.data.mixture._reader import SetLoader, reader_of
 from lepton.errors import CheckpointError, ConfigurationError, DataError, is_number, is_whole, nearest, require
 
 __all__ = ["Mixture"]
@@ -112,23 +114,35 @@ class Mixture:
         self.strategy, self.probabilities = _chosen(loaders, strategy, temperature, probabilities, weights)
         if self.strategy == "sequential" and stop == "first_exhausted":
             raise ConfigurationError("Mixture: sequential ends with the last set: take stop='all_exhausted'.")
-        self._readers = {name: SetReader(loader) for name, loader in loaders.items()}
+        self._readers = {name: reader_of(loader) for name, loader in loaders.items()}
         self._plan = self._planned()
         self.epoch = 0
+        self._counts_all = False  # whether `batch_size` rows are those of all processes
         self._first = self._done = 0
         self._given = torch.zeros(len(self.names), dtype=torch.int64)
 
     def shared(self, rank: int, world_size: int) -> Mixture:
-        """Refuse to share batches that were planned for one process.
+        """Return a mixture of one process's rows of the same batches: `batch_size` rows are those of all together.
+
+        Process r takes every `world_size`-th row of a batch from the r-th on, of whichever sets. The rows of a set in
+        memory are those of one process. A set that is streamed gives as many rows to each batch as for one process, but
+        every process reads a stretch of its own, as long as its rows of a pass are many.
+
+        Args:
+            rank: number of the process, from 0.
+            world_size: how many processes share each batch.
 
         Raises:
-            ConfigurationError: always.
+            ConfigurationError: it stands within an epoch, or a set's loader is not one of this package.
         """
-        raise ConfigurationError(
-            f"a mixture of data sets is planned for its loaders' processes, and these were made for one: process "
-            f"{rank} of {world_size} would train on all rows. Give it loaders with rank and world_size, or train "
-            "data.sources with one process."
-        )
+        check_loader("Mixture", self.batch_size, 0, rank, world_size)
+        if self._first or self._done:
+            raise ConfigurationError("Mixture: an epoch was begun: share it among processes before its first batch.")
+        found = copy.copy(self)
+        found.rank, found.world_size, found._counts_all = rank, world_size, True
+        found.tasks, found._given = dict(self.tasks), self._given.clone()
+        found._readers = {name: reader.shared(rank, world_size) for name, reader in self._readers.items()}
+        return found
 
     def _planned(self) -> Tensor:
         """Return how many rows of each set every batch of the first epoch holds [G, K]."""
@@ -167,6 +181,8 @@ class Mixture:
         begin, self._first = self._first, 0
         if begin == 0:
             self._begin_passes()  # an epoch may have been left in its middle
+        if self._counts_all:
+            self._deal_out(plan, plan[:begin].sum(0).tolist())
         self._done = begin
         self.epoch += 1
         for place in range(begin, len(plan)):
@@ -179,15 +195,21 @@ class Mixture:
         self._done = 0
 
     def _batch(self, counts: Sequence[int]) -> Batch:
-        parts = []
+        parts, first = [], 0
         for (name, reader), number in zip(self._readers.items(), counts, strict=True):
-            found = list(reader.take(number))
+            found = list(reader.take(number, first))
             if found and name not in self.tasks:
                 self.tasks[name] = tuple(found[0][1])
             parts += found
+            first += number
         if not parts:
             parts.append(next(reader for reader, n in zip(self._readers.values(), counts, strict=True) if n).none())
         return joined(parts, self.missing)
+
+    def _deal_out(self, plan: Tensor, given: Sequence[int]) -> None:
+        """Tell the readers which rows of an epoch are this process's, and how many it gave before."""
+        for place, (reader, number) in enumerate(zip(self._readers.values(), given, strict=True)):
+            reader.enter(SetDeal(plan, place, self.rank, self.world_size), number)
 
     def _begin_passes(self) -> None:
         for reader in self._readers.values():
@@ -241,14 +263,14 @@ class Mixture:
 
     def _about(self) -> dict[str, Any]:
         return {
-            "sets": {name: reader.loader.n_rows for name, reader in self._readers.items()},
+            "sets": {name: reader.n_rows for name, reader in self._readers.items()},
             "batch_size": self.batch_size,
             "strategy": self.strategy,
             "probabilities": None if self.probabilities is None else self.probabilities.tolist(),
             "stop": self.stop,
             "batches": self.batches,
             "seed": self.seed,
-            "world_size": self.world_size,
+            "world_size": 1 if self._counts_all else self.world_size,
         }
 
 

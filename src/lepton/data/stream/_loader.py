@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lepton.data._batches import cut, joined, n_rows, sliced
-from lepton.data._loading import Batch, check_loader, seeded_generator
+from lepton.data._loading import Batch, Deal, check_loader, seeded_generator
 from lepton.data.stream._encode import encode_of
 from lepton.data.stream._order import Piece, Window, epoch_windows, rows_of_rank
 from lepton.data.stream._quarantine import Quarantine
@@ -102,6 +102,7 @@ class StreamLoader:
         if self.n_rows == 0:
             raise DataError("there are no rows to make batches of.")
         self._begin = self._at = _Place(0)
+        self._deal: Callable[[], Deal] | None = None
         self.quarantine.add(shards.bad, shards.all_rows)
 
     def __len__(self) -> int:
@@ -120,7 +121,7 @@ class StreamLoader:
             self._at = place
             count += 1
             yield batch
-        if self.world_size > 1:
+        if self._padded:
             yield from self._padding(windows, begin, count)
         self._at = self._begin
 
@@ -145,6 +146,24 @@ class StreamLoader:
         found.batch_size, found.rank, found.world_size = self.batch_size // world_size, rank, world_size
         return found
 
+    def dealt(self, rank: int, world_size: int, deal: Callable[[], Deal]) -> StreamLoader:
+        """Return a loader of one process's stretch of the rows, as long as somebody else says, in batches of as many.
+
+        Args:
+            rank: number of the process, from 0.
+            world_size: how many processes share the rows.
+            deal: called when an epoch begins or goes on.
+        """
+        check_loader("StreamLoader", self.batch_size, self.workers, rank, world_size)
+        found = copy.copy(self)
+        found.rank, found.world_size, found._deal = rank, world_size, deal
+        return found
+
+    @property
+    def _padded(self) -> bool:
+        """Whether the processes have equally many batches, since each of them is one of all."""
+        return self.world_size > 1 and self._deal is None
+
     # -- position ---------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Return where the next batch comes from: epoch, window and row in it, and what they depend on."""
@@ -165,9 +184,10 @@ class StreamLoader:
         self._begin = self._at = _Place(state["epoch"], state["window"], state["row"], state["batch"])
         self.epoch = state["epoch"]
 
-    def skip_rest(self) -> None:
-        """Make the next iteration begin with a new epoch, wherever this one was left."""
-        self._at = self._begin = _Place(self.epoch)
+    def begin(self, epoch: int) -> None:
+        """Make the next iteration that of an epoch, counted from 0, from its first row on."""
+        self.epoch = epoch
+        self._at = self._begin = _Place(epoch)
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -183,8 +203,8 @@ class StreamLoader:
     # -- an epoch ---------------------------------------------------------------------------------------------
     def _windows(self, epoch: int) -> list[Window]:
         generator = seeded_generator(self.seed, epoch, 0) if self.shuffle else None
-        share = {"rank": self.rank, "world_size": self.world_size}
-        return epoch_windows(self._groups, self.window, generator=generator, **share)
+        own = rows_of_rank(self.n_rows, self.rank, self.world_size) if self._deal is None else self._deal().stretch()
+        return epoch_windows(self._groups, self.window, generator=generator, stretch=own)
 
     def _batches(self, windows: list[Window], begin: _Place) -> Iterator[tuple[Batch, _Place]]:
         """Yield batches, each with the place of the next one; that of the last one is the next epoch."""
@@ -198,7 +218,7 @@ class StreamLoader:
             count += 1
             kept = batch, _Place(begin.epoch, window, row, count)
         if kept is not None:
-            over = self.world_size == 1 or count >= len(self)
+            over = not self._padded or count >= len(self)
             yield kept[0], _Place(begin.epoch + 1) if over else kept[1]
 
     def _cut(self, windows: list[Window], begin: _Place) -> Iterator[tuple[Batch, int, int]]:

@@ -61,8 +61,7 @@ def epoch_windows(
     window: int,
     *,
     generator: torch.Generator | None = None,
-    rank: int = 0,
-    world_size: int = 1,
+    stretch: tuple[int, int] | None = None,
 ) -> list[Window]:
     """Return the windows of an epoch in their order.
 
@@ -70,16 +69,14 @@ def epoch_windows(
         groups: the pieces of each group, in their order.
         window: rows of a window at most, where no single piece is larger.
         generator: draws the order of the groups; without one they keep theirs.
-        rank: number of the process.
-        world_size: how many processes share the rows; each takes one stretch of the order.
+        stretch: the first row of the order that is wanted, and the one after the last; None for all.
 
     Returns:
-        Windows that hold every row of this process's share once.
+        Windows that hold every row of the stretch once.
     """
     order = range(len(groups)) if generator is None else torch.randperm(len(groups), generator=generator).tolist()
-    total = sum(len(piece) for pieces in groups for piece in pieces)
-    share = _stretch([groups[place] for place in order], *rows_of_rank(total, rank, world_size))
-    runs = list(_runs(share, window))
+    ordered = [groups[place] for place in order]
+    runs = list(_runs(ordered if stretch is None else _stretch(ordered, *stretch), window))
     # In the order of the rows a run comes as a whole; in a shuffled one its neighbours would be too much alike.
     return [window for run in runs for window in run] if generator is None else list(_in_turns(runs))
 
