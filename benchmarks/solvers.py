@@ -1,10 +1,11 @@
 """The balancers' solvers alone, on random Gramians, in milliseconds of one core.
 
-python benchmarks/solvers.py
+python benchmarks/solvers.py [--methods UPGrad]
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 
@@ -54,11 +55,15 @@ def milliseconds(balancer: GradientBalancer, kind: str, n_tasks: int) -> tuple[f
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [make.__name__ for make in METHODS]
+    parser.add_argument("--methods", nargs="*", choices=names, default=names)
+    chosen = parser.parse_args().methods
     torch.set_num_threads(1)
     print("milliseconds, median (95th percentile) over 40 Gramians, one thread\n")
     print("| solver | Gramians | " + " | ".join(f"T = {n}" for n in SIZES) + " |")
     print("|---" * (2 + len(SIZES)) + "|")
-    for make in METHODS:
+    for make in (make for make in METHODS if make.__name__ in chosen):
         for kind in KINDS:
             cells = [milliseconds(make(), kind, n_tasks) for n_tasks in SIZES]
             print(

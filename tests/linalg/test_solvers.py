@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lepton.linalg import (
     _nonnegative,
     _pivoting,
+    _together,
     cosines,
     counter_uniform,
     frank_wolfe,
@@ -27,6 +28,7 @@ from lepton.linalg import (
 )
 from lepton.linalg._exchange import exchange, solve_on_face
 from lepton.linalg._random import _GAMMA, _mix
+from lepton.linalg._together import solve_together
 
 SIZES = (2, 3, 5, 10, 20, 40)
 
@@ -57,6 +59,59 @@ def test_nonnegative_program_is_the_one_of_quadprog(size: int, path: str) -> Non
             wanted = quadprog.solve_qp(matrix.numpy(), -matrix[row].numpy(), np.eye(size), np.zeros(size))[0]
             assert np.abs(found[row].numpy() - wanted).max() < 1e-4
         assert (found >= 0).all()
+
+
+def many(kind: str, size: int) -> Tensor:
+    """A matrix as UPGrad has it, for as many programs as it has rows."""
+    generator = torch.Generator().manual_seed(size)
+    rank = {"low rank": size // 2, "one direction": 1}.get(kind, 4 * size)
+    rows = torch.randn(size, rank, dtype=torch.float64, generator=generator)
+    if kind == "conflicting":
+        rows -= 0.9 * rows.mean(0)
+    if kind == "ill-conditioned":
+        rows *= torch.logspace(-3, 3, size, dtype=torch.float64)[:, None]
+    return normalize(rows @ rows.mT) + 1e-4 * torch.eye(size, dtype=torch.float64)
+
+
+MANY_KINDS = ("conflicting", "ill-conditioned", "low rank", "one direction")
+
+
+@pytest.mark.parametrize("size", [40, 200])
+@pytest.mark.parametrize("kind", MANY_KINDS)
+def test_many_programs_over_one_matrix_are_those_of_quadprog(
+    kind: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Tensor) -> Tensor:
+        raise AssertionError("pivoting")
+
+    monkeypatch.setattr(_nonnegative, "pivot", never)
+    matrix = many(kind, size)
+    found = solve_nonnegative(matrix, matrix)
+    for row in range(0, size, size // 5):
+        wanted = quadprog.solve_qp(matrix.numpy(), -matrix[row].numpy(), np.eye(size), np.zeros(size))[0]
+        assert np.abs(found[row].numpy() - wanted).max() < 1e-5 * (1 + wanted.max())
+    assert (found >= 0).all()
+
+
+@pytest.mark.parametrize("kind", MANY_KINDS)
+def test_many_programs_and_each_alone_agree_when_variables_are_absent(kind: str) -> None:
+    size, present = 60, torch.rand(60, generator=torch.Generator().manual_seed(0)) < 0.8
+    matrix = many(kind, size)
+    found = solve_nonnegative(matrix, matrix, present)
+    for row in range(0, size, 7):
+        alone = solve_nonnegative(matrix, matrix[row], present)
+        torch.testing.assert_close(found[row], alone, rtol=1e-5, atol=1e-6)
+    assert not found[:, ~present].any()
+
+
+def test_programs_that_do_not_end_together_are_pivoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = many("low rank", 50)
+    wanted = solve_nonnegative(matrix, matrix)
+    monkeypatch.setattr(_together, "_DESCENTS", (1,))
+    monkeypatch.setattr(_together, "_CORRECTIONS", 6)
+    _, solved = solve_together(matrix.numpy(), matrix.numpy())
+    assert 0 < solved.sum() < len(solved)
+    torch.testing.assert_close(solve_nonnegative(matrix, matrix), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
