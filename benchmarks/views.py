@@ -52,16 +52,17 @@ BASELINES: dict[str, Callable[[], Balancer]] = {
 VIEWS = ("features", "fork_layer", "parameters")
 TAILS = {"last layer": 7, "last two layers": 3}
 FEATURES, PIXELS, SCALE = 50, 784, 400.0
+PIXEL_MEAN, PIXEL_STD = 0.15, 0.3
 SCENES, TEST_SCENES, HELD_OUT = 20_000, 10_000, 10_000
 EPOCHS, BATCH = 8, 256
 RATE, SCHEDULE = 1e-3, "constant"
-RATES, SCHEDULES, CHOICE_SEEDS = (5e-4, 1e-3, 2e-3, 4e-3), ("constant", "cosine"), (100, 101)
+RATES, SCHEDULES, CHOICE_SEEDS = (1e-3, 2e-3, 4e-3), ("constant", "cosine"), (100, 101)
 
 
 # -- scenes -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes [N, 1, 28, 28] and right digits [N, 784] in 0 to 1, and the labels [N] of both digits."""
+    """Standardised scenes [N, 1, 28, 28], right digits [N, 784] in 0 to 1, and the labels [N] of both digits."""
 
     inputs: Tensor
     targets: dict[str, Tensor]
@@ -89,6 +90,7 @@ def make_scenes(digits: Tensor, labels: Tensor, count: int, seed: int) -> Scenes
     canvas[:, :28, :28] = digits[left]
     canvas[:, 8:, 8:] = torch.maximum(canvas[:, 8:, 8:], digits[right])
     inputs = F.interpolate(canvas[:, None], size=(28, 28), mode="bilinear", align_corners=False, antialias=True)
+    inputs = (inputs - PIXEL_MEAN) / PIXEL_STD
     return Scenes(inputs, {"left": labels[left], "right": labels[right], "picture": digits[right].flatten(1)})
 
 
