@@ -1,7 +1,7 @@
 """The three views of a task's gradient on MultiMNIST + reconstruction: what a cheap view loses, and what it saves.
 
     python benchmarks/views.py --data FOLDER --choose
-    python benchmarks/views.py --data FOLDER --results views.jsonl [--seeds 5] [--views ...] [--methods ...]
+    python benchmarks/views.py --data FOLDER --results views.jsonl [--seeds 5] [--views ...] [--methods ...] [--raw]
     python benchmarks/views_table.py views.jsonl [--picture views.png]
 
 A scene is two digits, overlaid on 36 x 36 pixels (one in the upper left corner, one in the lower right) and resized to
@@ -9,7 +9,8 @@ A scene is two digits, overlaid on 36 x 36 pixels (one in the upper left corner,
 error per pixel, times 400). Training scenes are drawn anew for each seed; the test scenes are made of the test digits
 and are the same for all. A finished run is one line of the results, and is not repeated. The learning rate and its
 schedule are chosen by `--choose`: with equal weighting, on scenes of training digits that are held out, by the sum of
-the three losses, which is what equal weighting minimises. FOLDER holds MNIST's four files.
+the three losses, which is what equal weighting minimises. `--raw` leaves the pixels between 0 and 1, where they are
+standardised otherwise. FOLDER holds MNIST's four files.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ BASELINES: dict[str, Callable[[], Balancer]] = {
 }
 VIEWS = ("features", "fork_layer", "parameters")
 TAILS = {"last layer": 7, "last two layers": 3}
+CORRECTED = {f"fork_layer, exact every {n}": n for n in (3, 10)}
 FEATURES, PIXELS, SCALE = 50, 784, 400.0
 PIXEL_MEAN, PIXEL_STD = 0.15, 0.3
 SCENES, TEST_SCENES, HELD_OUT = 20_000, 10_000, 10_000
@@ -62,7 +64,7 @@ RATES, SCHEDULES, CHOICE_SEEDS = (1e-3, 2e-3, 4e-3), ("constant", "cosine"), (10
 # -- scenes -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Scenes:
-    """Standardised scenes [N, 1, 28, 28], right digits [N, 784] in 0 to 1, and the labels [N] of both digits."""
+    """Scenes [N, 1, 28, 28], right digits [N, 784] in 0 to 1, and the labels [N] of both digits."""
 
     inputs: Tensor
     targets: dict[str, Tensor]
@@ -82,7 +84,7 @@ def read_digits(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     return pixels.float() / 255, torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).copy()).long()
 
 
-def make_scenes(digits: Tensor, labels: Tensor, count: int, seed: int) -> Scenes:
+def make_scenes(digits: Tensor, labels: Tensor, count: int, seed: int, raw: bool = False) -> Scenes:
     """Overlay random pairs of digits."""
     generator = torch.Generator().manual_seed(seed)
     left, right = torch.randint(len(digits), (2, count), generator=generator)
@@ -90,7 +92,7 @@ def make_scenes(digits: Tensor, labels: Tensor, count: int, seed: int) -> Scenes
     canvas[:, :28, :28] = digits[left]
     canvas[:, 8:, 8:] = torch.maximum(canvas[:, 8:, 8:], digits[right])
     inputs = F.interpolate(canvas[:, None], size=(28, 28), mode="bilinear", align_corners=False, antialias=True)
-    inputs = (inputs - PIXEL_MEAN) / PIXEL_STD
+    inputs = inputs if raw else (inputs - PIXEL_MEAN) / PIXEL_STD
     return Scenes(inputs, {"left": labels[left], "right": labels[right], "picture": digits[right].flatten(1)})
 
 
@@ -118,6 +120,8 @@ def new_model(tasks: Sequence[str], balancer: Balancer, view: str) -> LeptonMode
     options: dict[str, Any] = {} if view == "none" else {"gradients": view}
     if view in TAILS:
         options = {"gradients": "parameters", "shared": list(trunk)[TAILS[view] :]}
+    elif view in CORRECTED:
+        options = {"gradients": "fork_layer", "exact_every": CORRECTED[view]}
     return LeptonModel(trunk, [new_task(name) for name in tasks], balancer=balancer, features=FEATURES, **options)
 
 
@@ -166,11 +170,13 @@ class Run:
     view: str
     tasks: tuple[str, ...]
     seed: int
+    raw: bool = False
 
-    @property
-    def key(self) -> tuple[str, str, str, int]:
-        """What tells runs apart."""
-        return self.method, self.view, " ".join(self.tasks), self.seed
+    @classmethod
+    def of(cls, line: str) -> Run:
+        """Return the run of a line of the results."""
+        found = json.loads(line)["run"]
+        return cls(**{**found, "tasks": tuple(found["tasks"])})
 
 
 def one_run(run: Run, scenes: Scenes, test: Scenes, rate: float = RATE, schedule: str = SCHEDULE) -> dict[str, Any]:
@@ -184,32 +190,33 @@ def one_run(run: Run, scenes: Scenes, test: Scenes, rate: float = RATE, schedule
 
 
 # -- all runs ---------------------------------------------------------------------------------------------------
-def runs_of(seed: int, methods: Sequence[str], views: Sequence[str]) -> list[Run]:
+def runs_of(seed: int, methods: Sequence[str], views: Sequence[str], raw: bool) -> list[Run]:
     """Return all runs of one seed, the baselines first."""
-    alone = [Run("equal", "none", (name,), seed) for name in TASKS]
-    baselines = [Run(method, "none", TASKS, seed) for method in BASELINES]
-    return [*baselines, *(Run(method, view, TASKS, seed) for method in methods for view in views), *alone]
+    alone = [Run("equal", "none", (name,), seed, raw) for name in TASKS]
+    baselines = [Run(method, "none", TASKS, seed, raw) for method in BASELINES]
+    return [*baselines, *(Run(method, view, TASKS, seed, raw) for method in methods for view in views), *alone]
 
 
-def finished(path: Path) -> set[tuple[str, str, str, int]]:
-    """Return the keys of the runs that are in the results."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {Run(**{**json.loads(line)["run"], "tasks": tuple(json.loads(line)["run"]["tasks"])}).key for line in lines}
+def finished(path: Path) -> set[Run]:
+    """Return the runs that are in the results."""
+    return {Run.of(line) for line in path.read_text().splitlines()} if path.exists() else set()
 
 
-def run_all(folder: Path, results: Path, seeds: int, methods: Sequence[str], views: Sequence[str]) -> None:
+def run_all(
+    folder: Path, results: Path, seeds: int, methods: Sequence[str], views: Sequence[str], raw: bool = False
+) -> None:
     """Take the runs that are not finished, seed by seed, and append each to the results at once."""
     digits, labels = read_digits(folder, "train")
-    test = make_scenes(*read_digits(folder, "t10k"), TEST_SCENES, seed=-1)
+    test = make_scenes(*read_digits(folder, "t10k"), TEST_SCENES, -1, raw)
     for seed in range(seeds):
-        scenes = make_scenes(digits[HELD_OUT:], labels[HELD_OUT:], SCENES, seed)
-        for run in runs_of(seed, methods, views):
-            if run.key in finished(results):
+        scenes = make_scenes(digits[HELD_OUT:], labels[HELD_OUT:], SCENES, seed, raw)
+        for run in runs_of(seed, methods, views, raw):
+            if run in finished(results):
                 continue
             found = {"run": asdict(run)} | one_run(run, scenes, test)
             with results.open("a") as file:
                 file.write(json.dumps(found) + "\n")
-            print(f"{run.key}: " + " / ".join(f"{found[name]:.2f}" for name in run.tasks), flush=True)
+            print(f"{run}: " + " / ".join(f"{found[name]:.2f}" for name in run.tasks), flush=True)
 
 
 def choose(folder: Path) -> None:
@@ -234,13 +241,14 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--views", nargs="*", default=list(VIEWS), choices=[*VIEWS, *TAILS])
+    parser.add_argument("--views", nargs="*", default=list(VIEWS), choices=[*VIEWS, *TAILS, *CORRECTED])
+    parser.add_argument("--raw", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.choose:
         choose(options.data)
     else:
-        run_all(options.data, options.results, options.seeds, options.methods, options.views)
+        run_all(options.data, options.results, options.seeds, options.methods, options.views, options.raw)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from lepton.gradients._correction import correct_every
 from lepton.gradients._distributed import is_distributed, sum_over_processes
-from lepton.gradients._fork import ForkPlan, apply_fork
+from lepton.gradients._fork import ForkPlan, apply_fork, exact_due
 from lepton.gradients._guard import guard_outputs
-from lepton.gradients._ledger import Ledger, exact_due, ledger_of
+from lepton.gradients._ledger import Ledger, ledger_of
 from lepton.gradients._scale import note_scale
 from lepton.gradients._switch import balancing_enabled, no_balancing
 from lepton.gradients._upstream import ends_upstream

@@ -41,7 +41,32 @@ class Correction(nn.Module):
         self.register_buffer("windows", torch.zeros((), dtype=torch.int64))
         self.register_buffer("ratio", torch.zeros(n_tasks))
         self.register_buffer("seen", torch.zeros(n_tasks))
+        self._counted: int | None = None
 
+    # -- which windows ----------------------------------------------------------------------------------------
+    def due(self, opens: bool) -> bool:
+        """Return whether the exact Gramian is taken in the window under way, or, if it `opens`, in the next one.
+
+        Counted on the host, so that nothing is read from the device; the count goes to a buffer to be saved. Skipped
+        steps count, too: a device may not tell of them.
+        """
+        return (self._number() - (not opens)) % self.every == 0
+
+    def count(self) -> None:
+        """Count a window that opens."""
+        self._counted = self._number() + 1
+        self.windows.fill_(self._counted)
+
+    def recount(self) -> None:
+        """Read the count again, as after loading a state."""
+        self._counted = None
+
+    def _number(self) -> int:
+        if self._counted is None:
+            self._counted = int(self.windows)
+        return self._counted
+
+    # -- what it says -----------------------------------------------------------------------------------------
     def learn(self, cheap: Tensor, exact: Tensor) -> None:
         """Compare the two Gramians [T, T] of one batch; an absent task's entries stay as they are."""
         ratio, known = log_norm_ratio(exact, cheap)

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from lepton.balance import Balancer
 from lepton.errors import ForkError
+from lepton.gradients._correction import correction_of
 from lepton.gradients._door import cheap_gramian, open_door
-from lepton.gradients._ledger import SECOND_VISIT
+from lepton.gradients._ledger import SECOND_VISIT, ledger_of
 from lepton.gradients._parameters import Handed, prepare_state, weigh_parameters
 from lepton.gradients._upstream import Upstream
 from lepton.gradients._views import rows, segment_index, wide
 from lepton.linalg import readable
 
-__all__ = ["ForkPlan", "apply_fork"]
+__all__ = ["ForkPlan", "apply_fork", "exact_due"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ class ForkPlan:
     def own_heads(self) -> int:
         """Number of tasks K whose heads are not fused."""
         return len(self.order) - len(self.segments)
+
+
+def exact_due(balancer: Balancer) -> bool:
+    """Return whether the next backward takes the exact Gramian beside that of a cheap view, to correct it."""
+    if correction_of(balancer) is None:
+        return False
+    if torch.compiler.is_compiling():
+        raise ForkError(
+            "exact_every differentiates the trunk inside backward, which a graph of the whole model cannot hold: "
+            "compile the trunk only, or leave exact_every out."
+        )
+    return ledger_of(balancer).exact_due()
 
 
 def apply_fork(

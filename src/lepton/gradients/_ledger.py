@@ -18,7 +18,7 @@ from lepton.errors import ForkError
 from lepton.gradients._correction import WINDOWS, Correction, correction_of
 from lepton.linalg import holds
 
-__all__ = ["SECOND_VISIT", "Ledger", "exact_due", "ledger_of"]
+__all__ = ["SECOND_VISIT", "Ledger", "ledger_of"]
 
 SECOND_VISIT = (
     "backward() reached the fork a second time in one step. Balancing needs the gradients of all tasks at once: add "
@@ -44,18 +44,6 @@ def ledger_of(balancer: Balancer) -> Ledger:
             balancer.register_state_dict_post_hook(_save_settled)  # type: ignore[no-untyped-call]
             balancer.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
     return ledger
-
-
-def exact_due(balancer: Balancer) -> bool:
-    """Return whether the next backward takes the exact Gramian beside that of a cheap view, to correct it."""
-    if correction_of(balancer) is None:
-        return False
-    if torch.compiler.is_compiling():
-        raise ForkError(
-            "exact_every differentiates the trunk inside backward, which a graph of the whole model cannot hold: compile "
-            "the trunk only, or leave exact_every out."
-        )
-    return ledger_of(balancer).exact_due()
 
 
 def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -123,7 +111,6 @@ class Ledger:
         self._saved: dict[str, Tensor] = {}
         self._statistics: list[Tensor] | None = None
         self._rows: Tensor | None = None
-        self._windows: int | None = None
         self._handed: Tensor | None = None
         self._loss_sum: Tensor | None = None
         self._weight_sum: Tensor | None = None
@@ -208,7 +195,8 @@ class Ledger:
     def forget(self) -> None:
         """Forget the window under way, as after loading a state."""
         self._saved, self._micro, self._closed, self._note = {}, 0, True, None
-        self._windows = None
+        if self.correction is not None:
+            self.correction.recount()
 
     def take_back(self) -> None:
         """Take the last window's state back: its step was left out."""
@@ -234,44 +222,21 @@ class Ledger:
             self._version = self._versions() if self._saved else None
             self._moved, self._scaled = False, None
             self._statistics = self._rows = self._loss_sum = self._handed = None
-            self._count_window()
+            if self.correction is not None:
+                self.correction.count()
         else:
             self._restore()
         self._micro += 1
 
-    # -- the exact Gramian every n windows ---------------------------------------------------------------------
     @property
     def correction(self) -> Correction | None:
         """What corrects the cheap view, if anything does."""
         return correction_of(self.balancer)
 
     def exact_due(self) -> bool:
-        """Return whether the next backward belongs to a window that takes the exact Gramian too.
-
-        Counted on the host, so that nothing is read from the device; the count goes to a buffer, to be saved.
-        """
-        correction = self.correction
-        if correction is None:
-            return False
+        """Return whether the next backward belongs to a window that takes the exact Gramian too."""
         opens = self._closed or self._micro >= self.window
-        return (self._window_number(correction) - (not opens)) % correction.every == 0
-
-    def learn(self, cheap: Tensor, exact: Tensor) -> None:
-        """Let the correction compare the two Gramians [T, T] of this batch."""
-        correction = self.correction
-        assert correction is not None
-        correction.learn(cheap, exact)
-
-    def _window_number(self, correction: Correction) -> int:
-        if self._windows is None:  # read once, after loading or copying
-            self._windows = int(correction.windows)
-        return self._windows
-
-    def _count_window(self) -> None:
-        correction = self.correction
-        if correction is not None:
-            self._windows = self._window_number(correction) + 1
-            correction.windows.fill_(self._windows)
+        return self.correction is not None and self.correction.due(opens)
 
     def settled(self) -> dict[str, Tensor]:
         """Return the state as it is without a window whose optimiser step did not happen; nothing if it is as it is."""

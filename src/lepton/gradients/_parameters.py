@@ -76,8 +76,8 @@ def weigh_parameters(
     else:
         jacobian = trunk.fill(range(len(at)), range(len(upstream.shared)))
         exact = gramian.of_held(jacobian)
-    if cheap is not None:
-        ledger.learn(cheap(ledger, whole_window, unscale), exact)
+    if cheap is not None and ledger.correction is not None:
+        ledger.correction.learn(cheap(ledger, whole_window, unscale), exact)
     weights = _tell_scaler(ledger.solve(exact, losses) * priority.to(exact), exact, note)
     handed = trunk.hand(_weighted(jacobian, weights)) if jacobian is not None and upstream.whole else None
     forth = index_tensor(tuple(order), weights.device)

@@ -29,7 +29,6 @@ def fork(
     feature_dim: int | None = None,
     shared: Shared | None = None,
     memory_budget: float | None = None,
-    exact_every: int | None = None,
 ) -> dict[str, Any]:
     """Hand the shared features to every task; in backward, weigh the tasks' gradients before they enter the trunk.
 
@@ -51,9 +50,6 @@ def fork(
         memory_budget: for the view `"parameters"`: the most that all tasks' gradients may take, in bytes, or as a share
             of the device's memory if it is at most 1. Where they need more, they are compared in parts, exactly, which
             costs further backward passes. By default they are held at once, in one matrix.
-        exact_every: for the views `"fork_layer"` and `"features"`: at every n-th optimiser step the exact Gramian of
-            `"parameters"` is taken too, `shared` and `memory_budget` included; in between the view's Gramian is
-            corrected by what it said. None for never.
 
     Returns:
         A dict task -> features, of the features' structure.
@@ -76,8 +72,7 @@ def fork(
     names = check_names(tasks)
     check_view(balancer, gradients)
     bound = checked_budget(memory_budget)
-    every = checked_exact_every(exact_every, balancer, gradients)
-    return _fork(features, names, balancer, gradients, feature_dim, shared, bound, every, active=active(balancer))
+    return _fork(features, names, balancer, gradients, feature_dim, shared, bound, active=active(balancer))
 
 
 def _fork(
@@ -88,7 +83,6 @@ def _fork(
     feature_dim: int | None,
     shared: Shared | None,
     memory_budget: float | None,
-    exact_every: int | None,
     *,
     active: bool,
 ) -> dict[str, Any]:
@@ -98,7 +92,6 @@ def _fork(
     if leaves is None or not active:
         return {name: features[name] if is_per_task(features, names) else features for name in names}
     leaves.check_view(gradients)
-    correct_every(balancer, exact_every)
     exact = gradients == "parameters" or exact_due(balancer)
     plan = ForkPlan(gradients, tuple(range(len(names))), (), leaves.dims, leaves.per_task, exact)
     ones = torch.ones(len(names), device=leaves.tensors[0].device)
@@ -282,7 +275,9 @@ class Fork(nn.Module):
         feature_dim: the features' dimension; see `lepton.fork`.
         shared: for the view `"parameters"`; see `lepton.fork`.
         memory_budget: for the view `"parameters"`; see `lepton.fork`.
-        exact_every: how often a cheap view is corrected by the exact one; see `lepton.fork`.
+        exact_every: for the views `"fork_layer"` and `"features"`: at every n-th optimiser step the exact Gramian of
+            `"parameters"` is taken too, with `shared` and `memory_budget` as there; in the steps between the view's
+            Gramian is corrected by what it said. None for never.
         gradient_accumulation_steps: number of micro-batches that end in one optimiser step.
         max_task_grad_norm: bound on each task's weighted gradient norm, sqrt(G_kk) w_k, in the chosen view; also
             works with balancers that act on the losses alone.
@@ -329,7 +324,7 @@ class Fork(nn.Module):
 
     def forward(self, features: Any) -> dict[str, Any]:
         """Return task -> features."""
-        options = (self.gradients, self.feature_dim, self.shared, self.memory_budget, self.exact_every)
+        options = (self.gradients, self.feature_dim, self.shared, self.memory_budget)
         return _fork(features, self.tasks, self.balancer, *options, active=self.active)
 
     @property

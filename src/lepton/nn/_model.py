@@ -61,7 +61,7 @@ class LeptonModel(nn.Module):
         feature_dim: the features' dimension; see `lepton.fork`.
         shared: for the view `"parameters"`: the part of the trunk to differentiate, by default all of it.
         memory_budget: for the view `"parameters"`; see `lepton.fork`.
-        exact_every: how often a cheap view is corrected by the exact one; see `lepton.fork`.
+        exact_every: how often a cheap view is corrected by the exact one; see `lepton.Fork`.
         gradient_accumulation_steps: micro-batches per optimiser step, for the balancer's state.
 
     Attributes:
