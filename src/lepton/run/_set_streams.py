@@ -6,18 +6,18 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lepton.config import Config
-from lepton.data import PARTS, InputEncoder, LabelRule, Rows, StreamRows, StreamSets
+from lepton.data import PARTS, Encoder, LabelRule, Rows, StreamSets
 from lepton.errors import DataError
 from lepton.run._sets import joint_table, label_columns, set_tasks
-from lepton.run._streaming import StreamSource, open_streams, streamed_parts
+from lepton.run._streaming import StreamSource, open_streams
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SetSources", "opened_parts", "streamed_rows"]
+__all__ = ["SetSources", "Streams", "opened_parts", "streamed_rows"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,11 @@ class SetSources:
         return "; ".join(f"{name}: {opened.words()}" for name, opened in self.sets.items())
 
 
-def opened_parts(
-    config: Config, source: Any = None
-) -> tuple[Mapping[str, StreamSource] | Mapping[str, SetSources], str]:
+Streams: TypeAlias = "Mapping[str, StreamSource] | Mapping[str, SetSources]"
+"""Part -> its rows, of one source or of several."""
+
+
+def opened_parts(config: Config, source: Any = None) -> tuple[Streams, str]:
     """Return the rows of each part, of one source or several, and in words how they were divided.
 
     Args:
@@ -113,9 +115,9 @@ def _widen(opened: Mapping[str, Mapping[str, StreamSource]]) -> None:
 
 def streamed_rows(
     config: Config,
-    encoder: InputEncoder,
+    encoder: Encoder,
     rules: Sequence[LabelRule],
-    streams: Mapping[str, StreamSource] | Mapping[str, SetSources],
+    streams: Streams,
     samples: Mapping[str, Rows],
 ) -> dict[str, Rows]:
     """Return the rows of each part as what a loader cuts into batches.
@@ -126,20 +128,15 @@ def streamed_rows(
         rules: rules of the labels.
         streams: where the rows are.
         samples: part -> encoded rows of its sample.
-
-    Raises:
-        ConfigurationError: a task whose labels are read from masks.
     """
     found: dict[str, Rows] = {}
-    for part, several in streams.items():
-        if isinstance(several, StreamSource):
-            found |= streamed_parts(config, encoder, rules, {part: several}, samples)
+    for part, opened in streams.items():
+        if isinstance(opened, StreamSource):
+            found[part] = opened.rows(config, encoder, rules, samples[part])
             continue
         sets = {}
-        for name, opened in several.sets.items():
-            own = [rule for rule in rules if rule.task in several.tasks[name]]
-            rows = streamed_parts(config, encoder, own, {part: opened}, samples)[part]
-            assert isinstance(rows, StreamRows)
-            sets[name] = rows
-        found[part] = StreamSets(sets, several.tasks, samples[part])
+        for name, one in opened.sets.items():
+            own = [rule for rule in rules if rule.task in opened.tasks[name]]
+            sets[name] = one.rows(config, encoder, own, samples[part])
+        found[part] = StreamSets(sets, opened.tasks, samples[part])
     return found

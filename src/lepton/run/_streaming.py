@@ -11,22 +11,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lepton.config import Config
 from lepton.data import (
     PARTS,
-    Encode,
-    InputEncoder,
+    Encoder,
     LabelRule,
     PartByColumn,
     PartByPlace,
-    PictureEncode,
     Quarantine,
     Rows,
     Shards,
     StreamRows,
     StreamSets,
-    TableEncode,
     is_url,
     sampled,
 )
 from lepton.errors import ConfigurationError, DataError
+from lepton.run._encoding import stream_encode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +37,6 @@ __all__ = [
     "open_streams",
     "quarantine_note",
     "stream_note",
-    "streamed_parts",
 ]
 
 SHARE = 0.5
@@ -47,8 +44,8 @@ SHARE = 0.5
 
 QUARANTINE = "quarantine.jsonl"
 
-WINDOW, PICTURE_WINDOW = 1 << 16, 512
-"""Rows that are shuffled together: some dozen megabytes of numbers, or of small pictures."""
+WINDOW = 1 << 16
+"""Rows that are shuffled together: some dozen megabytes of numbers, of texts or of paths."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +79,18 @@ class StreamSource:
             return len(self.shards)
         groups = range(len(self.shards.groups))
         return sum(sum(self.choice.count(self.shards, g, [(0, self.shards.groups[g].extent.rows)])) for g in groups)
+
+    def rows(self, config: Config, encoder: Encoder, rules: Sequence[LabelRule], sample: Rows) -> StreamRows:
+        """Return the rows as what a loader cuts into batches.
+
+        Args:
+            config: resolved.
+            encoder: fitted rules of the inputs.
+            rules: rules of the labels that these rows have.
+            sample: encoded rows of the part.
+        """
+        encode = stream_encode(config, encoder, rules)
+        return StreamRows(self.shards, encode, sample, self.choice, config.data.window or WINDOW, self.quarantine)
 
 
 def is_streamed(config: Config, source: Any = None) -> bool:
@@ -182,42 +191,6 @@ def stream_note(streams: Mapping[str, Opened]) -> str:
         f"the {streams['train'].words()} are read while the model trains; columns, classes, "
         f"scales and what is shown of the data come from a sample of them: {looked} rows."
     )
-
-
-def streamed_parts(
-    config: Config,
-    encoder: InputEncoder,
-    rules: Sequence[LabelRule],
-    streams: Mapping[str, StreamSource],
-    samples: Mapping[str, Rows],
-) -> dict[str, Rows]:
-    """Return the rows of each part as what a loader cuts into batches.
-
-    Args:
-        config: resolved.
-        encoder: fitted rules of the inputs.
-        rules: rules of the labels.
-        streams: where the rows are.
-        samples: part -> encoded rows of its sample.
-
-    Raises:
-        ConfigurationError: a task whose labels are read from masks.
-    """
-    masked = next((rule for rule in rules if rule.kind == "segmentation" or rule.from_masks), None)
-    if masked is not None:
-        raise ConfigurationError(
-            f"task {masked.task!r} reads masks, which cannot be streamed yet: set data.stream=false; pictures are "
-            "decoded when they are needed anyway."
-        )
-    encode: Encode = TableEncode(encoder, rules)
-    if encoder.images:
-        height, width = config.data.image_size or (1, 1)
-        encode = PictureEncode(encoder, rules, size=(height, width), one_image=config.trunk.type != "mixed")
-    window = config.data.window or (PICTURE_WINDOW if encoder.images else WINDOW)
-    return {
-        part: StreamRows(opened.shards, encode, samples[part], opened.choice, window, opened.quarantine)
-        for part, opened in streams.items()
-    }
 
 
 def keep_quarantine(data: Mapping[str, Rows], folder: Path) -> None:
