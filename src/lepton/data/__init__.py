@@ -56,6 +56,7 @@ from lepton.data.stream import (
     TableEncode,
     is_url,
     sampled,
+    usable_rows,
 )
 
 __all__ = [
@@ -135,6 +136,7 @@ __all__ = [
     "text_sizes",
     "token_lengths",
     "too_many_classes",
+    "usable_rows",
     "without_nan",
     "write_atomically",
     "write_table",

@@ -26,7 +26,7 @@ from lepton.run._adapters import check_start
 from lepton.run._encoding import encode_rows
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
 from lepton.run._resolve import check_trunk, resolved
-from lepton.run._samples import usable_samples
+from lepton.run._samples import encoded_sample, usable_samples
 from lepton.run._sequences import fit_sequences, sequence_rules
 from lepton.run._set_streams import Streams, opened_parts, streamed_rows
 from lepton.run._sets import SET, read_sets, without_sets
@@ -98,11 +98,14 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     fitted = _fitted(read, chosen, tables["train"], known, notes)
     n_rows = len(read.streams["train"]) if read.streams else tables["train"].num_rows
     final = resolved(read.config, fitted.inputs, fitted.rules, fitted.encoder, tables["train"], n_rows)
-    data = {part: encode_rows(final, fitted.encoder, fitted.rules, rows, notes, part) for part, rows in tables.items()}
+    encoded = {part: _encoded(read, final, fitted, rows, notes, part) for part, rows in tables.items()}
+    tables = {part: rows for part, (rows, _) in encoded.items()}
+    data = {part: rows for part, (_, rows) in encoded.items()}
     check_labels(fitted.rules, data, notes)
     if read.streams:
         data = streamed_rows(final, fitted.encoder, fitted.rules, read.streams, data)
-    return Prepared(final, fitted.columns, fitted.encoder, fitted.rules, split, data, tables, read.table, notes)
+    table = tables["train"] if read.streams else read.table
+    return Prepared(final, fitted.columns, fitted.encoder, fitted.rules, split, data, tables, table, notes)
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,14 @@ def _fitted(read: _Read, chosen: _Chosen, train: pa.Table, known: _Known | None,
     if isinstance(encoder, InputEncoder):
         check_trunk(config, encoder)
     return _Fitted(columns, inputs, rules, encoder)
+
+
+def _encoded(
+    read: _Read, config: Config, fitted: _Fitted, table: pa.Table, notes: list[str], part: str
+) -> tuple[pa.Table, Rows]:
+    """Return the rows that are used, and their inputs and labels."""
+    told = (config, fitted.encoder, fitted.rules, table, notes, part)
+    return encoded_sample(*told) if read.streams else (table, encode_rows(*told))
 
 
 def read_source(config: Config, source: Any = None) -> pa.Table:

@@ -35,7 +35,7 @@ from lepton.run._generation import predict_sequences, with_search_scores
 from lepton.run._plot import RunPlots
 from lepton.run._prepare import read_source, split_tables
 from lepton.run._rows import held_out_part, make_loader, rows_of
-from lepton.run._samples import usable_samples
+from lepton.run._samples import encoded_sample, usable_samples
 from lepton.run._sequences import prediction_rows
 from lepton.run._set_streams import Streams, opened_parts, streamed_rows
 from lepton.run._speech import encode_recordings, predict_recordings
@@ -284,9 +284,9 @@ class Run:
         if wanted not in streams:
             raise DataError(f"this run has no part {wanted!r}; it has {sorted(streams)}.")
         table = usable_samples(self.config, streams)[wanted]
-        samples = {wanted: encode_rows(self.config, self.encoder, self.rules, table, self.notes, "evaluated")}
+        table, sample = encoded_sample(self.config, self.encoder, self.rules, table, self.notes, "evaluated")
         chosen: Any = {wanted: streams[wanted]}
-        rows = streamed_rows(self.config, self.encoder, self.rules, chosen, samples)
+        rows = streamed_rows(self.config, self.encoder, self.rules, chosen, {wanted: sample})
         found = evaluate(self.model, make_loader(rows[wanted], self.config))
         if isinstance(self.encoder, SequenceEncoder):
             return with_search_scores(self.model, self.encoder, self.rules, table, found)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lepton.config import Config
-from lepton.data import Column, decode_image, describe_columns, read_audio
-from lepton.errors import DataError
+from lepton.data import Column, Encoder, LabelRule, Rows, decode_image, describe_columns, read_audio, usable_rows
+from lepton.errors import DataError, LeptonError
+from lepton.run._encoding import encode_rows, stream_encode
 from lepton.run._set_streams import Streams
 from lepton.run._sets import label_columns, without_sets
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["usable_samples"]
+__all__ = ["encoded_sample", "usable_samples"]
 
 FILES = 1000
 """Rows of each part that are looked at where each is a picture or a recording, which must be read for that."""
@@ -44,6 +45,19 @@ def usable_samples(config: Config, streams: Streams) -> dict[str, pa.Table]:
         return samples
     needed = _needed(config, columns)
     return {part: _usable(_thinned(table), files, needed, part) for part, table in samples.items()}
+
+
+def encoded_sample(
+    config: Config, encoder: Encoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str], part: str
+) -> tuple[pa.Table, Rows]:
+    """Return the sample of a part without rows that cannot be encoded, and its inputs and labels; see `encode_rows`."""
+    try:
+        return table, encode_rows(config, encoder, rules, table, notes, part)
+    except LeptonError:
+        usable = usable_rows(table, stream_encode(config, encoder, rules))
+        if not 0 < usable.num_rows < table.num_rows:
+            raise
+    return usable, encode_rows(config, encoder, rules, usable, notes, part)
 
 
 def _picture(path: str) -> None:

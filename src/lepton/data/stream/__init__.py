@@ -8,7 +8,7 @@ from lepton.data.stream._quarantine import BadRows, Quarantine
 from lepton.data.stream._reading import Choice, Encode
 from lepton.data.stream._rows import StreamRows
 from lepton.data.stream._rows_encode import PictureEncode, RowsEncode, SoundEncode
-from lepton.data.stream._sample import sampled
+from lepton.data.stream._sample import sampled, usable_rows
 from lepton.data.stream._shards import Shards
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "TableEncode",
     "is_url",
     "sampled",
+    "usable_rows",
 ]
