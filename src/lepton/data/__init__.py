@@ -21,7 +21,7 @@ from lepton.data._json import without_nan
 from lepton.data._kinds import Column, Kind, describe_columns, find_column
 from lepton.data._labels import hide_labels
 from lepton.data._loading import OrderedLoader
-from lepton.data._parts import PARTS, Split, SplitRule
+from lepton.data._parts import PARTS, Split, SplitRule, split_groups
 from lepton.data._sequence_data import LengthLoader, SequenceData
 from lepton.data._sequences import UNSEEN, SequenceEncoder, SequenceInputs
 from lepton.data._sounds import read_audio
@@ -130,6 +130,7 @@ __all__ = [
     "rules_to_dict",
     "sampled",
     "source_exists",
+    "split_groups",
     "split_rows",
     "summarise_column",
     "table_rows",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,11 +24,12 @@ from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.run._adapters import check_start
 from lepton.run._encoding import encode_rows
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
+from lepton.run._own_parts import held_out
 from lepton.run._resolve import check_trunk, resolved
 from lepton.run._samples import encoded_sample, usable_samples
 from lepton.run._sequences import fit_sequences, sequence_rules
 from lepton.run._set_streams import Streams, opened_parts, streamed_rows
-from lepton.run._sets import SET, read_sets, without_sets
+from lepton.run._sets import SET, divide_sets, read_sets, with_other_sources, without_sets
 from lepton.run._speech import audio_rules, fit_recordings, with_characters
 from lepton.run._start import check_columns, check_rules, old_order, read_old_run, started_config
 from lepton.run._streaming import is_streamed, stream_note
@@ -94,7 +94,7 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     chosen = _chosen(read, notes)
     split, tables = _divided(read, chosen.rules)
     if read.streams:
-        notes.append(stream_note(read.streams))
+        notes.append(stream_note(read.streams["train"], tables))
     fitted = _fitted(read, chosen, tables["train"], known, notes)
     n_rows = len(read.streams["train"]) if read.streams else tables["train"].num_rows
     final = resolved(read.config, fitted.inputs, fitted.rules, fitted.encoder, tables["train"], n_rows)
@@ -199,9 +199,8 @@ def _divided(read: _Read, rules: Sequence[LabelRule]) -> tuple[Split, dict[str, 
     if read.streams:
         return Split({}, read.streams["train"].fingerprint, read.how), dict(read.samples)
     divide = split_rule(read.config, rules, read.kinds)
-    if SET in read.table.column_names:  # each source has its share of every part
-        divide = dataclasses.replace(divide, targets=[SET, *divide.targets])
-    split = divide.apply(read.table)
+    several = SET in read.table.column_names
+    split = divide_sets(read.config, divide, read.table) if several else divide.apply(read.table)
     return split, split_tables(read.config, read.table, split)
 
 
@@ -285,10 +284,8 @@ def split_rule(config: Config, rules: Sequence[LabelRule], columns: Mapping[str,
         columns: what the columns were taken for.
     """
     told = config.data.split.model_dump()
-    if config.data.val is not None:
-        told["val"] = 0.0
-    if config.data.test is not None:
-        told["test"] = 0.0
+    if config.data.sources is None:
+        told |= held_out(config).shares
     flat = [
         name
         for rule in rules
@@ -302,7 +299,6 @@ def split_rule(config: Config, rules: Sequence[LabelRule], columns: Mapping[str,
 def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:
     """Return the rows of each part, those of other sources included."""
     tables = {part: table.take(rows.numpy()) for part, rows in split.parts.items()}
-    for part, source in (("val", config.data.val), ("test", config.data.test)):
-        if source is not None:
-            tables[part] = read_source(config, source)
-    return tables
+    if config.data.sources is not None:
+        return with_other_sources(config, tables)
+    return tables | {part: read_source(config, source) for part, source in held_out(config).others.items()}

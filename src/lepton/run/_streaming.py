@@ -25,6 +25,7 @@ from lepton.data import (
 )
 from lepton.errors import ConfigurationError, DataError
 from lepton.run._encoding import stream_encode
+from lepton.run._own_parts import HeldOut, held_out
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,12 +124,13 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33
 
 
-def open_streams(config: Config, source: Any = None) -> tuple[dict[str, StreamSource], str]:
+def open_streams(config: Config, source: Any = None, name: str | None = None) -> tuple[dict[str, StreamSource], str]:
     """Return the rows of each part, and in words how they were divided.
 
     Args:
         config: the configuration.
         source: a path or URL, instead of `config.data.source`.
+        name: of one of several sources.
 
     Raises:
         ConfigurationError: rows that are streamed cannot be divided in the way that is told.
@@ -141,25 +143,24 @@ def open_streams(config: Config, source: Any = None) -> tuple[dict[str, StreamSo
             f"split: method {split.method!r} needs all rows at once, but they are streamed: choose random, which goes "
             "by each row's place, or column."
         )
-    others = {part: other for part in ("val", "test") if (other := getattr(config.data, part)) is not None}
-    choices, how = _choices(config, others)
+    told = held_out(config, name)
+    choices, how = _choices(config, told)
     cap = config.data.max_bad_rows
     quarantine = Quarantine(cap=cap)
     found = {part: _opened(part, shards, choice, quarantine) for part, choice in choices.items()}
-    for part, other in others.items():
+    for part, other in told.others.items():
         found[part] = _opened(part, Shards(other, limit=config.data.limit), None, Quarantine(cap=cap))
     return {part: opened for part in PARTS if (opened := found.get(part)) is not None}, how
 
 
-def _choices(config: Config, others: Mapping[str, Any]) -> tuple[dict[str, PartByColumn | PartByPlace], str]:
+def _choices(config: Config, told: HeldOut) -> tuple[dict[str, PartByColumn | PartByPlace], str]:
     split = config.data.split
     if split.method == "column":
         counts: dict[tuple[int, int, int], dict[str, int]] = {}
-        parts = [part for part in PARTS if part not in others]
+        parts = [part for part in PARTS if part not in told.others]
         return {part: PartByColumn(part, split.column, counts) for part in parts}, "column"
-    shares = {part: 0.0 if part in others else getattr(split, part) for part in ("val", "test")}
-    parts = ["train", *(part for part, share in shares.items() if share > 0)]
-    return {part: PartByPlace(part, seed=split.seed, **shares) for part in parts}, "a hash of each row's place"
+    parts = ["train", *(part for part, share in told.shares.items() if share > 0)]
+    return {part: PartByPlace(part, seed=split.seed, **told.shares) for part in parts}, "a hash of each row's place"
 
 
 def _opened(
@@ -176,19 +177,20 @@ def _opened(
 class Opened(Protocol):
     """The rows of one part, of one source or several."""
 
-    @property
-    def sample(self) -> pa.Table:
-        """Some of them."""
-
     def words(self) -> str:
         """Return how many rows there are in how many shards."""
 
 
-def stream_note(streams: Mapping[str, Opened]) -> str:
-    """Return in words what a streamed run knows of its rows before it reads them."""
-    looked = ", ".join(f"{opened.sample.num_rows} {part}" for part, opened in streams.items())
+def stream_note(train: Opened, samples: Mapping[str, pa.Table]) -> str:
+    """Return in words what a streamed run knows of its rows before it reads them.
+
+    Args:
+        train: the training rows.
+        samples: part -> the rows that were looked at.
+    """
+    looked = ", ".join(f"{table.num_rows} {part}" for part, table in samples.items())
     return (
-        f"the {streams['train'].words()} are read while the model trains; columns, classes, "
+        f"the {train.words()} are read while the model trains; columns, classes, "
         f"scales and what is shown of the data come from a sample of them: {looked} rows."
     )
 
@@ -209,7 +211,7 @@ def _sources(data: Mapping[str, Rows]) -> Iterator[tuple[str, StreamRows]]:
         if isinstance(rows, StreamRows):
             yield part, rows
         elif isinstance(rows, StreamSets):
-            yield from rows.sets.items()
+            yield from ((name if part == "train" else f"{name}-{part}", one) for name, one in rows.sets.items())
 
 
 def quarantine_note(data: Mapping[str, Rows]) -> str:
