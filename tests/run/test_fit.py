@@ -16,7 +16,7 @@ from lepton.balance import CAGrad
 from lepton.config import check_config, read_config
 from lepton.errors import CheckpointError, ConfigurationError, DataError, LeptonError
 from lepton.run import Run, prepare
-from lepton.run._prepare import planned_training
+from lepton.run._resolve import planned_training
 from lepton.run._summary import balance_words
 
 pd = pytest.importorskip("pandas")

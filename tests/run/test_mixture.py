@@ -94,6 +94,46 @@ def test_a_loaded_run_evaluates_predicts_and_reports(run: lepton.run.Run, source
     assert "Passes over the rows" in page
 
 
+def with_own_parts(sources: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`a` is validated on a file of its own and has a test of a tenth; `b` has no test, and a folder for validation."""
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((2, 40))
+    parquet.write_table(pa.table({"a": a, "b": b, "x": 2 * a + b}), folder / "a-val.parquet")
+    (folder / "b-val").mkdir()
+    parquet.write_table(pa.table({"a": a, "y": np.where(a > 0, "yes", "no")}), folder / "b-val" / "0.parquet")
+    return {
+        "a": {"source": sources["a"], "val": str(folder / "a-val.parquet"), "test": 0.1},
+        "b": {**sources["b"], "val": str(folder / "b-val" / "0.parquet"), "test": 0.0},
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
+def test_a_source_may_have_a_validation_and_a_share_of_its_own(
+    sources: dict[str, Any], stream: bool, tmp_path: Path
+) -> None:
+    told = with_own_parts(sources, tmp_path)
+    run = train_run(config_of(told, stream), tmp_path / "run", quiet=True)
+    labels = {part: {t: r.n_labels for t, r in run.evaluate(part=part).items()} for part in ("train", "val", "test")}
+    assert labels["val"] == {"x": 40, "y": 40}
+    assert labels["test"]["y"] == 0 and labels["train"]["y"] == 120
+    assert labels["train"]["x"] + labels["test"]["x"] == 300 and labels["test"]["x"] == pytest.approx(30, abs=12)
+    assert run.results["val"]["x"].metrics["r2"] > 0.3  # the file is that of the task
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config_of(told, stream), tmp_path / "broken", quiet=True, callbacks=[Stop(17)])
+    broken = resume_run(tmp_path / "broken", quiet=True)
+    weights = run.model.state_dict()
+    assert all(value.equal(weights[name]) for name, value in broken.model.state_dict().items())
+
+
+def test_a_part_of_all_sources_together_is_refused_with_the_way_out(sources: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"give val to each of them, sources: \{NAME: \{val: FILE\}\}"):
+        Config.model_validate({"data": {"sources": sources, "val": "val.csv"}, "tasks": ["x"]})
+    wrong = {**sources, "a": {"source": sources["a"], "val": 0.6, "test": 0.6}}
+    for stream in (False, True):
+        with pytest.raises(ConfigurationError, match=r"1\.2"):
+            prepare(config_of(wrong, stream))
+
+
 class Stop(Callback):
     """Ends the training in the middle of an epoch, as Ctrl-C does."""
 

@@ -240,7 +240,10 @@ def _training_section() -> type[Section]:
             "max_epochs": (int | None, Field(None, ge=1, description=f"Passes over the training rows; {by_rows}.")),
             "patience": (int | None, Field(None, ge=1, description=f"Epochs without a better value; {by_rows}.")),
             "learning_rate": (float | None, Field(None, gt=0, description=f"Peak learning rate; {by_trunk}.")),
-            "num_workers": (int, Field(2, ge=0, description="Processes that decode pictures; tables need none.")),
+            "num_workers": (
+                int,
+                Field(2, ge=0, description="Processes that read pictures, recordings and streams; tables need none."),
+            ),
             "device": (
                 Annotated[str, AfterValidator(_device_name)],
                 Field("auto", description="auto: a GPU if CUDA finds one, else the CPU; or cuda:1, mps."),
@@ -273,6 +276,9 @@ class InputSection(Section):
     kind: Kind = Field(description="What the column holds.")
 
 
+Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+
+
 class SourceSection(Section):
     """One of several data sets."""
 
@@ -281,6 +287,10 @@ class SourceSection(Section):
         None, description="The tasks that it has labels of; by default those whose columns it has."
     )
     weight: float = Field(1.0, gt=0, description="Factor on the probability of its rows.")
+    val: str | Share | None = Field(
+        None, description="Its validation: another source, or a share of its rows; by default the share in `split`."
+    )
+    test: str | Share | None = Field(None, description="Its test, likewise.")
 
 
 class DataSection(Section):
@@ -299,9 +309,7 @@ class DataSection(Section):
     stream: bool | Literal["auto"] = Field(
         "auto", description="Whether rows are read while training; auto: where they are larger than half the memory."
     )
-    window: int | None = Field(
-        None, ge=1, description="Streamed rows that are shuffled together; by default 65536, with pictures 512."
-    )
+    window: int | None = Field(None, ge=1, description="Streamed rows that are shuffled together; by default 65536.")
     max_bad_rows: float = Field(0.01, ge=0, le=1, description="Share of streamed rows that may be unusable.")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="Column -> kind where inference is wrong.")
     date_formats: dict[str, str] = Field(
@@ -356,7 +364,12 @@ class DataSection(Section):
             return self
         both = [key for key in ("source", "val", "test") if getattr(self, key) is not None]
         if both:
-            _refuse(f"{both[0]} and sources cannot both be given: the rows of each of the sources are divided", both[0])
+            way = (
+                ""
+                if both == ["source"]
+                else f"; give {both[0]} to each of them, sources: {{NAME: {{{both[0]}: FILE}}}}"
+            )
+            _refuse(f"{both[0]} and sources cannot both be given: the rows of each source are divided{way}", both[0])
         if not self.sources:
             _refuse("sources names no source", "sources")
         return self

@@ -21,7 +21,7 @@ from lepton.data._json import without_nan
 from lepton.data._kinds import Column, Kind, describe_columns, find_column
 from lepton.data._labels import hide_labels
 from lepton.data._loading import OrderedLoader
-from lepton.data._parts import PARTS, Split, SplitRule
+from lepton.data._parts import PARTS, Split, SplitRule, split_groups
 from lepton.data._sequence_data import LengthLoader, SequenceData
 from lepton.data._sequences import UNSEEN, SequenceEncoder, SequenceInputs
 from lepton.data._sounds import read_audio
@@ -48,6 +48,7 @@ from lepton.data.stream import (
     PartByPlace,
     PictureEncode,
     Quarantine,
+    RowsEncode,
     Shards,
     SoundEncode,
     StreamLoader,
@@ -55,6 +56,7 @@ from lepton.data.stream import (
     TableEncode,
     is_url,
     sampled,
+    usable_rows,
 )
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "PictureEncode",
     "Quarantine",
     "Rows",
+    "RowsEncode",
     "SequenceData",
     "SequenceEncoder",
     "SequenceInputs",
@@ -127,12 +130,14 @@ __all__ = [
     "rules_to_dict",
     "sampled",
     "source_exists",
+    "split_groups",
     "split_rows",
     "summarise_column",
     "table_rows",
     "text_sizes",
     "token_lengths",
     "too_many_classes",
+    "usable_rows",
     "without_nan",
     "write_atomically",
     "write_table",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -49,12 +50,17 @@ def without_rows(batch: Batch) -> Batch:
     return _mapped(lambda tensor: tensor.new_empty((0, *tensor.shape[1:])), batch)
 
 
-def joined(batches: Sequence[Batch], missing: Mapping[str, float] | None = None) -> Batch:
+def joined(
+    batches: Sequence[Batch],
+    missing: Mapping[str, float] | None = None,
+    pads: Mapping[str, float] | None = None,
+) -> Batch:
     """Return the rows of several batches, one after the other; padded texts become as wide as the widest.
 
     Args:
         batches: with the same inputs. A task that some of them lack has the missing value in their rows.
         missing: task -> its missing value; by default NaN, and -100 for whole numbers.
+        pads: input -> what fills the places beyond its end; by default 0.
 
     Raises:
         DataError: they have different inputs.
@@ -69,7 +75,8 @@ def joined(batches: Sequence[Batch], missing: Mapping[str, float] | None = None)
     if len({None if isinstance(one, Tensor) else frozenset(one) for one in inputs}) > 1:
         shown = [sorted(one) if isinstance(one, Mapping) else "one tensor" for one in inputs]
         raise DataError(f"rows with different inputs cannot be one batch: {shown}.")
-    return {name: _cat([one[name] for one in inputs]) for name in inputs[0]}, targets
+    fills = pads or {}
+    return {name: _cat([one[name] for one in inputs], fills.get(name, 0)) for name in inputs[0]}, targets
 
 
 def _labels(name: str, batches: Sequence[Batch], missing: Mapping[str, float]) -> Tensor:
@@ -89,7 +96,8 @@ def _cat(tensors: Sequence[Tensor], fill: float = 0) -> Tensor:
     if len({tensor.ndim for tensor in tensors}) > 1:
         raise DataError(f"rows of different shapes cannot be one batch: {[list(one.shape[1:]) for one in tensors]}.")
     shape = [max(sides) for sides in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    wide = torch.full((sum(map(len, tensors)), *shape), fill, dtype=tensors[0].dtype)
+    kind = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))  # texts: 16 bits, or 32
+    wide = torch.full((sum(map(len, tensors)), *shape), fill, dtype=kind)
     row = 0
     for tensor in tensors:
         wide[(slice(row, row + len(tensor)), *(slice(side) for side in tensor.shape[1:]))] = tensor

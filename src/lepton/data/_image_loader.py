@@ -14,7 +14,7 @@ from lepton.data._augment import Augment
 from lepton.data._image_rows import ImageRows
 from lepton.data._loading import Batch, OrderedLoader, read_by_workers
 
-__all__ = ["ImageLoader"]
+__all__ = ["ImageLoader", "image_batch"]
 
 
 class ImageLoader(OrderedLoader):
@@ -63,7 +63,7 @@ class ImageLoader(OrderedLoader):
         self.augment = augment
 
     def _read(self, batches: Sequence[Tensor], first: int) -> Iterable[Batch]:
-        return read_by_workers(self, partial(_batch, self.rows, self.augment), batches, first)
+        return read_by_workers(self, partial(image_batch, self.rows, self.augment), batches, first)
 
     @property
     def targets(self) -> Mapping[str, Tensor]:
@@ -71,11 +71,12 @@ class ImageLoader(OrderedLoader):
         return self.rows.targets
 
 
-def _batch(rows: ImageRows, augment: Augment | None, index: Tensor, generator: torch.Generator) -> Batch:
+def image_batch(rows: ImageRows, augment: Augment | None, index: Tensor, generator: torch.Generator | None) -> Batch:
+    """Return the inputs and targets of rows [B], augmented by the draws of the generator."""
     # An empty share of a last batch still has the shapes of a row.
     found: Any = default_collate([rows[row] for row in index.tolist() or [0]])
     inputs, targets = found
-    if augment is not None:
+    if augment is not None and generator is not None:
         _augmented(rows, augment, inputs, targets, generator)
     if len(index):
         return inputs, targets

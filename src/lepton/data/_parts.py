@@ -21,7 +21,7 @@ from lepton.errors import ConfigurationError, DataError, require
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PARTS", "Split", "SplitRule", "told_parts"]
+__all__ = ["PARTS", "Split", "SplitRule", "split_groups", "told_parts"]
 
 PARTS = ("train", "val", "test")
 """The names of the parts."""
@@ -198,6 +198,24 @@ class SplitRule:
             raise DataError(
                 f"{n_rows} {what} are too few for a split into {self._fractions()}: {empty[0]!r} would be empty."
             )
+
+
+def split_groups(table: pa.Table, groups: Sequence[tuple[Tensor, SplitRule]]) -> Split:
+    """Divide the rows of a table, each group by a rule of its own.
+
+    Args:
+        table: the table.
+        groups: row numbers [M] and the rule that divides these rows.
+
+    Raises:
+        DataError: as `SplitRule.apply`.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for rows, rule in groups:
+        for name, own in rule.apply(table.take(rows.numpy())).parts.items():
+            parts.setdefault(name, []).append(rows[own])
+    found = {name: torch.cat(parts[name]).sort().values for name in PARTS if name in parts}
+    return Split(found, fingerprint(table), groups[0][1].method)
 
 
 def told_parts(table: pa.Table, column: str) -> npt.NDArray[np.str_]:

@@ -15,6 +15,7 @@ from lepton.errors import ConfigurationError
 from lepton.nn import HuggingFaceTrunk, LeptonModel
 from lepton.run._adapters import adapted_trunk, hold_still
 from lepton.run._prepare import Prepared
+from lepton.run._rows import in_memory
 from lepton.run._sequences import readers_of
 from lepton.run._speech import fit_spectra, speech_heads
 from lepton.run._start import begin_from
@@ -92,7 +93,7 @@ def initial_model(
         task = model.task(name)
         if isinstance(task, Regression) and name not in taken:
             task.fit_statistics(prepared.data["train"].targets[name])
-    train = prepared.data["train"]
+    train = in_memory(prepared.data["train"])
     if isinstance(train, AudioRows):
         fit_spectra(model, train)
     return model

@@ -11,7 +11,7 @@ from lepton.config import check_config, dump_yaml, methods, trunks
 from lepton.data import SPEECH_KINDS, Column, describe_columns, find_column, infer_task, read_table
 from lepton.errors import ConfigurationError
 from lepton.run._label_rules import is_transcript
-from lepton.run._prepare import planned_training
+from lepton.run._resolve import planned_training
 
 __all__ = ["commented_config"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lepton.run._prepare import Prepared, encode_rows, read_source, split_tables
+from lepton.run._encoding import encode_rows
+from lepton.run._prepare import Prepared, read_source, split_tables
 from lepton.run._run import Run
 
 __all__ = ["run_rows"]

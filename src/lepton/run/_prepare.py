@@ -2,61 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lepton.config import Config, check_config, content_of, trunks
+from lepton.config import Config, check_config, content_of
 from lepton.data import (
     SEQUENCE_KINDS,
     SPEECH_KINDS,
-    AudioEncoder,
     Column,
     Encoder,
     InputEncoder,
     LabelRule,
     Rows,
-    SequenceEncoder,
     Split,
     SplitRule,
     describe_columns,
     read_table,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
-from lepton.run._adapters import check_start, is_trunk_held
+from lepton.run._adapters import check_start
+from lepton.run._encoding import encode_rows
 from lepton.run._label_rules import check_labels, check_names, label_rule, with_training_tags
-from lepton.run._rows import image_size, labels_of, rows_of
-from lepton.run._sequences import encode_sequences, fit_sequences, sequence_rules
-from lepton.run._set_streams import SetSources, opened_parts, streamed_rows
-from lepton.run._sets import SET, read_sets, without_sets
-from lepton.run._speech import audio_rules, encode_recordings, fit_recordings, with_characters
+from lepton.run._own_parts import held_out
+from lepton.run._resolve import check_trunk, resolved
+from lepton.run._samples import encoded_sample, usable_samples
+from lepton.run._sequences import fit_sequences, sequence_rules
+from lepton.run._set_streams import Streams, opened_parts, streamed_rows
+from lepton.run._sets import SET, divide_sets, read_sets, with_other_sources, without_sets
+from lepton.run._speech import audio_rules, fit_recordings, with_characters
 from lepton.run._start import check_columns, check_rules, old_order, read_old_run, started_config
-from lepton.run._streaming import StreamSource, is_streamed, stream_note
-from lepton.run._text_inputs import TEXT_LEARNING_RATE, TEXT_TRUNK, cut_texts, with_text_kinds
+from lepton.run._streaming import is_streamed, stream_note
+from lepton.run._text_inputs import with_text_kinds
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Prepared", "encode_rows", "planned_training", "prepare", "read_source", "split_rule", "split_tables"]
-
-TABLE_BATCHES = (32, 256)
-"""Smallest and largest size of a batch. In benchmarks/batch_size.py 8 rows take two to four times as long on small
-tables and are no better."""
-
-IMAGE_BATCHES, SEQUENCE_BATCHES = (8, 32), (8, 64)
-
-BATCHES = 40
-"""Batches of an epoch, about, where that is neither less than the smallest nor more than the largest size."""
-
-HEADS_LEARNING_RATE = 1e-3
-PRETRAINED: dict[str, Any] = {"learning_rate": HEADS_LEARNING_RATE, "learning_rates": {"trunk": 5e-5}}
-"""A trunk that knows a language already would forget it at the heads' rate; Devlin 2019 fine-tunes at 2e-5 to 5e-5."""
-
-STEPS = 2000
-"""Optimiser steps that are planned where the number of epochs is not given; early stopping mostly ends before."""
+__all__ = ["Prepared", "prepare", "read_source", "split_rule", "split_tables"]
 
 
 @dataclass
@@ -105,76 +87,151 @@ def prepare(config: Config, source: Any = None, *, kept: tuple[Encoder, Sequence
     if source is not None and config.data.sources is not None:
         raise ConfigurationError("the rows are given, but data.sources names some as well: leave out one of both.")
     notes: list[str] = []
-    owner = "the run"
+    config, known = _begun(config, kept)
+    read = _read(config, source)
+    if known is not None:
+        check_columns(known.encoder, read.table, known.owner)
+    chosen = _chosen(read, notes)
+    split, tables = _divided(read, chosen.rules)
+    if read.streams:
+        notes.append(stream_note(read.streams["train"], tables))
+    fitted = _fitted(read, chosen, tables["train"], known, notes)
+    n_rows = len(read.streams["train"]) if read.streams else tables["train"].num_rows
+    final = resolved(read.config, fitted.inputs, fitted.rules, fitted.encoder, tables["train"], n_rows)
+    encoded = {part: _encoded(read, final, fitted, rows, notes, part) for part, rows in tables.items()}
+    tables = {part: rows for part, (rows, _) in encoded.items()}
+    data = {part: rows for part, (_, rows) in encoded.items()}
+    check_labels(fitted.rules, data, notes)
+    if read.streams:
+        data = streamed_rows(final, fitted.encoder, fitted.rules, read.streams, data)
+    table = tables["train"] if read.streams else read.table
+    return Prepared(final, fitted.columns, fitted.encoder, fitted.rules, split, data, tables, table, notes)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Rules that the weights know already, and whose they are."""
+
+    encoder: Encoder
+    rules: Sequence[LabelRule]
+    owner: str
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Rows before anything is fitted on them, or some of those that are streamed."""
+
+    config: Config
+    table: pa.Table
+    columns: list[Column]
+    streams: Streams
+    samples: Mapping[str, pa.Table]
+    how: str
+
+    @property
+    def kinds(self) -> dict[str, Column]:
+        return {column.name: column for column in self.columns}
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What is read and what is predicted."""
+
+    inputs: list[Column]
+    rules: list[LabelRule]
+    audio: bool
+    single: bool  # whether one column of recordings, or of texts that are sequences, is read
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Rules that are ready."""
+
+    columns: list[Column]
+    inputs: list[Column]
+    rules: list[LabelRule]
+    encoder: Encoder
+
+
+def _begun(config: Config, kept: tuple[Encoder, Sequence[LabelRule]] | None) -> tuple[Config, _Known | None]:
+    """Return the configuration as the run that the training starts from asks for, and the rules that there are."""
+    known = None if kept is None else _Known(*kept, owner="the run")
     if kept is None and config.start is not None and config.start.run is not None:
         old = read_old_run(config.start.run)
-        kept, owner = (old.encoder, old.rules), f"the run {str(old.folder)!r}"
+        known = _Known(old.encoder, old.rules, f"the run {str(old.folder)!r}")
         config = started_config(config, old)
     check_start(config)
-    streams: Mapping[str, StreamSource] | Mapping[str, SetSources] = {}
+    return config, known
+
+
+def _read(config: Config, source: Any) -> _Read:
+    streams: Streams = {}
+    samples: Mapping[str, pa.Table] = {}
+    how = ""
     if is_streamed(config, source):
         streams, how = opened_parts(config, source)
-        table = streams["train"].sample
+        samples = usable_samples(config, streams)
+        table = samples["train"]
         content = content_of(config)
         content["data"]["stream"] = True
         config = check_config(content)
     else:
         table = read_source(config, source)
-    if kept is not None:
-        check_columns(kept[0], table, owner)
     columns = describe_columns(without_sets(table), config.data.kinds, config.data.date_formats)
-    kinds = {column.name: column for column in columns}
-    rules = [label_rule(name, section, table, kinds) for name, section in config.tasks.items()]
+    return _Read(config, table, columns, streams, samples, how)
+
+
+def _chosen(read: _Read, notes: list[str]) -> _Chosen:
+    config, kinds = read.config, read.kinds
+    rules = [label_rule(name, section, read.table, kinds) for name, section in config.tasks.items()]
     for name in [*config.data.ignore, *(config.data.inputs or {})]:
         if name not in kinds:
             raise DataError(f"there is no column {name!r}.{nearest(name, kinds)}")
-    audio = audio_rules(config, columns, rules, notes)
-    single = audio or sequence_rules(config, table, columns, rules)
-    if single is None:
-        inputs = _inputs(config, columns, rules, notes)
-    else:
-        inputs, rules = [single[0]], single[1]
+    audio = audio_rules(config, read.columns, rules, notes)
+    single = audio or sequence_rules(config, read.table, read.columns, rules)
+    inputs = _inputs(config, read.columns, rules, notes) if single is None else [single[0]]
+    rules = rules if single is None else single[1]
     check_names(rules)
-    if streams:
-        if single is not None:
-            raise ConfigurationError(
-                "texts that are sequences, and recordings, cannot be streamed by a run yet: set data.stream=false."
-            )
-        split = Split({}, streams["train"].fingerprint, how)
-        tables = {part: opened.sample for part, opened in streams.items()}
-        notes.append(stream_note(streams))
-    else:
-        divide = split_rule(config, rules, kinds)
-        if SET in table.column_names:  # each source has its share of every part
-            divide = dataclasses.replace(divide, targets=[SET, *divide.targets])
-        split = divide.apply(table)
-        tables = split_tables(config, table, split)
-    rules = [with_training_tags(rule, config.tasks[rule.task], tables["train"]) for rule in rules]
+    return _Chosen(inputs, rules, audio is not None, single is not None)
+
+
+def _divided(read: _Read, rules: Sequence[LabelRule]) -> tuple[Split, dict[str, pa.Table]]:
+    if read.streams:
+        return Split({}, read.streams["train"].fingerprint, read.how), dict(read.samples)
+    divide = split_rule(read.config, rules, read.kinds)
+    several = SET in read.table.column_names
+    split = divide_sets(read.config, divide, read.table) if several else divide.apply(read.table)
+    return split, split_tables(read.config, read.table, split)
+
+
+def _fitted(read: _Read, chosen: _Chosen, train: pa.Table, known: _Known | None, notes: list[str]) -> _Fitted:
+    config, columns, inputs = read.config, read.columns, chosen.inputs
+    rules = [with_training_tags(rule, config.tasks[rule.task], train) for rule in chosen.rules]
     encoder: Encoder
-    if kept is not None:
-        encoder = kept[0]
-        check_rules(encoder, rules, owner)
-        if isinstance(encoder, InputEncoder):
-            _check_trunk(config, encoder)
-        rules = old_order(with_characters(encoder, rules), kept[1], config.tasks)
-    elif single is None:
-        inputs = with_text_kinds(config, inputs, tables["train"], notes)
+    if known is not None:
+        encoder = known.encoder
+        check_rules(encoder, rules, known.owner)
+        rules = old_order(with_characters(encoder, rules), known.rules, config.tasks)
+    elif chosen.audio:
+        encoder, rules = fit_recordings(config, train, inputs[0].name, rules)
+    elif chosen.single:
+        encoder = fit_sequences(config, train, inputs[0].name, rules)
+    else:
+        inputs = with_text_kinds(config, inputs, train, notes)
         columns = [{each.name: each for each in inputs}.get(column.name, column) for column in columns]
         lengths = {"vocabulary": config.data.vocabulary, "max_length": config.data.max_length}
-        encoder = InputEncoder.fit(tables["train"], inputs, **lengths)
-        _check_trunk(config, encoder)
-    elif audio is not None:
-        encoder, rules = fit_recordings(config, tables["train"], inputs[0].name, rules)
-    else:
-        encoder = fit_sequences(config, tables["train"], inputs[0].name, rules)
-    n_rows = len(streams["train"]) if streams else tables["train"].num_rows
-    resolved = _resolve(config, inputs, rules, encoder, tables["train"], n_rows)
-    data = {part: encode_rows(resolved, encoder, rules, rows, notes, part) for part, rows in tables.items()}
-    check_labels(rules, data, notes)
-    if streams:
-        assert isinstance(encoder, InputEncoder)
-        data = streamed_rows(resolved, encoder, rules, streams, data)
-    return Prepared(resolved, columns, encoder, rules, split, data, tables, table, notes)
+        encoder = InputEncoder.fit(train, inputs, **lengths)
+    if isinstance(encoder, InputEncoder):
+        check_trunk(config, encoder)
+    return _Fitted(columns, inputs, rules, encoder)
+
+
+def _encoded(
+    read: _Read, config: Config, fitted: _Fitted, table: pa.Table, notes: list[str], part: str
+) -> tuple[pa.Table, Rows]:
+    """Return the rows that are used, and their inputs and labels."""
+    told = (config, fitted.encoder, fitted.rules, table, notes, part)
+    return encoded_sample(*told) if read.streams else (table, encode_rows(*told))
 
 
 def read_source(config: Config, source: Any = None) -> pa.Table:
@@ -227,10 +284,8 @@ def split_rule(config: Config, rules: Sequence[LabelRule], columns: Mapping[str,
         columns: what the columns were taken for.
     """
     told = config.data.split.model_dump()
-    if config.data.val is not None:
-        told["val"] = 0.0
-    if config.data.test is not None:
-        told["test"] = 0.0
+    if config.data.sources is None:
+        told |= held_out(config).shares
     flat = [
         name
         for rule in rules
@@ -244,146 +299,6 @@ def split_rule(config: Config, rules: Sequence[LabelRule], columns: Mapping[str,
 def split_tables(config: Config, table: pa.Table, split: Split) -> dict[str, pa.Table]:
     """Return the rows of each part, those of other sources included."""
     tables = {part: table.take(rows.numpy()) for part, rows in split.parts.items()}
-    for part, source in (("val", config.data.val), ("test", config.data.test)):
-        if source is not None:
-            tables[part] = read_source(config, source)
-    return tables
-
-
-def encode_rows(
-    config: Config,
-    encoder: Encoder,
-    rules: Sequence[LabelRule],
-    table: pa.Table,
-    notes: list[str],
-    part: str,
-) -> Rows:
-    """Return the inputs and labels of a table; what was not seen in training is noted."""
-    if isinstance(encoder, SequenceEncoder):
-        return encode_sequences(encoder, rules, table, notes, part)
-    if isinstance(encoder, AudioEncoder):
-        return encode_recordings(config, encoder, rules, table, notes, part)
-    targets = {}
-    for rule in rules:
-        if rule.kind == "segmentation":
-            continue
-        targets[rule.task], unknown = labels_of(rule, table, strict=part == "train")
-        if unknown:
-            what = "what is no number" if rule.kind == "regression" else "a class that training has not"
-            notes.append(f"{rule.task!r}: {unknown} of {table.num_rows} {part} rows hold {what}.")
-    for name, number in encoder.unseen(table).items():
-        if number > 0.05 * table.num_rows:
-            notes.append(
-                f"column {name!r}: {number} of {table.num_rows} {part} rows hold a value that training has not."
-            )
-    found = rows_of(config, encoder, rules, table, targets)
-    notes += cut_texts(encoder, found, part)
-    return found
-
-
-# -- decisions ----------------------------------------------------------------------------------------------------
-def _resolve(
-    config: Config,
-    inputs: Sequence[Column],
-    rules: Sequence[LabelRule],
-    encoder: Encoder,
-    train: pa.Table,
-    n_rows: int,
-) -> Config:
-    """Return the configuration with the decisions of the data written out."""
-    content = content_of(config)
-    content["data"]["inputs"] = {
-        column.name: {"kind": column.kind} for column in inputs if column.name in encoder.names
-    }
-    found = {column.name: column.date_format for column in inputs if column.kind == "date" and column.date_format}
-    content["data"]["date_formats"] = found | content["data"]["date_formats"]
-    content["tasks"] = {rule.task: _resolved_task(content["tasks"][rule.task], rule) for rule in rules}
-    sequences = isinstance(encoder, SequenceEncoder) or (bool(encoder.tokens) and not encoder.images)
-    if config.trunk.type == "auto":
-        content["trunk"] = {"type": _trunk_type(encoder, rules)}
-    if isinstance(encoder, InputEncoder) and encoder.tokens and content["trunk"]["type"] == "mixed":
-        content["trunk"] = {"text": TEXT_TRUNK, **content["trunk"]}
-    if isinstance(encoder, InputEncoder) and encoder.images and config.data.image_size is None:
-        content["data"]["image_size"] = image_size(encoder.image_paths(train)[encoder.images[0]])
-    if isinstance(encoder, AudioEncoder):
-        content["data"]["sample_rate"] = encoder.sample_rate
-    told = content["training"]
-    planned = planned_training(
-        n_rows,
-        told.get("batch_size"),
-        pictures=bool(encoder.images),
-        sequences=sequences or isinstance(encoder, AudioEncoder),
-    )
-    if told.get("max_steps") is not None:
-        del planned["max_epochs"]
-    if isinstance(encoder, InputEncoder) and encoder.tokens:
-        planned["learning_rate"] = TEXT_LEARNING_RATE
-    if getattr(config.trunk, "folder", None) is not None:
-        held = config.trunk.frozen or is_trunk_held(config)
-        planned |= {"learning_rate": HEADS_LEARNING_RATE} if held else PRETRAINED
-    content["training"] = planned | told
-    return check_config(content)
-
-
-def planned_training(
-    n_rows: int, batch_size: int | None = None, *, pictures: bool = False, sequences: bool = False
-) -> dict[str, Any]:
-    """Return the options of the training that follow from the number of training rows where they are not given.
-
-    Args:
-        n_rows: number of training rows.
-        batch_size: if it is given.
-        pictures: whether the inputs hold pictures.
-        sequences: whether the inputs hold texts that are read as sequences.
-    """
-    smallest, largest = SEQUENCE_BATCHES if sequences else IMAGE_BATCHES if pictures else TABLE_BATCHES
-    fitting = 2 ** round(math.log2(max(1, n_rows / BATCHES)))
-    batch = batch_size or min(largest, max(smallest, fitting))
-    return {
-        "learning_rate": 1e-3 if pictures else 2e-3,
-        "batch_size": batch,
-        "max_epochs": max(5, min(100, math.ceil(STEPS * batch / n_rows))),
-        "patience": 5,
-    }
-
-
-def _check_trunk(config: Config, encoder: InputEncoder) -> None:
-    """Refuse a trunk that cannot read the inputs; one of the user's own reads what it likes."""
-    kind = trunks().get(config.trunk.type)
-    if kind is None:
-        return
-    arguments = inspect.signature(kind).parameters
-    if "knots" in arguments:
-        fits = not encoder.images and not encoder.tokens
-        reads = "no texts as tokens" if encoder.tokens else "no pictures"
-    else:
-        one_picture = encoder.images == encoder.names and len(encoder.names) == 1
-        fits, reads = "table" in arguments or one_picture, "one column of pictures and nothing else"
-    if not fits:
-        raise ConfigurationError(
-            f"the trunk {config.trunk.type!r} reads {reads}, but the inputs are {encoder.names[:12]}: choose trunk: "
-            "auto, or other inputs."
-        )
-
-
-def _trunk_type(encoder: Encoder, rules: Sequence[LabelRule]) -> str:
-    if isinstance(encoder, SequenceEncoder):
-        return "transformer"
-    if isinstance(encoder, AudioEncoder):
-        return "acoustic"
-    if encoder.tokens or (encoder.images and len(encoder.names) > 1):
-        return "mixed"
-    if not encoder.images:
-        return "tabular"
-    return "unet" if any(rule.kind == "segmentation" for rule in rules) else "conv"
-
-
-def _resolved_task(section: dict[str, Any], rule: LabelRule) -> dict[str, Any]:
-    found = {**section, "type": rule.kind}
-    if rule.kind in ("classification", "segmentation", "token_classification"):
-        found["classes"] = list(rule.classes)
-    elif rule.kind == "multi_label":
-        found["labels"] = list(rule.classes)
-    if rule.kind == "regression" and len(rule.columns) > 1:
-        found["outputs"] = len(rule.columns)
-    return found
+    if config.data.sources is not None:
+        return with_other_sources(config, tables)
+    return tables | {part: read_source(config, source) for part, source in held_out(config).others.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lepton.config import Config
 from lepton.data import (
+    SPEECH_KINDS,
     AudioLoader,
     AudioRows,
     Augment,
@@ -49,7 +50,10 @@ __all__ = [
     "labelled_rows",
     "labels_of",
     "make_loader",
+    "picture_augment",
     "rows_of",
+    "sound_augment",
+    "what_is_unknown",
 ]
 
 EVALUATION_SEQUENCES = 64
@@ -67,7 +71,9 @@ def rows_of(
     rules: Sequence[LabelRule],
     table: pa.Table,
     targets: Mapping[str, Tensor],
-) -> Rows:
+    *,
+    cache_bytes: int = CACHE_BYTES,
+) -> TensorData | SequenceData | ImageRows:
     """Return the rows of a table with its inputs.
 
     Args:
@@ -76,6 +82,7 @@ def rows_of(
         rules: rules of the labels; those of masks are read from the table, unless there are no targets at all.
         table: the rows.
         targets: the labels that are no masks, name -> [N, ...]; may be empty.
+        cache_bytes: memory for decoded pictures.
     """
     masked = [rule for rule in rules if rule.kind == "segmentation" and rule.columns[0] in table.column_names]
     pictures = {
@@ -84,7 +91,7 @@ def rows_of(
         "masks": {rule.task: table.column(rule.columns[0]).to_pylist() for rule in masked},
         "classes": {rule.task: len(rule.classes) for rule in masked},
         "missing": masked[0].missing if masked else 255,
-        "cache_bytes": CACHE_BYTES,
+        "cache_bytes": cache_bytes,
     }
     return table_rows(encoder, table, targets, **(pictures if encoder.images else {}))
 
@@ -98,6 +105,16 @@ def labels_of(rule: LabelRule, table: pa.Table, *, strict: bool) -> tuple[Tensor
     if rule.kind == "multi_label" and rule.from_masks and column is not None:
         return torch.stack([_presence(path, rule) for path in column.to_pylist()]), 0
     return rule.encode(table, strict=strict)
+
+
+def what_is_unknown(rule: LabelRule) -> str:
+    """Return in words what a label is that training did not have."""
+    kinds = {
+        "regression": "what is no number",
+        "token_classification": "a tag that training has not",
+        **dict.fromkeys(SPEECH_KINDS, "a character that training has not"),
+    }
+    return kinds.get(rule.kind, "a class that training has not")
 
 
 def in_memory(rows: Rows) -> TensorData | SequenceData | ImageRows | AudioRows:
@@ -177,10 +194,10 @@ def make_loader(
     if isinstance(rows, (StreamRows, StreamSets)):
         return rows.loader(size, workers=config.training.num_workers, **order)
     if isinstance(rows, ImageRows):
-        augment = _augment(config, rows) if training else None
+        augment = picture_augment(config, rows.missing) if training else None
         return ImageLoader(rows, size, augment=augment, workers=config.training.num_workers, **order)
     if isinstance(rows, AudioRows):
-        sounds = _augment_audio(config) if training else None
+        sounds = sound_augment(config) if training else None
         workers = config.training.num_workers if training else 0
         return AudioLoader(rows, size, augment=sounds, workers=workers, by_length=not in_order, **order)
     if isinstance(rows, SequenceData):
@@ -206,14 +223,21 @@ class InTurn:
             yield from loader
 
 
-def _augment(config: Config, rows: ImageRows) -> Augment | None:
+def picture_augment(config: Config, missing: int) -> Augment | None:
+    """Return how training pictures are changed; None where the configuration says that they are not.
+
+    Args:
+        config: the configuration.
+        missing: what pixels of masks hold without a class.
+    """
     told = config.data.augment
     if told is False:
         return None
-    return Augment(**{"missing": rows.missing, **_options(Augment, told)})
+    return Augment(**{"missing": missing, **_options(Augment, told)})
 
 
-def _augment_audio(config: Config) -> AugmentAudio | None:
+def sound_augment(config: Config) -> AugmentAudio | None:
+    """Return how training recordings are changed; None where the configuration says that they are not."""
     told = config.data.augment
     return None if told is False else AugmentAudio(**_options(AugmentAudio, told))
 

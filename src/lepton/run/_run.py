@@ -15,7 +15,6 @@ from lepton.config import Config
 from lepton.data import (
     AudioEncoder,
     Encoder,
-    InputEncoder,
     LabelRule,
     Rows,
     SequenceEncoder,
@@ -30,15 +29,16 @@ from lepton.errors import CheckpointError, ConfigurationError, DataError, neares
 from lepton.evaluate import TaskResult, evaluate, to_device
 from lepton.nn import LeptonModel
 from lepton.run._build import build_model
+from lepton.run._encoding import encode_rows
 from lepton.run._folder import check_vocabulary, read_architecture, read_json, read_rules, read_run_config, read_split
 from lepton.run._generation import predict_sequences, with_search_scores
 from lepton.run._plot import RunPlots
-from lepton.run._prepare import encode_rows, read_source, split_tables
+from lepton.run._prepare import read_source, split_tables
 from lepton.run._rows import held_out_part, make_loader, rows_of
+from lepton.run._samples import encoded_sample, usable_samples
 from lepton.run._sequences import prediction_rows
-from lepton.run._set_streams import SetSources, opened_parts, streamed_rows
+from lepton.run._set_streams import Streams, opened_parts, streamed_rows
 from lepton.run._speech import encode_recordings, predict_recordings
-from lepton.run._streaming import StreamSource
 from lepton.run._summary import seen_words
 from lepton.run._voices import Speech, read_voices, speak
 from lepton.train import load_weights
@@ -267,12 +267,12 @@ class Run:
             return dict(self.rows)
         source = self.config.require_source()
         if self.config.data.stream is True:
-            return {part: opened.sample for part, opened in self._streams().items()}
+            return usable_samples(self.config, self._streams())
         table = read_source(self.config)
         self.split.check(table, source)
         return split_tables(self.config, table, self.split)
 
-    def _streams(self) -> Mapping[str, StreamSource] | Mapping[str, SetSources]:
+    def _streams(self) -> Streams:
         streams, _ = opened_parts(self.config)
         if streams["train"].fingerprint != self.split.fingerprint:
             raise DataError(f"the shards of {self.config.require_source()} are not those that the run was trained on.")
@@ -283,12 +283,14 @@ class Run:
         wanted = part or held_out_part(streams) or "val"
         if wanted not in streams:
             raise DataError(f"this run has no part {wanted!r}; it has {sorted(streams)}.")
-        table = streams[wanted].sample
-        assert isinstance(self.encoder, InputEncoder)
-        samples = {wanted: encode_rows(self.config, self.encoder, self.rules, table, self.notes, "evaluated")}
+        table = usable_samples(self.config, streams)[wanted]
+        table, sample = encoded_sample(self.config, self.encoder, self.rules, table, self.notes, "evaluated")
         chosen: Any = {wanted: streams[wanted]}
-        rows = streamed_rows(self.config, self.encoder, self.rules, chosen, samples)
-        return evaluate(self.model, make_loader(rows[wanted], self.config))
+        rows = streamed_rows(self.config, self.encoder, self.rules, chosen, {wanted: sample})
+        found = evaluate(self.model, make_loader(rows[wanted], self.config))
+        if isinstance(self.encoder, SequenceEncoder):
+            return with_search_scores(self.model, self.encoder, self.rules, table, found)
+        return found
 
     def _part(self, part: str | None) -> pa.Table:
         tables = self.tables()

@@ -13,6 +13,7 @@ from torch import Tensor
 from lepton.config import Config, trunks
 from lepton.data import SEQUENCE_KINDS, Column, Kind, LabelRule, SequenceData, SequenceEncoder, Tokenizer, is_list
 from lepton.errors import ConfigurationError
+from lepton.run._rows import what_is_unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +27,7 @@ __all__ = [
     "prediction_rows",
     "readers_of",
     "reads_sequences",
+    "sequence_rows",
     "sequence_rules",
 ]
 
@@ -152,28 +154,44 @@ def readers_of(rules: Iterable[LabelRule]) -> dict[str, str]:
     return {rule.task: _READS.get(rule.kind, "pooled") for rule in rules}
 
 
-def encode_sequences(
-    encoder: SequenceEncoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str], part: str
-) -> SequenceData:
-    """Return the sequences and labels of a table; what was cut or not seen in training is noted."""
+def sequence_rows(
+    encoder: SequenceEncoder, rules: Sequence[LabelRule], table: pa.Table, *, strict: bool = False
+) -> tuple[SequenceData, dict[str, int]]:
+    """Return the sequences and labels of a table, and for each task how many labels training has not.
+
+    Args:
+        encoder: fitted rules of the sequences.
+        rules: rules of the labels.
+        table: the rows.
+        strict: refuse values that are no class.
+    """
     inputs, lengths = encoder.encode(table)
     lengths = dict(lengths)
     targets: dict[str, Tensor] = {}
+    unknown: dict[str, int] = {}
     for rule in rules:
-        unknown, what = 0, "a tag that training has not"
         if rule.kind == "language_modeling":
             targets[rule.task], lengths[rule.task] = encoder.language_labels(table), lengths["tokens"]
         elif rule.kind == "translation":
             targets[rule.task], lengths[rule.task] = encoder.target_labels(table), lengths["target"]
         elif rule.kind == "token_classification":
-            targets[rule.task], unknown = encoder.tag_labels(table, rule.columns[0], rule.classes)
+            targets[rule.task], unknown[rule.task] = encoder.tag_labels(table, rule.columns[0], rule.classes)
             lengths[rule.task] = lengths["tokens"]
         else:
-            targets[rule.task], unknown = rule.encode(table, strict=part == "train")
-            what = "what is no number" if rule.kind == "regression" else "a class that training has not"
-        if unknown:
-            where = "labels" if rule.kind == "token_classification" else f"of {table.num_rows} rows"
-            notes.append(f"{rule.task!r}: {unknown} {part} {where} hold {what}.")
+            targets[rule.task], unknown[rule.task] = rule.encode(table, strict=strict)
+    return SequenceData(inputs, targets, lengths=lengths), unknown
+
+
+def encode_sequences(
+    encoder: SequenceEncoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str], part: str
+) -> SequenceData:
+    """Return the sequences and labels of a table; what was cut or not seen in training is noted."""
+    rows, unknown = sequence_rows(encoder, rules, table, strict=part == "train")
+    for rule in rules:
+        if number := unknown.get(rule.task, 0):
+            tags = rule.kind == "token_classification"
+            where = "labels" if tags else f"of {table.num_rows} rows"
+            notes.append(f"{rule.task!r}: {number} {part} {where} hold {what_is_unknown(rule)}.")
     for name, number in encoder.truncated(table).items():
         if number:
             notes.append(f"column {name!r}: {number} of {table.num_rows} {part} texts are cut at data.max_length.")
@@ -181,7 +199,7 @@ def encode_sequences(
         notes.append(
             f"column {name!r}: {number} of {table.num_rows} {part} rows hold a character that training has not."
         )
-    return SequenceData(inputs, targets, lengths=lengths)
+    return rows
 
 
 def example_sequences(encoder: SequenceEncoder, rows: int) -> dict[str, Tensor]:

@@ -6,18 +6,18 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lepton.config import Config
-from lepton.data import PARTS, InputEncoder, LabelRule, Rows, StreamRows, StreamSets
+from lepton.data import PARTS, Encoder, LabelRule, Rows, StreamSets
 from lepton.errors import DataError
-from lepton.run._sets import joint_table, label_columns, set_tasks
-from lepton.run._streaming import StreamSource, open_streams, streamed_parts
+from lepton.run._sets import joined_tables, joint_table, label_columns, missing_pixels, set_tasks
+from lepton.run._streaming import StreamSource, open_streams
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SetSources", "opened_parts", "streamed_rows"]
+__all__ = ["SetSources", "Streams", "opened_parts", "streamed_rows"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +28,13 @@ class SetSources:
         sets: name of the source -> its rows of the part.
         tasks: name of the source -> tasks that it has labels of.
         config: says how they go together.
+        like: the training rows, whose columns all parts have; None where it is these.
     """
 
     sets: Mapping[str, StreamSource]
     tasks: Mapping[str, list[str]]
     config: Config
+    like: SetSources | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.sets.values()))
@@ -40,7 +42,8 @@ class SetSources:
     @cached_property
     def sample(self) -> pa.Table:
         """Some of the rows of each source, in one table."""
-        return joint_table(self.config, {name: opened.sample for name, opened in self.sets.items()})
+        own = joint_table(self.config, {name: opened.sample for name, opened in self.sets.items()})
+        return own if self.like is None else joined_tables([self.like.sample.slice(0, 0), own], list(self.sets))
 
     @property
     def fingerprint(self) -> str:
@@ -53,9 +56,11 @@ class SetSources:
         return "; ".join(f"{name}: {opened.words()}" for name, opened in self.sets.items())
 
 
-def opened_parts(
-    config: Config, source: Any = None
-) -> tuple[Mapping[str, StreamSource] | Mapping[str, SetSources], str]:
+Streams: TypeAlias = "Mapping[str, StreamSource] | Mapping[str, SetSources]"
+"""Part -> its rows, of one source or of several."""
+
+
+def opened_parts(config: Config, source: Any = None) -> tuple[Streams, str]:
     """Return the rows of each part, of one source or several, and in words how they were divided.
 
     Args:
@@ -81,16 +86,16 @@ def _open_sets(config: Config) -> tuple[dict[str, SetSources], str]:
     told, how = set_tasks(config), ""
     opened: dict[str, dict[str, StreamSource]] = {}
     for name, source in config.data.sources.items():
-        opened[name], how = open_streams(config, source.source)
+        opened[name], how = open_streams(config, source.source, name)
     tasks = {}
     for name, parts in opened.items():
         there = parts["train"].shards.schema.names
         tasks[name] = [task for task in told[name] if set(label_columns(config, task)) <= set(there)]
-    found = {}
+    found: dict[str, SetSources] = {}
     for part in PARTS:
         sets = {name: parts[part] for name, parts in opened.items() if part in parts}
         if sets:
-            found[part] = SetSources(sets, {name: tasks[name] for name in sets}, config)
+            found[part] = SetSources(sets, {name: tasks[name] for name in sets}, config, found.get("train"))
     _widen(opened)
     return found, how
 
@@ -99,23 +104,23 @@ def _widen(opened: Mapping[str, Mapping[str, StreamSource]]) -> None:
     """Give every source the columns of all, those that it lacks without values."""
     import pyarrow as pa
 
-    shards = {name: parts["train"].shards for name, parts in opened.items()}
+    shards = [one.shards for parts in opened.values() for one in parts.values()]
     try:
-        schema = pa.unify_schemas([one.schema for one in shards.values()], promote_options="permissive")
+        schema = pa.unify_schemas([one.schema for one in shards], promote_options="permissive")
     except pa.ArrowException as error:
         words = str(error).split("\n")[0]
         raise DataError(
-            f"the sources {list(shards)} have a column of one name and different types: {words}."
+            f"the sources {list(opened)} have a column of one name and different types: {words}."
         ) from error
-    for one in shards.values():
+    for one in {id(one): one for one in shards}.values():
         one.widen(schema)
 
 
 def streamed_rows(
     config: Config,
-    encoder: InputEncoder,
+    encoder: Encoder,
     rules: Sequence[LabelRule],
-    streams: Mapping[str, StreamSource] | Mapping[str, SetSources],
+    streams: Streams,
     samples: Mapping[str, Rows],
 ) -> dict[str, Rows]:
     """Return the rows of each part as what a loader cuts into batches.
@@ -126,20 +131,15 @@ def streamed_rows(
         rules: rules of the labels.
         streams: where the rows are.
         samples: part -> encoded rows of its sample.
-
-    Raises:
-        ConfigurationError: a task whose labels are read from masks.
     """
     found: dict[str, Rows] = {}
-    for part, several in streams.items():
-        if isinstance(several, StreamSource):
-            found |= streamed_parts(config, encoder, rules, {part: several}, samples)
+    for part, opened in streams.items():
+        if isinstance(opened, StreamSource):
+            found[part] = opened.rows(config, encoder, rules, samples[part])
             continue
         sets = {}
-        for name, opened in several.sets.items():
-            own = [rule for rule in rules if rule.task in several.tasks[name]]
-            rows = streamed_parts(config, encoder, own, {part: opened}, samples)[part]
-            assert isinstance(rows, StreamRows)
-            sets[name] = rows
-        found[part] = StreamSets(sets, several.tasks, samples[part])
+        for name, one in opened.sets.items():
+            own = [rule for rule in rules if rule.task in opened.tasks[name]]
+            sets[name] = one.rows(config, encoder, own, samples[part])
+        found[part] = StreamSets(sets, opened.tasks, samples[part], missing_pixels(rules))
     return found

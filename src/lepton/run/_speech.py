@@ -26,6 +26,7 @@ from lepton.data import (
 from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.evaluate import to_device
 from lepton.nn import LeptonModel, SpeechHead
+from lepton.run._rows import what_is_unknown
 from lepton.tasks import SpeechSynthesis
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ __all__ = [
     "mean_voices",
     "predict_recordings",
     "reads_recordings",
+    "recording_rows",
     "speech_heads",
     "with_characters",
 ]
@@ -174,30 +176,64 @@ def with_characters(encoder: Encoder, rules: Sequence[LabelRule]) -> list[LabelR
     return [dataclasses.replace(rule, classes=known) if rule.kind in SPEECH_KINDS else rule for rule in rules]
 
 
-def encode_recordings(
-    config: Config, encoder: AudioEncoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str], part: str
-) -> AudioRows:
-    """Return the recordings and labels of a table; what was cut or not seen in training is noted."""
+def recording_rows(
+    config: Config,
+    encoder: AudioEncoder,
+    rules: Sequence[LabelRule],
+    table: pa.Table,
+    *,
+    strict: bool = False,
+    cache_bytes: int = AUDIO_CACHE_BYTES,
+) -> tuple[AudioRows, dict[str, int]]:
+    """Return the recordings and labels of a table, and for each task how many labels training has not.
+
+    Args:
+        config: resolved: says how finely spectra are made.
+        encoder: fitted rules of the recordings.
+        rules: rules of the labels.
+        table: the rows.
+        strict: refuse values that are no class.
+        cache_bytes: memory for decoded recordings.
+    """
     inputs: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
     spectra: dict[str, LogMel] = {}
     silent: dict[str, Tensor] = {}
+    unknown: dict[str, int] = {}
     for rule in rules:
-        unknown, what = 0, "a character that training has not"
         if rule.kind == "speech_recognition":
-            targets[rule.task], unknown = encoder.text_labels(table, rule.columns[0])
+            targets[rule.task], unknown[rule.task] = encoder.text_labels(table, rule.columns[0])
         elif rule.kind == "speech_synthesis":
-            inputs["text"], unknown = _texts_to_speak(encoder, rule, table)
+            inputs["text"], unknown[rule.task] = _texts_to_speak(encoder, rule, table)
             silent[rule.task] = (inputs["text"] == 0).all(1)
             spectra[rule.task] = LogMel(encoder.sample_rate, mels=config.trunk.mels)
         else:
-            targets[rule.task], unknown = rule.encode(table, strict=part == "train")
-            what = "what is no number" if rule.kind == "regression" else "a class that training has not"
-        if unknown:
-            notes.append(f"{rule.task!r}: {unknown} of {table.num_rows} {part} rows hold {what}.")
-    samples = encoder.samples(table)
+            targets[rule.task], unknown[rule.task] = rule.encode(table, strict=strict)
+    rows = AudioRows(
+        encoder.paths(table),
+        sample_rate=encoder.sample_rate,
+        max_seconds=encoder.max_seconds,
+        trim=encoder.trim,
+        inputs=inputs,
+        targets=targets,
+        front_ends=spectra,
+        absent=silent,
+        lengths=encoder.samples(table),
+        cache_bytes=cache_bytes,
+    )
+    return rows, unknown
+
+
+def encode_recordings(
+    config: Config, encoder: AudioEncoder, rules: Sequence[LabelRule], table: pa.Table, notes: list[str], part: str
+) -> AudioRows:
+    """Return the recordings and labels of a table; what was cut or not seen in training is noted."""
+    rows, unknown = recording_rows(config, encoder, rules, table, strict=part == "train")
     for rule in rules:
-        if rule.kind == "speech_recognition" and (short := _too_short(encoder, targets[rule.task], samples)):
+        if number := unknown.get(rule.task, 0):
+            notes.append(f"{rule.task!r}: {number} of {table.num_rows} {part} rows hold {what_is_unknown(rule)}.")
+    for rule in rules:
+        if rule.kind == "speech_recognition" and (short := _too_short(encoder, rows.targets[rule.task], rows.lengths)):
             notes.append(
                 f"{rule.task!r}: {short} of {table.num_rows} {part} rows have a text with more characters than the "
                 "recording has room for: nothing is learned from them."
@@ -207,18 +243,7 @@ def encode_recordings(
             f"column {encoder.source!r}: {long} of {table.num_rows} {part} recordings are cut at data.max_seconds = "
             f"{encoder.max_seconds:g}."
         )
-    return AudioRows(
-        encoder.paths(table),
-        sample_rate=encoder.sample_rate,
-        max_seconds=encoder.max_seconds,
-        trim=encoder.trim,
-        inputs=inputs,
-        targets=targets,
-        front_ends=spectra,
-        absent=silent,
-        lengths=samples,
-        cache_bytes=AUDIO_CACHE_BYTES,
-    )
+    return rows
 
 
 def _too_short(encoder: AudioEncoder, labels: Tensor, samples: Tensor) -> int:

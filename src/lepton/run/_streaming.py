@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lepton.config import Config
 from lepton.data import (
     PARTS,
-    Encode,
-    InputEncoder,
+    Encoder,
     LabelRule,
     PartByColumn,
     PartByPlace,
-    PictureEncode,
     Quarantine,
     Rows,
     Shards,
     StreamRows,
     StreamSets,
-    TableEncode,
     is_url,
     sampled,
 )
 from lepton.errors import ConfigurationError, DataError
+from lepton.run._encoding import stream_encode
+from lepton.run._own_parts import HeldOut, held_out
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +38,6 @@ __all__ = [
     "open_streams",
     "quarantine_note",
     "stream_note",
-    "streamed_parts",
 ]
 
 SHARE = 0.5
@@ -47,8 +45,8 @@ SHARE = 0.5
 
 QUARANTINE = "quarantine.jsonl"
 
-WINDOW, PICTURE_WINDOW = 1 << 16, 512
-"""Rows that are shuffled together: some dozen megabytes of numbers, or of small pictures."""
+WINDOW = 1 << 16
+"""Rows that are shuffled together: some dozen megabytes of numbers, of texts or of paths."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +81,18 @@ class StreamSource:
         groups = range(len(self.shards.groups))
         return sum(sum(self.choice.count(self.shards, g, [(0, self.shards.groups[g].extent.rows)])) for g in groups)
 
+    def rows(self, config: Config, encoder: Encoder, rules: Sequence[LabelRule], sample: Rows) -> StreamRows:
+        """Return the rows as what a loader cuts into batches.
+
+        Args:
+            config: resolved.
+            encoder: fitted rules of the inputs.
+            rules: rules of the labels that these rows have.
+            sample: encoded rows of the part.
+        """
+        encode = stream_encode(config, encoder, rules)
+        return StreamRows(self.shards, encode, sample, self.choice, config.data.window or WINDOW, self.quarantine)
+
 
 def is_streamed(config: Config, source: Any = None) -> bool:
     """Return whether the rows of a configuration are read while it trains.
@@ -114,12 +124,13 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33
 
 
-def open_streams(config: Config, source: Any = None) -> tuple[dict[str, StreamSource], str]:
+def open_streams(config: Config, source: Any = None, name: str | None = None) -> tuple[dict[str, StreamSource], str]:
     """Return the rows of each part, and in words how they were divided.
 
     Args:
         config: the configuration.
         source: a path or URL, instead of `config.data.source`.
+        name: of one of several sources.
 
     Raises:
         ConfigurationError: rows that are streamed cannot be divided in the way that is told.
@@ -132,25 +143,24 @@ def open_streams(config: Config, source: Any = None) -> tuple[dict[str, StreamSo
             f"split: method {split.method!r} needs all rows at once, but they are streamed: choose random, which goes "
             "by each row's place, or column."
         )
-    others = {part: other for part in ("val", "test") if (other := getattr(config.data, part)) is not None}
-    choices, how = _choices(config, others)
+    told = held_out(config, name)
+    choices, how = _choices(config, told)
     cap = config.data.max_bad_rows
     quarantine = Quarantine(cap=cap)
     found = {part: _opened(part, shards, choice, quarantine) for part, choice in choices.items()}
-    for part, other in others.items():
+    for part, other in told.others.items():
         found[part] = _opened(part, Shards(other, limit=config.data.limit), None, Quarantine(cap=cap))
     return {part: opened for part in PARTS if (opened := found.get(part)) is not None}, how
 
 
-def _choices(config: Config, others: Mapping[str, Any]) -> tuple[dict[str, PartByColumn | PartByPlace], str]:
+def _choices(config: Config, told: HeldOut) -> tuple[dict[str, PartByColumn | PartByPlace], str]:
     split = config.data.split
     if split.method == "column":
         counts: dict[tuple[int, int, int], dict[str, int]] = {}
-        parts = [part for part in PARTS if part not in others]
+        parts = [part for part in PARTS if part not in told.others]
         return {part: PartByColumn(part, split.column, counts) for part in parts}, "column"
-    shares = {part: 0.0 if part in others else getattr(split, part) for part in ("val", "test")}
-    parts = ["train", *(part for part, share in shares.items() if share > 0)]
-    return {part: PartByPlace(part, seed=split.seed, **shares) for part in parts}, "a hash of each row's place"
+    parts = ["train", *(part for part, share in told.shares.items() if share > 0)]
+    return {part: PartByPlace(part, seed=split.seed, **told.shares) for part in parts}, "a hash of each row's place"
 
 
 def _opened(
@@ -167,57 +177,22 @@ def _opened(
 class Opened(Protocol):
     """The rows of one part, of one source or several."""
 
-    @property
-    def sample(self) -> pa.Table:
-        """Some of them."""
-
     def words(self) -> str:
         """Return how many rows there are in how many shards."""
 
 
-def stream_note(streams: Mapping[str, Opened]) -> str:
-    """Return in words what a streamed run knows of its rows before it reads them."""
-    looked = ", ".join(f"{opened.sample.num_rows} {part}" for part, opened in streams.items())
-    return (
-        f"the {streams['train'].words()} are read while the model trains; columns, classes, "
-        f"scales and what is shown of the data come from a sample of them: {looked} rows."
-    )
-
-
-def streamed_parts(
-    config: Config,
-    encoder: InputEncoder,
-    rules: Sequence[LabelRule],
-    streams: Mapping[str, StreamSource],
-    samples: Mapping[str, Rows],
-) -> dict[str, Rows]:
-    """Return the rows of each part as what a loader cuts into batches.
+def stream_note(train: Opened, samples: Mapping[str, pa.Table]) -> str:
+    """Return in words what a streamed run knows of its rows before it reads them.
 
     Args:
-        config: resolved.
-        encoder: fitted rules of the inputs.
-        rules: rules of the labels.
-        streams: where the rows are.
-        samples: part -> encoded rows of its sample.
-
-    Raises:
-        ConfigurationError: a task whose labels are read from masks.
+        train: the training rows.
+        samples: part -> the rows that were looked at.
     """
-    masked = next((rule for rule in rules if rule.kind == "segmentation" or rule.from_masks), None)
-    if masked is not None:
-        raise ConfigurationError(
-            f"task {masked.task!r} reads masks, which cannot be streamed yet: set data.stream=false; pictures are "
-            "decoded when they are needed anyway."
-        )
-    encode: Encode = TableEncode(encoder, rules)
-    if encoder.images:
-        height, width = config.data.image_size or (1, 1)
-        encode = PictureEncode(encoder, rules, size=(height, width), one_image=config.trunk.type != "mixed")
-    window = config.data.window or (PICTURE_WINDOW if encoder.images else WINDOW)
-    return {
-        part: StreamRows(opened.shards, encode, samples[part], opened.choice, window, opened.quarantine)
-        for part, opened in streams.items()
-    }
+    looked = ", ".join(f"{table.num_rows} {part}" for part, table in samples.items())
+    return (
+        f"the {train.words()} are read while the model trains; columns, classes, "
+        f"scales and what is shown of the data come from a sample of them: {looked} rows."
+    )
 
 
 def keep_quarantine(data: Mapping[str, Rows], folder: Path) -> None:
@@ -236,7 +211,7 @@ def _sources(data: Mapping[str, Rows]) -> Iterator[tuple[str, StreamRows]]:
         if isinstance(rows, StreamRows):
             yield part, rows
         elif isinstance(rows, StreamSets):
-            yield from rows.sets.items()
+            yield from ((name if part == "train" else f"{name}-{part}", one) for name, one in rows.sets.items())
 
 
 def quarantine_note(data: Mapping[str, Rows]) -> str:

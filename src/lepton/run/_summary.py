@@ -10,6 +10,7 @@ from lepton.config import compositions
 from lepton.data import SPEECH_KINDS
 from lepton.evaluate import TaskResult
 from lepton.insight import signature_notes
+from lepton.run._own_parts import held_out
 from lepton.run._rows import held_out_part
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def seen_words(run: Run, table: pa.Table) -> str:
     """
     if not run.split.is_of(table):
         return ""
-    parts = {*run.split.parts, *(part for part in ("val", "test") if getattr(run.config.data, part) is not None)}
+    parts = {
+        *run.split.parts,
+        *(part for one in run.config.data.sources or [None] for part in held_out(run.config, one).others),
+    }
     other = held_out_part(parts)
     way = f" The {other} rows alone: part={other!r}, or on the command line --part {other} without a table."
     return (

@@ -16,7 +16,7 @@ from lepton.errors import CheckpointError, ConfigurationError, DataError, import
 from lepton.insight import SpeechExample, plot_speech
 from lepton.nn import LeptonModel, SpeechHead
 from lepton.run._prepare import Prepared
-from lepton.run._rows import make_loader
+from lepton.run._rows import in_memory, make_loader
 from lepton.run._speech import VOICE_OF_ALL, mean_voices
 from lepton.train import write_atomically
 
@@ -103,7 +103,7 @@ def write_voices(folder: Path, model: LeptonModel, prepared: Prepared) -> None:
     train = prepared.tables["train"]
     column = prepared.config.tasks[rule.task].voice
     names = [VOICE_OF_ALL] * train.num_rows if column is None else map(_name, train.column(column).to_pylist())
-    loader = make_loader(prepared.data["train"], prepared.config)
+    loader = make_loader(in_memory(prepared.data["train"]), prepared.config)
     found = mean_voices(model.eval(), rule.task, list(names), loader)
     write_atomically(folder / VOICES, save({name: state.contiguous() for name, state in found.items()}))
 

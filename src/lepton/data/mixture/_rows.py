@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -22,11 +22,13 @@ class StreamSets:
         sets: name of the source -> its rows.
         tasks: name of the source -> tasks that it has labels of.
         sample: rows of all sources in memory, such as a `TensorData`.
+        missing: task -> value of a label that is not there, where it is not the usual one.
     """
 
     sets: Mapping[str, StreamRows]
     tasks: Mapping[str, list[str]]
     sample: Any
+    missing: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.sets.values()))
@@ -46,4 +48,5 @@ class StreamSets:
             options: of `StreamLoader`: `shuffle`, `seed`, `workers`, `rank`, `world_size`.
         """
         loaders = {name: rows.loader(batch_size, **options) for name, rows in self.sets.items()}
-        return Mixture(loaders, batch_size, strategy="sequential", drop_last=drop_last, tasks=self.tasks)
+        told: dict[str, Any] = {"drop_last": drop_last, "tasks": self.tasks, "missing": self.missing}
+        return Mixture(loaders, batch_size, strategy="sequential", **told)

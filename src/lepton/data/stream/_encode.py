@@ -9,20 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from lepton.data._audio_rows import AudioRows
-from lepton.data._image_rows import ImageRows
-from lepton.data._input_rows import table_rows
 from lepton.data._inputs import InputEncoder
 from lepton.data._loading import Batch
 from lepton.data._targets import LabelRule
 from lepton.data.stream._reading import Encode
+from lepton.data.stream._rows_encode import columns_of
 from lepton.data.stream._shards import Shards
 from lepton.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PictureEncode", "SoundEncode", "TableEncode", "encode_of"]
+__all__ = ["TableEncode", "encode_of"]
 
 
 class TableEncode:
@@ -50,7 +48,7 @@ class TableEncode:
         self.encoder = encoder
         self.rules = list(rules)
         self.inputs = encoder.names
-        self.columns = list(dict.fromkeys([*encoder.names, *(name for rule in rules for name in rule.columns)]))
+        self.columns = columns_of(encoder.names, rules)
 
     def __call__(self, table: pa.Table) -> Batch:
         """Return inputs and targets of N rows."""
@@ -97,67 +95,3 @@ def encode_of(shards: Shards) -> Encode:
     if shards.dataset is None:
         raise ConfigurationError("StreamLoader: encode is needed, such as a TableEncode, except for a torch Dataset.")
     return DatasetEncode(shards.dataset)
-
-
-class PictureEncode:
-    """Pictures, what else an `InputEncoder` reads beside them, and targets.
-
-    Args:
-        encoder: fitted rules of the inputs, with at least one column of pictures.
-        rules: rules of the labels, none of masks, texts or recordings.
-        size: height and width of all pictures.
-        one_image: whether the model takes one picture for each row, [C, H, W]; otherwise K of them, [K, C, H, W].
-    """
-
-    def __init__(
-        self, encoder: InputEncoder, rules: Sequence[LabelRule], *, size: tuple[int, int], one_image: bool = True
-    ) -> None:
-        self.encoder = encoder
-        self.rules = list(rules)
-        self.size = size
-        self.one_image = one_image
-        self.inputs = encoder.names
-        self.columns = list(dict.fromkeys([*encoder.names, *(name for rule in rules for name in rule.columns)]))
-
-    def __call__(self, table: pa.Table) -> Batch:
-        """Return inputs and targets of N rows.
-
-        Raises:
-            DataError: a picture is not there or broken.
-        """
-        targets = {rule.task: rule.encode(table)[0] for rule in self.rules}
-        rows = table_rows(self.encoder, table, targets, image_size=self.size, one_image=self.one_image)
-        assert isinstance(rows, ImageRows)
-        found: Batch = default_collate([rows[row] for row in range(len(rows))])
-        return found
-
-
-class SoundEncode:
-    """Recordings, brought to one rate and padded to the longest of their window, and targets.
-
-    Args:
-        column: the column of their paths.
-        rules: rules of the labels, none of masks, texts or recordings.
-        sample_rate: samples a second.
-        max_seconds: longest recording; longer ones are cut.
-    """
-
-    def __init__(self, column: str, rules: Sequence[LabelRule], *, sample_rate: int, max_seconds: float = 20.0) -> None:
-        self.rules = list(rules)
-        self.sample_rate = sample_rate
-        self.max_seconds = max_seconds
-        self.inputs = (column,)
-        self.columns = list(dict.fromkeys([column, *(name for rule in rules for name in rule.columns)]))
-
-    def __call__(self, table: pa.Table) -> Batch:
-        """Return `waveform` [N, S] and `samples` [N], and targets.
-
-        Raises:
-            DataError: a recording is not there or broken.
-        """
-        paths = table.column(self.inputs[0]).to_pylist()
-        if None in paths:
-            raise DataError("there is no path of a recording")
-        targets = {rule.task: rule.encode(table)[0] for rule in self.rules}
-        rows = AudioRows(paths, sample_rate=self.sample_rate, max_seconds=self.max_seconds, targets=targets)
-        return rows.batch(torch.arange(len(rows)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import csv
 import io
 import zlib
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -127,7 +128,7 @@ def _outside_quotes(breaks: npt.NDArray[np.int64], quotes: npt.NDArray[np.int64]
     return outside
 
 
-class _Lines:
+class _Lines(abc.ABC):
     """What both formats share: a group is a stretch of records, or the whole of a packed file."""
 
     quoted: bool
@@ -171,9 +172,9 @@ class _Lines:
             )
             yield Block(schema.empty_table(), np.zeros(0, np.int64), extent.rows, [lost])
 
+    @abc.abstractmethod
     def _begin(self, place: Place, file: Any) -> tuple[int, Parse]:
         """Read a file's head; return where its rows begin, and how bytes become a table."""
-        raise NotImplementedError
 
 
 def _stretches_of(file: Any, extent: Extent, *, quoted: bool) -> Iterator[Stretch]:
@@ -248,6 +249,7 @@ def _parsed(
     return Block(joined, np.concatenate([np.zeros(0, np.int64), *numbers]), len(stretch.ends), bad)
 
 
+@final
 class CsvFormat(_Lines):
     """CSV, also packed; the delimiter is found out."""
 
@@ -290,6 +292,7 @@ def _parse_csv(names: list[str], delimiter: str, data: bytes, schema: pa.Schema 
     return trimmed(table, decimal_comma=delimiter != ",")
 
 
+@final
 class JsonFormat(_Lines):
     """JSON lines, also packed: one object in each."""
 

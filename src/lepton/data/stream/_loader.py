@@ -11,12 +11,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lepton.data._batches import cut, joined, n_rows, sliced
+from lepton.data._batches import cut, n_rows, sliced
 from lepton.data._loading import Batch, Deal, check_loader, seeded_generator
 from lepton.data.stream._encode import encode_of
-from lepton.data.stream._order import Piece, Window, epoch_windows, rows_of_rank
+from lepton.data.stream._order import Piece, Window, epoch_windows, in_parts, rows_of_rank
 from lepton.data.stream._quarantine import Quarantine
 from lepton.data.stream._reading import Choice, Encode, ReadWindow, WindowReader
+from lepton.data.stream._rows_encode import AsTheyAre, RowsEncode
 from lepton.data.stream._shards import Shards
 from lepton.errors import CheckpointError, ConfigurationError, DataError, is_whole, require
 
@@ -84,7 +85,8 @@ class StreamLoader:
         check_loader("StreamLoader", batch_size, workers, rank, world_size)
         require(is_whole(window), "StreamLoader", "window", window, "a whole number of at least 1")
         self.shards = shards
-        self.encode = encode_of(shards) if encode is None else encode
+        told = encode_of(shards) if encode is None else encode
+        self.encode = told if isinstance(told, RowsEncode) else AsTheyAre(told)
         shards.check_columns([*self.encode.columns, *(choice.columns if choice is not None else ())])
         self.batch_size = batch_size
         self.window = window
@@ -198,13 +200,17 @@ class StreamLoader:
             "seed": self.seed,
             "shuffle": self.shuffle,
             "world_size": self.world_size,
+            "at_once": self.encode.at_once,
         }
 
     # -- an epoch ---------------------------------------------------------------------------------------------
     def _windows(self, epoch: int) -> list[Window]:
         generator = seeded_generator(self.seed, epoch, 0) if self.shuffle else None
         own = rows_of_rank(self.n_rows, self.rank, self.world_size) if self._deal is None else self._deal().stretch()
-        return epoch_windows(self._groups, self.window, generator=generator, stretch=own)
+        return self._parts(epoch_windows(self._groups, self.window, generator=generator, stretch=own))
+
+    def _parts(self, windows: list[Window]) -> list[Window]:
+        return windows if self.encode.at_once is None else in_parts(windows, self.encode.at_once)
 
     def _batches(self, windows: list[Window], begin: _Place) -> Iterator[tuple[Batch, _Place]]:
         """Yield batches, each with the place of the next one; that of the last one is the next epoch."""
@@ -216,7 +222,7 @@ class StreamLoader:
             if kept is not None:
                 yield kept
             count += 1
-            kept = batch, _Place(begin.epoch, window, row, count)
+            kept = self.encode.trimmed(batch), _Place(begin.epoch, window, row, count)
         if kept is not None:
             over = not self._padded or count >= len(self)
             yield kept[0], _Place(begin.epoch + 1) if over else kept[1]
@@ -232,7 +238,7 @@ class StreamLoader:
             batch = sliced(read.batch, row) if row else read.batch
             if rest is not None:
                 lacking = self.batch_size - n_rows(rest)
-                head, batch = joined([rest, sliced(batch, 0, lacking)]), sliced(batch, lacking)
+                head, batch = self.encode.joined([rest, sliced(batch, 0, lacking)]), sliced(batch, lacking)
                 rest, row = head, row + lacking
                 if n_rows(head) < self.batch_size:
                     continue
@@ -253,10 +259,10 @@ class StreamLoader:
         """Yield the batches that other processes have and this one has no rows for."""
         if count >= len(self):
             return
-        every = epoch_windows(self._groups, self.window)
+        every = self._parts(epoch_windows(self._groups, self.window))
         reader = WindowReader(self.shards, self.encode, self.choice, self.window)
-        found = (reader.encoded(reader.gather(window), None).batch for window in [*windows, *every])
-        batch = next(batch for batch in found if batch is not None)
+        found = (reader.encoded(reader.gather(window), window).batch for window in [*windows, *every])
+        batch = self.encode.trimmed(next(batch for batch in found if batch is not None))
         reader.close()
         for number in range(count, len(self)):
             place = _Place(begin.epoch, len(windows), 0, number + 1)
@@ -267,14 +273,19 @@ class StreamLoader:
     def _read(self, windows: list[Window], begin: _Place) -> Iterator[ReadWindow]:
         """Yield the windows from one on, read here or by workers."""
         seeds = (self.seed, begin.epoch, self.rank) if self.shuffle else None
-        told = (self.shards, self.encode, self.choice, self.window, windows, begin.window, seeds)
+        options: Any = {"batch_size": self.batch_size, "seeds": seeds}
+
+        def windows_of(worker: int, workers: int) -> _WorkersWindows:
+            reader = WindowReader(self.shards, self.encode, self.choice, self.window, **options)
+            return _WorkersWindows(reader, windows, begin.window, worker, workers)
+
         if not self.workers:
-            yield from _WorkersWindows(*told, 0, 1)
+            yield from windows_of(0, 1)
             return
         # One loader for each worker: which windows it reads follows from their run, and not from who is free.
         loaders = [
             DataLoader(
-                _WorkersWindows(*told, worker, self.workers),
+                windows_of(worker, self.workers),
                 batch_size=None,
                 num_workers=1,
                 prefetch_factor=AHEAD,
@@ -307,22 +318,10 @@ class _Place:
 class _WorkersWindows(IterableDataset[ReadWindow]):
     """The windows of an epoch that one worker reads."""
 
-    def __init__(
-        self,
-        shards: Shards,
-        encode: Encode,
-        choice: Choice | None,
-        rows: int,
-        windows: list[Window],
-        first: int,
-        seeds: tuple[int, int, int] | None,
-        worker: int,
-        workers: int,
-    ) -> None:
-        self.reader = WindowReader(shards, encode, choice, rows)
+    def __init__(self, reader: WindowReader, windows: list[Window], first: int, worker: int, workers: int) -> None:
+        self.reader = reader
         self.windows = windows
         self.first = first
-        self.seeds = seeds
         self.worker = worker
         self.workers = workers
 
@@ -338,8 +337,7 @@ class _WorkersWindows(IterableDataset[ReadWindow]):
                 gathered = waiting.pop().result()
                 if following is not None:
                     waiting.append(ahead.submit(self.reader.gather, self.windows[following]))
-                draws = None if self.seeds is None else seeded_generator(*self.seeds, place + 1)
-                yield self.reader.encoded(gathered, draws)
+                yield self.reader.encoded(gathered, self.windows[place])
         self.reader.close()
 
 

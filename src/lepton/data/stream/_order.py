@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-__all__ = ["LANES", "Piece", "Window", "epoch_windows", "rows_of_rank"]
+__all__ = ["LANES", "Piece", "Window", "epoch_windows", "in_parts", "rows_of_rank"]
 
 LANES = 4
 """Groups larger than a window that are open at one time in a shuffled epoch, and take turns."""
@@ -42,10 +42,16 @@ class Window:
     Attributes:
         pieces: of which they consist.
         run: number of the run of windows that read on in one group; one worker reads all of a run.
+        number: of the window in its epoch, which fixes its draws.
+        first: where each window is read in parts, the first of this part's rows, counted when they are shuffled.
+        last: the one after the last of them; None for all.
     """
 
     pieces: tuple[Piece, ...]
     run: int
+    number: int = 0
+    first: int = 0
+    last: int | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.pieces))
@@ -78,7 +84,22 @@ def epoch_windows(
     ordered = [groups[place] for place in order]
     runs = list(_runs(ordered if stretch is None else _stretch(ordered, *stretch), window))
     # In the order of the rows a run comes as a whole; in a shuffled one its neighbours would be too much alike.
-    return [window for run in runs for window in run] if generator is None else list(_in_turns(runs))
+    found = [window for run in runs for window in run] if generator is None else _in_turns(runs)
+    return [replace(window, number=number) for number, window in enumerate(found)]
+
+
+def in_parts(windows: Sequence[Window], size: int) -> list[Window]:
+    """Return windows in parts of so many rows, which are read one at a time, each by the worker whose turn it is.
+
+    Args:
+        windows: of an epoch.
+        size: rows of a part.
+    """
+    parts: list[Window] = []
+    for number, window in enumerate(windows):
+        for first in range(0, len(window), size):
+            parts.append(replace(window, run=len(parts), number=number, first=first, last=first + size))
+    return parts
 
 
 def _stretch(groups: Sequence[Sequence[Piece]], start: int, stop: int) -> list[list[Piece]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lepton.data._batches import joined, n_rows, taken
-from lepton.data._loading import Batch
+from lepton.data._batches import taken
+from lepton.data._loading import Batch, seeded_generator
 from lepton.data._plain import filled
 from lepton.data.stream._blocks import Block, first_line, parted
 from lepton.data.stream._order import LANES, Piece, Window
 from lepton.data.stream._quarantine import BadRows, shown
+from lepton.data.stream._rows_encode import RowsEncode
 from lepton.data.stream._shards import Shards
 from lepton.errors import LeptonError
 
@@ -61,21 +63,48 @@ class Choice(Protocol):
 
 
 @dataclass(frozen=True)
+class Found:
+    """Rows as they were read.
+
+    Attributes:
+        table: the rows.
+        shards: place of the shard of each among all [N].
+        numbers: the row's number in it [N].
+    """
+
+    table: pa.Table
+    shards: Numbers
+    numbers: Numbers
+
+    def taken(self, places: Numbers) -> Found:
+        """Return some of the rows, in the order of their places [M]."""
+        return Found(self.table.take(places), self.shards[places], self.numbers[places])
+
+    def part(self, start: int, stop: int) -> Found:
+        """Return the rows from one to before another."""
+        return Found(self.table.slice(start, stop - start), self.shards[start:stop], self.numbers[start:stop])
+
+    def kept(self, which: npt.NDArray[np.bool_]) -> Found:
+        """Return the rows for which bool [N] says so."""
+        return Found(self.table.filter(which), self.shards[which], self.numbers[which])
+
+
+@dataclass(frozen=True)
 class Gathered:
     """Rows of a window as they were read.
 
     Attributes:
-        pieces: for each piece the shard, the number of the group's first row, the rows, and their numbers in the group.
+        pieces: the rows, in as many pieces as they came.
         bad: rows that cannot be used.
     """
 
-    pieces: list[tuple[str, int, pa.Table, Numbers]]
+    pieces: list[Found]
     bad: list[BadRows]
 
 
 @dataclass(frozen=True)
 class ReadWindow:
-    """What became of a window.
+    """What became of a window, or of a part of one.
 
     Attributes:
         batch: inputs and targets of all its usable rows in their order; None where there are none.
@@ -94,41 +123,74 @@ class WindowReader:
         encode: rows to inputs and targets.
         choice: which rows are wanted; None for all.
         rows: how many are read at a time of a large group.
+        batch_size: rows of a batch, for those of like length.
+        seeds: with a window's number they fix its order; None where rows keep theirs.
     """
 
-    def __init__(self, shards: Shards, encode: Encode, choice: Choice | None, rows: int) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        encode: RowsEncode,
+        choice: Choice | None,
+        rows: int,
+        *,
+        batch_size: int = 1,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
         self.shards = shards
         self.encode = encode
         self.choice = choice
         self.rows = rows
+        self.batch_size = batch_size
+        self.seeds = seeds
         self.columns = list(dict.fromkeys([*encode.columns, *(choice.columns if choice is not None else ())]))
         self._open: dict[int, _Reading] = {}
+        self._whole: tuple[tuple[Piece, ...], Gathered] | None = None  # of a window that is read in parts
 
     def gather(self, window: Window) -> Gathered:
-        """Read the rows of a window of an epoch."""
+        """Read the rows of a window, or of a part of one."""
+        if window.last is None:
+            return self._gathered(window)
+        if self._whole is None or self._whole[0] is not window.pieces:
+            self._whole = window.pieces, self._mixed(self._gathered(window), window.number)
+        whole = self._whole[1]
+        return Gathered([whole.pieces[0].part(window.first, window.last)], whole.bad if window.first == 0 else [])
+
+    def _gathered(self, window: Window) -> Gathered:
         bad: list[BadRows] = []
-        pieces = []
-        for piece in window.pieces:
-            group = self.shards.groups[piece.group]
-            name, first = self.shards.names[group.shard], group.extent.first
-            pieces.append((name, first, *self._chosen(piece, *self._table(piece, bad), name, first)))
-        return Gathered(pieces, bad)
+        return Gathered([self._chosen(piece, *self._table(piece, bad)) for piece in window.pieces], bad)
 
-    def encoded(self, gathered: Gathered, generator: torch.Generator | None) -> ReadWindow:
-        """Return the rows of a window as inputs and targets.
+    def _mixed(self, gathered: Gathered, number: int) -> Gathered:
+        """Return the rows of a window in one piece, in their order of this epoch."""
+        import pyarrow as pa
 
-        Args:
-            gathered: its rows.
-            generator: draws their order; without one they keep theirs.
-        """
+        table = pa.concat_tables([piece.table for piece in gathered.pieces]).combine_chunks()
+        shards, numbers = (
+            np.concatenate([getattr(piece, name) for piece in gathered.pieces]) for name in ("shards", "numbers")
+        )
+        found = Found(table, shards, numbers)
+        if self.seeds is not None:
+            draws = seeded_generator(*self.seeds, number + 1)
+            found = found.taken(torch.randperm(table.num_rows, generator=draws).numpy())
+        return Gathered([found], gathered.bad)
+
+    def encoded(self, gathered: Gathered, window: Window) -> ReadWindow:
+        """Return the rows of a window, or of a part of one, as inputs and targets."""
         bad = list(gathered.bad)
-        batches = [batch for piece in gathered.pieces for batch in self._encoded(*piece, bad)]
+        draws = self._draws(window)
+        batches = [batch for piece in gathered.pieces for batch in self._encoded(piece, bad, draws)]
         if not batches:
             return ReadWindow(None, bad)
-        batch = joined(batches)
-        if generator is not None:
-            batch = taken(batch, torch.randperm(n_rows(batch), generator=generator))
+        batch = self.encode.joined(batches)
+        if draws is not None:
+            batch = taken(batch, self.encode.order(batch, self.batch_size, draws))
         return ReadWindow(batch, bad)
+
+    def _draws(self, window: Window) -> torch.Generator | None:
+        if self.seeds is None:
+            return None
+        part = () if window.last is None else (window.first + 1,)
+        return seeded_generator(*self.seeds, window.number + 1, *part)
 
     def close(self) -> None:
         """Close what is open."""
@@ -137,17 +199,34 @@ class WindowReader:
         self._open.clear()
 
     # -- rows -------------------------------------------------------------------------------------------------
-    def _encoded(self, name: str, first: int, table: pa.Table, numbers: Numbers, bad: list[BadRows]) -> Iterator[Batch]:
-        table, numbers = _finite(table, numbers, self.encode.inputs, name, first, bad)
+    def _encoded(self, rows: Found, bad: list[BadRows], draws: torch.Generator | None) -> Iterator[Batch]:
+        rows = self._finite(rows, bad)
 
         def use(start: int, stop: int) -> Batch:
-            return self.encode(table.slice(start, stop - start))
+            return self.encode.read(rows.table.slice(start, stop - start), draws)
 
-        for start, _, found in parted(use, 0, table.num_rows, (LeptonError, OSError, ValueError)):
+        for start, _, found in parted(use, 0, rows.table.num_rows, (LeptonError, OSError, ValueError)):
             if isinstance(found, Exception):
-                bad.append(_bad(name, first + int(numbers[start]), first_line(found), table.slice(start, 1)))
+                bad.append(self._bad(rows, start, first_line(found)))
             else:
                 yield found
+
+    def _finite(self, rows: Found, bad: list[BadRows]) -> Found:
+        """Return the rows without infinite inputs. What is no number at all counts as missing, as in a table."""
+        import pyarrow as pa
+
+        strange = np.zeros(rows.table.num_rows, bool)
+        for column in self.encode.inputs:
+            values = rows.table.column(column)
+            if pa.types.is_floating(values.type):
+                for found in _infinite(values):
+                    strange |= found
+        bad += [self._bad(rows, row, "an input is infinite") for row in np.flatnonzero(strange).tolist()]
+        return rows.kept(~strange) if strange.any() else rows
+
+    def _bad(self, rows: Found, row: int, reason: str) -> BadRows:
+        text = json.dumps(rows.table.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
+        return BadRows(self.shards.names[rows.shards[row]], int(rows.numbers[row]), reason, shown(text))
 
     def _table(self, piece: Piece, bad: list[BadRows]) -> tuple[pa.Table, Numbers]:
         """Return the usable rows of a piece, and their numbers in the group."""
@@ -166,24 +245,25 @@ class WindowReader:
             reading.close()
         return block.table, block.numbers
 
-    def _chosen(
-        self, piece: Piece, table: pa.Table, numbers: Numbers, name: str, first: int
-    ) -> tuple[pa.Table, Numbers]:
+    def _chosen(self, piece: Piece, table: pa.Table, numbers: Numbers) -> Found:
         """Return those rows of a piece that are wanted and belong to this process."""
-        whole = self.choice is None and len(piece) == piece.stop - piece.start
-        if whole:
-            return table, numbers
+        group = self.shards.groups[piece.group]
+        first = group.extent.first
+        found = Found(table, np.full(table.num_rows, group.shard), first + numbers)
+        if self.choice is None and len(piece) == piece.stop - piece.start:
+            return found
+        name = self.shards.names[group.shard]
         if self.choice is None:
             wanted = np.arange(piece.start + piece.first, piece.start + piece.last)
             kept = np.isin(numbers, wanted)
         elif self.choice.columns:
-            places = np.flatnonzero(self.choice(name, first + numbers, table))[piece.first : piece.last]
+            places = np.flatnonzero(self.choice(name, found.numbers, table))[piece.first : piece.last]
             kept = np.isin(np.arange(len(numbers)), places)
         else:  # by its place alone, so that an unusable row takes nobody else's
             every = np.arange(piece.start, piece.stop)
             wanted = every[self.choice(name, first + every, None)][piece.first : piece.last]
             kept = np.isin(numbers, wanted)
-        return table.filter(kept), numbers[kept]
+        return found.kept(kept)
 
 
 class _Reading:
@@ -229,23 +309,6 @@ def _add(block: Block, start: int, stop: int, tables: list[Any], numbers: list[N
     numbers.append(block.numbers[low:high])
 
 
-def _finite(
-    table: pa.Table, numbers: Numbers, names: Sequence[str], name: str, first: int, bad: list[BadRows]
-) -> tuple[pa.Table, Numbers]:
-    """Return the rows without infinite inputs. What is no number at all counts as missing, as in a table."""
-    import pyarrow as pa
-
-    strange = np.zeros(table.num_rows, bool)
-    for column in names:
-        values = table.column(column)
-        if pa.types.is_floating(values.type):
-            for found in _infinite(values):
-                strange |= found
-    for row in np.flatnonzero(strange).tolist():
-        bad.append(_bad(name, first + int(numbers[row]), "an input is infinite", table.slice(row, 1)))
-    return (table.filter(~strange), numbers[~strange]) if strange.any() else (table, numbers)
-
-
 def _infinite(values: pa.ChunkedArray) -> Iterator[npt.NDArray[np.bool_]]:
     """Yield bool [N] if there is an infinite number."""
     numbers = filled(values, 0)
@@ -253,10 +316,3 @@ def _infinite(values: pa.ChunkedArray) -> Iterator[npt.NDArray[np.bool_]]:
         finite = np.isfinite(numbers.sum())  # a sum is, if its terms are, and reads them once
     if not finite and (found := np.isinf(numbers)).any():
         yield found
-
-
-def _bad(name: str, row: int, reason: str, table: pa.Table) -> BadRows:
-    import json
-
-    text = json.dumps(table.to_pylist()[0], default=str, ensure_ascii=False)
-    return BadRows(name, row, reason, shown(text))

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lepton.data.stream._reading import Choice
+from lepton.data._loading import Batch
+from lepton.data.stream._blocks import parted
+from lepton.data.stream._reading import Choice, Encode
 from lepton.data.stream._shards import Shards
+from lepton.errors import LeptonError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SAMPLE", "sampled"]
+__all__ = ["SAMPLE", "sampled", "usable_rows"]
 
 SAMPLE = 50_000
 """Rows that rules are fitted on."""
@@ -44,6 +47,31 @@ def sampled(shards: Shards, choice: Choice | None = None, rows: int = SAMPLE) ->
         quota = rows if everything else max(1, rows // (len(by_shard) * len(places)))
         tables += [_some(shards, number, quota, choice) for number in places]
     return pa.concat_tables(tables).combine_chunks()
+
+
+def usable_rows(table: pa.Table, encode: Encode) -> pa.Table:
+    """Return the rows of a table that can be made into inputs and targets.
+
+    Args:
+        table: the rows.
+        encode: makes them.
+
+    Example:
+        >>> import pyarrow
+        >>> def halves(table):
+        ...     if 3 in table.column("n").to_pylist():
+        ...         raise ValueError("three has no half")
+        >>> usable_rows(pyarrow.table({"n": [1, 2, 3, 4]}), halves).column("n").to_pylist()
+        [1, 2, 4]
+    """
+    import pyarrow as pa
+
+    def use(start: int, stop: int) -> Batch:
+        return encode(table.slice(start, stop - start))
+
+    tried = parted(use, 0, table.num_rows, (LeptonError, OSError, ValueError))
+    kept = [table.slice(start, stop - start) for start, stop, found in tried if not isinstance(found, Exception)]
+    return pa.concat_tables([table.slice(0, 0), *kept]).combine_chunks()
 
 
 def _spread(items: list[int], number: int) -> list[int]:

@@ -14,6 +14,7 @@ from lepton.config import AddedTasks, Config, check_added, read_added
 from lepton.data import LabelRule, SplitRule, describe_columns, without_nan
 from lepton.errors import ConfigurationError
 from lepton.nn import LeptonModel, plain_trunk
+from lepton.run._encoding import encode_rows
 from lepton.run._folder import (
     new_folder,
     read_run_config,
@@ -24,7 +25,7 @@ from lepton.run._folder import (
     write_split,
 )
 from lepton.run._label_rules import check_names
-from lepton.run._prepare import Prepared, encode_rows, read_source, split_tables
+from lepton.run._prepare import Prepared, read_source, split_tables
 from lepton.run._run import Run, load
 from lepton.run._train import held_out_results, person_console
 from lepton.run.added._compare import Others, other_ways, same_outputs, scores_of

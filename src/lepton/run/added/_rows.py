@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lepton.config import AddedTasks, check_config, content_of
 from lepton.data import LabelRule, Rows
 from lepton.errors import ConfigurationError, DataError
-from lepton.run._prepare import Prepared, encode_rows, prepare
+from lepton.run._encoding import encode_rows
+from lepton.run._prepare import Prepared, prepare
 from lepton.run._run import Run
 from lepton.run._start import OF_THE_ENCODER
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from lepton.data import find_column, read_table
 from lepton.errors import ConfigurationError, DataError, import_extra, is_number, is_whole, require
+from lepton.run._encoding import encode_rows
 from lepton.run._folder import new_folder
-from lepton.run._prepare import encode_rows
 from lepton.run._rows import held_out_part
 from lepton.run._run import Run
 from lepton.run._watch import watched

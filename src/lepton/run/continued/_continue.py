@@ -24,8 +24,9 @@ from lepton.run._folder import (
     write_run,
     write_split,
 )
-from lepton.run._prepare import Prepared, planned_training
+from lepton.run._prepare import Prepared
 from lepton.run._replay import keep_rows, remember, rows_fit, write_kept_rows
+from lepton.run._resolve import planned_training
 from lepton.run._rows import InTurn, held_out_part, make_loader
 from lepton.run._run import Run
 from lepton.run._train import make_trainer, person_console, print_table

@@ -20,7 +20,8 @@ from lepton.data import (
     find_column,
 )
 from lepton.errors import DataError, nearest
-from lepton.run._prepare import encode_rows, read_source, split_rule, split_tables
+from lepton.run._encoding import encode_rows
+from lepton.run._prepare import read_source, split_rule, split_tables
 from lepton.run._rows import labelled_rows
 from lepton.run._run import Run
 from lepton.run._summary import seen_words

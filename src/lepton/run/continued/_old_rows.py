@@ -10,8 +10,8 @@ from torch import Tensor
 from lepton.data import LabelRule, Rows, StreamRows, StreamSets, TensorData
 from lepton.errors import ConfigurationError, DataError
 from lepton.nn import LeptonModel
+from lepton.run._encoding import encode_rows
 from lepton.run._folder import read_json
-from lepton.run._prepare import encode_rows
 from lepton.run._replay import has_kept_rows, read_kept_rows, remember, rows_fit, rows_in
 from lepton.run._run import Run
 from lepton.tasks import MultiLabel

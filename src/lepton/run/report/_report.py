@@ -33,9 +33,9 @@ from lepton.insight import (
     run_sections,
     write_report,
 )
+from lepton.run._encoding import encode_rows
 from lepton.run._folder import read_json
 from lepton.run._generation import predict_sequences
-from lepton.run._prepare import encode_rows
 from lepton.run._rows import held_out_part, make_loader
 from lepton.run._sequences import prediction_rows
 from lepton.run._summary import balance_words

@@ -9,7 +9,7 @@ import torch
 
 from lepton.errors import LeptonError
 from lepton.insight import Fidelity, fidelity
-from lepton.run._prepare import encode_rows
+from lepton.run._encoding import encode_rows
 from lepton.run._rows import make_loader
 
 if TYPE_CHECKING:
