@@ -142,7 +142,7 @@ TRACKING = {
     ),
     "Log(MoCo)": (lambda: Log(MoCo()), TrackingTraits(1.0)),
     "DBMTL": (DBMTL, TrackingTraits(None, (0.2, 0.2), ({"beta": 1.0}, {"beta_sigma": -1.0}))),
-    "ExcessMTL": (ExcessMTL, TrackingTraits(1.0, None, ({"learning_rate": 0.0}, {"warmup": -1}))),
+    "ExcessMTL": (ExcessMTL, TrackingTraits(1.0, (0.5, 1.0), ({"learning_rate": 0.0}, {"warmup": 0}))),
     "ExcessMTL, warm": (lambda: ExcessMTL(warmup=2), TrackingTraits(1.0, (0.5, 1.0))),
 }
 
