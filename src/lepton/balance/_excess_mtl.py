@@ -24,8 +24,8 @@ class ExcessMTL(TrackingBalancer):
 
     with g_k this batch's gradient of task k over the shared parameters, squares by element, w equal at first, and e_k0
     the mean of e_k over the first `warmup` batches with the task, in which w stays as it is; so tasks of different
-    units compare. He 2024, equations 6 to 9. The paper warms up for three epochs, the authors' code for one batch. Their
-    README trains Office-Home with eta = 1, the parser of their code has 0.01.
+    units compare. He 2024, equations 6 to 9. The paper warms up for three epochs, the authors' code for one batch.
+    Their README trains Office-Home with eta = 1, the parser of their code has 0.01.
 
     - Only in the view `parameters`. It keeps T numbers for each shared parameter, and a copy while a step is under way.
     - `loss_weight`: a weight on the gradient; it cancels in w.

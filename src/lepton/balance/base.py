@@ -102,14 +102,9 @@ class Balancer(nn.Module):
         Raises:
             ConfigurationError: the balancer already serves another number of tasks, or tasks of other names.
         """
-        if names and self.task_names and tuple(names) != self.task_names:
-            raise ConfigurationError(
-                f"{type(self).__name__} serves the tasks {list(self.task_names)} and was given {list(names)}: create "
-                "one balancer for each model, and keep the order of its tasks."
-            )
-        self.task_names = self.task_names or tuple(names)
         if self.n_tasks is None:
             self.n_tasks = n_tasks
+            self.task_names = tuple(names)
             self.register_buffer("_ones", torch.ones(n_tasks), persistent=False)
             self._build(n_tasks)
         elif self.n_tasks != n_tasks:
@@ -117,6 +112,12 @@ class Balancer(nn.Module):
                 f"{type(self).__name__} serves {self.n_tasks} tasks and was given {n_tasks}: "
                 "create one balancer for each model."
             )
+        elif names and self.task_names and tuple(names) != self.task_names:
+            raise ConfigurationError(
+                f"{type(self).__name__} serves the tasks {list(self.task_names)} and was given {list(names)}: create "
+                "one balancer for each model, and keep the order of its tasks."
+            )
+        self.task_names = self.task_names or tuple(names)
         return self
 
     def _build(self, n_tasks: int) -> None:
