@@ -36,6 +36,7 @@ from lepton.balance import (
     MoCo,
     NashMTL,
     PCGrad,
+    PerGroup,
     RandomWeight,
     Smooth,
     SmoothTchebycheff,
@@ -96,6 +97,15 @@ GRADIENT = {
     ),
     "Every(UPGrad)": (lambda: Every(UPGrad(), 2), GradientTraits(None, 0, 1.0, 1.0, (0.75, 0.625))),
     "ClipWeights(IMTLG)": (lambda: ClipWeights(IMTLG(), 0.1, 2.0), GradientTraits(None, 0, 1 / 3, 1.0, precision=1e-4)),
+    "PerGroup of all": (lambda: PerGroup({"all": (..., UPGrad())}), GradientTraits(None, 0, 1.0, 1.0, (0.75, 0.625))),
+    "PerGroup": (
+        lambda: PerGroup({"first": ([0], Equal()), "others": (..., MGDA())}, over=MGDA()),
+        GradientTraits(1.0, 0, 1 / 9, 1.0, MGDA_TWO, duplicates_share=False, symmetric=False),
+    ),
+    "Every(Smooth(PerGroup))": (
+        lambda: Every(Smooth(PerGroup({"first": ([0], Equal()), "others": (..., PCGrad())}, over=UPGrad())), 2),
+        GradientTraits(random=True, duplicates_share=False, symmetric=False),
+    ),
     "Every(Smooth(Log(MGDA)))": (lambda: Every(Smooth(Log(MGDA())), 3), GradientTraits(1.0, 0, 1 / 9, 1.0, MGDA_TWO)),
 }
 LOSS = {
@@ -127,6 +137,14 @@ LOSS = {
         FAMO,
         LossTraits(1.0, (4 / 7, 2 / 7, 1 / 7), 1, invalid=({"learning_rate": 0.0}, {"decay": -1.0})),
     ),
+    "PerGroup": (
+        lambda: PerGroup({"first": ([0], Equal()), "others": (..., Uncertainty())}, over=LogSum()),
+        LossTraits(3.0, (1, 1 / 6, 1 / 6), 0),
+    ),
+    "PerGroup of FAMO": (
+        lambda: PerGroup({"first": ([0], DynamicWeightAverage(window=2)), "others": (..., Equal())}, over=FAMO()),
+        LossTraits(1.5, (6 / 7, 1 / 7, 1 / 7), 1),
+    ),
     "LearnedWeights": (LearnedWeights, LossTraits(3.0, (1, 1, 1), invalid=({"floor": 0.0}, {"floor": 1.5}))),
 }
 
@@ -142,7 +160,7 @@ TRACKING = {
     ),
     "Log(MoCo)": (lambda: Log(MoCo()), TrackingTraits(1.0)),
     "DBMTL": (DBMTL, TrackingTraits(None, (0.2, 0.2), ({"beta": 1.0}, {"beta_sigma": -1.0}))),
-    "ExcessMTL": (ExcessMTL, TrackingTraits(1.0, None, ({"learning_rate": 0.0}, {"warmup": -1}))),
+    "ExcessMTL": (ExcessMTL, TrackingTraits(1.0, (0.5, 1.0), ({"learning_rate": 0.0}, {"warmup": 0}))),
     "ExcessMTL, warm": (lambda: ExcessMTL(warmup=2), TrackingTraits(1.0, (0.5, 1.0))),
 }
 

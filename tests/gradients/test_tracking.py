@@ -44,7 +44,8 @@ def db_mtl(rows: list[Tensor]) -> Tensor:
 
 
 def excess_mtl(rows: list[Tensor]) -> Tensor:
-    oracle = ExcessMTLWeighting(1.0)
+    """As the authors' code does, one batch of warm-up: TorchJD without one moves its weights in that batch already."""
+    oracle = ExcessMTLWeighting(1.0, n_warmup_steps=1)
     for jacobian in rows:
         weights = oracle(jacobian)
     return weights @ rows[-1]

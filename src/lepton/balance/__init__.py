@@ -29,6 +29,7 @@ from lepton.balance._mgda import MGDA
 from lepton.balance._moco import MoCo
 from lepton.balance._nash_mtl import NashMTL
 from lepton.balance._pcgrad import PCGrad
+from lepton.balance._per_group import PerGroup
 from lepton.balance._random_weight import RandomWeight
 from lepton.balance._smooth import Smooth
 from lepton.balance._smooth_tchebycheff import SmoothTchebycheff
@@ -69,6 +70,7 @@ __all__ = [
     "MoCo",
     "NashMTL",
     "PCGrad",
+    "PerGroup",
     "RandomWeight",
     "Smooth",
     "SmoothTchebycheff",

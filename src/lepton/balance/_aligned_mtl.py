@@ -64,6 +64,8 @@ class AlignedMTL(GradientBalancer):
         tensor([0.5000, 0.1667])
     """
 
+    aliases = ("aligned",)
+
     def __init__(self, scale: AlignedScale = "min") -> None:
         super().__init__()
         allowed = get_args(AlignedScale)

@@ -45,7 +45,7 @@ class Composition(Balancer):
         return self.balancer.uses_gramian
 
     def _build(self, n_tasks: int) -> None:
-        self.balancer.bind(n_tasks)
+        self.balancer.bind(n_tasks, self.task_names)
 
     def task_weights(self) -> Tensor:
         """Pass on; see `Balancer.task_weights`."""

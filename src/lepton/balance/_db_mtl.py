@@ -20,7 +20,7 @@ class DBMTL(TrackingBalancer):
 
     with g_k this batch's gradient of log L_k over the shared parameters, a_k its average, which starts at zero, and
     beta_m = beta / m^beta_sigma in the m-th batch with task k. Lin 2023, Algorithm 1; its authors choose beta and the
-    power for each data set, and 0.9 and 0 are the defaults of their code.
+    power for each data set, and 0.9 and 0 are the defaults of their code, LibMTL.
 
     - Only in the view `parameters`, and the trunk's gradient is given by the method itself. It keeps T numbers for
       each shared parameter, and a copy while a step is under way.

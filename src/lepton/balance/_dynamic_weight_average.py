@@ -46,6 +46,7 @@ class DynamicWeightAverage(LossBalancer):
         tensor([1.1244, 0.8756])
     """
 
+    aliases = ("dwa",)
     _sum: Tensor
     _count: Tensor
     _last: Tensor

@@ -22,3 +22,5 @@ class Equal(LossBalancer):
         >>> balancer.combine(torch.tensor([1.0, 2.0]), balancer.task_weights(), torch.tensor([True, True]))
         tensor(3.)
     """
+
+    aliases = ("ew", "ls", "sum")

@@ -23,18 +23,18 @@ class ExcessMTL(TrackingBalancer):
         w_k <- w_k exp(eta e_k / e_k0) / sum_j w_j exp(eta e_j / e_j0)
 
     with g_k this batch's gradient of task k over the shared parameters, squares by element, w equal at first, and e_k0
-    the first e_k, so that tasks of different units compare; that first one itself is taken as it is. He 2024,
-    equations 6 to 9, and the order of the authors' code. With `warmup`, w stays equal for as many batches with the
-    task, and e_k0 is the mean of e_k over them; the paper takes three epochs.
+    the mean of e_k over the first `warmup` batches with the task, in which w stays as it is; so tasks of different
+    units compare. He 2024, equations 6 to 9. The paper warms up for three epochs, the authors' code for one batch.
+    Their README trains Office-Home with eta = 1, the parser of their code has 0.01.
 
     - Only in the view `parameters`. It keeps T numbers for each shared parameter, and a copy while a step is under way.
-    - `loss_weight`: a weight on the gradient, but for the first step it cancels in w.
+    - `loss_weight`: a weight on the gradient; it cancels in w.
     - The weights sum to 1 over the present tasks.
     - An absent task keeps its sums and its share of the weight.
 
     Args:
         learning_rate: eta, positive.
-        warmup: number of batches with a task in which its weight stays equal; at least 0.
+        warmup: number of batches with a task in which its weight stays equal and e_k0 is measured; at least 1.
 
     Raises:
         ConfigurationError: an option is out of range.
@@ -43,19 +43,22 @@ class ExcessMTL(TrackingBalancer):
         >>> import torch
         >>> balancer = ExcessMTL().bind(2)
         >>> balancer.bind_parameters(2, torch.device("cpu"))
-        >>> balancer.track(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))[0]
-        tensor([0.2689, 0.7311])
+        >>> for jacobian in torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 0.5]]]):
+        ...     weights, _ = balancer.track(jacobian)
+        >>> weights
+        tensor([0.6562, 0.3438])
     """
 
+    aliases = ("excess",)
     _log_weights: Tensor
     _first: Tensor
     _steps: Tensor
 
-    def __init__(self, learning_rate: float = 1.0, *, warmup: int = 0) -> None:
+    def __init__(self, learning_rate: float = 1.0, *, warmup: int = 1) -> None:
         super().__init__()
         good = is_number(learning_rate) and 0 < learning_rate < float("inf")
         require(good, "ExcessMTL", "learning_rate", learning_rate, "a positive number")
-        require(is_whole(warmup, 0), "ExcessMTL", "warmup", warmup, "a whole number, at least 0")
+        require(is_whole(warmup), "ExcessMTL", "warmup", warmup, "a whole number, at least 1")
         self.learning_rate = learning_rate
         self.warmup = warmup
 
@@ -69,12 +72,9 @@ class ExcessMTL(TrackingBalancer):
         _, present = scale_of_rows(jacobian)
         self._steps += present
         risks = self._risks(jacobian)
-        warm, first = self._steps <= self.warmup, self._steps == 1
-        share = risks if self.warmup == 0 else risks / self.warmup
-        learns = present & (warm if self.warmup else first)
-        self._first += torch.where(learns, share, 0.0)
-        raw = first if self.warmup == 0 else torch.zeros_like(first)
-        risks = torch.where(raw, risks, risks / (self._first + _EPSILON))
+        warm = self._steps <= self.warmup
+        self._first += torch.where(present & warm, risks / self.warmup, 0.0)
+        risks = risks / (self._first + _EPSILON)
         before = torch.where(present, self._log_weights, -torch.inf)
         after = before + self.learning_rate * torch.where(warm, 0.0, risks)
         same_sum = after - after.logsumexp(0) + before.logsumexp(0)

@@ -33,6 +33,7 @@ class Fixed(LossBalancer):
         tensor([1.0000, 0.5000])
     """
 
+    aliases = ("constant",)
     _weights: Tensor
 
     def __init__(self, weights: Sequence[float]) -> None:

@@ -33,6 +33,7 @@ class GeometricMean(LossBalancer):
         tensor(4.)
     """
 
+    aliases = ("gls",)
     logarithmic = True
 
     def combine(self, losses: Tensor, weights: Tensor, present: Tensor) -> Tensor:

@@ -43,8 +43,9 @@ class GradNorm(Balancer):
 
         sum_k | G_k - G r_k^alpha |,    G and r held constant
 
-    one step for each step of the network. The loss is sum_k w_k L_k, for the heads as well. Chen 2018, alpha = 1.5 and
-    a learning rate of 0.025 as on NYUv2; the paper renormalises w after each step, the softmax keeps it positive too.
+    one step for each step of the network. The loss is sum_k w_k L_k, for the heads as well. Chen 2018, alpha = 1.5 as
+    on NYUv2 and in LibMTL, from which the softmax is: the paper renormalises w after each step, the softmax keeps it
+    positive too. How fast w moves is the learning rate, which LibMTL takes from the network's optimiser.
 
     - `loss_weight`: cancels once the weights have followed; linear until then.
     - The weights sum to T. They do not change with the scale of all losses, as Adam's steps do not.

@@ -35,6 +35,7 @@ class LearnedWeights(LossBalancer):
         [1.0, 1.0, 1.0]
     """
 
+    aliases = ("adaptive_weights",)
     logits: nn.Parameter
 
     def __init__(self, *, floor: float = 0.1) -> None:

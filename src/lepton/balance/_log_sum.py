@@ -29,6 +29,7 @@ class LogSum(LossBalancer):
         tensor(0.6931)
     """
 
+    aliases = ("si", "scale_invariant")
     logarithmic = True
 
     def combine(self, losses: Tensor, weights: Tensor, present: Tensor) -> Tensor:

@@ -23,7 +23,11 @@ class MoCo(TrackingBalancer):
     projection onto the simplex, and step sizes beta_m = beta / m^beta_sigma for the m-th batch with task k and
     gamma_t = gamma / t^gamma_sigma for the t-th batch. The gradients of single batches would bias MGDA's weights;
     the averages take the bias out. Fernando 2023, Algorithm 1, where the trunk moves along the y_k and lambda of the
-    step before; here, as in the authors' code, along the new ones. The step sizes are those of the authors' code.
+    step before; here, as in the authors' code, along the new ones.
+
+    The defaults are those of LibMTL, whose MoCo was made from the authors' code. That code has beta = 0.1 for Office
+    and doubles gamma; the paper chooses them for each problem, beta_m = 5 / m^0.5 in its toy problem. LibMTL also
+    brings every g_k to the length of its loss and takes a softmax for P, which neither paper nor authors' code do.
 
     - Only in the view `parameters`, and the trunk's gradient is given by the method itself. It keeps T numbers for
       each shared parameter, and a copy while a step is under way.

@@ -52,6 +52,8 @@ class NashMTL(GradientBalancer):
         tensor([1.2910, 1.1180])
     """
 
+    aliases = ("nash",)
+
     def __init__(self, max_norm: float | None = 1.0) -> None:
         super().__init__()
         valid = max_norm is None or (is_number(max_norm) and 0 < max_norm < math.inf)

@@ -40,6 +40,7 @@ class RandomWeight(LossBalancer):
         1.0
     """
 
+    aliases = ("rlw", "random")
     _step: Tensor
 
     def __init__(self, seed: int = 0) -> None:

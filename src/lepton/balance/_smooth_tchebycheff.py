@@ -39,6 +39,8 @@ class SmoothTchebycheff(LossBalancer):
         tensor(1.5000)
     """
 
+    aliases = ("stch",)
+
     def __init__(self, mu: float = 1.0) -> None:
         super().__init__()
         require(

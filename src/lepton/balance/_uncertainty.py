@@ -38,6 +38,7 @@ class Uncertainty(LossBalancer):
         3.0
     """
 
+    aliases = ("uw", "uncertainty_weighting")
     log_variance: nn.Parameter
 
     def __init__(self, *, nonnegative: bool = False) -> None:

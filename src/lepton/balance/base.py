@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,9 @@ class Balancer(nn.Module):
     `present`: it must not change what the others get, nor its own state.
 
     Attributes:
+        aliases: other names that people know the method by, which a configuration takes as well; upper and lower case,
+            `_` and `-` do not matter there.
+        task_names: the tasks' names, in the order of every tensor [T]; empty where they are not known.
         wants_losses: `weights` needs the keyword `losses`; the criterion provides them.
         logarithmic: `combine` takes the logarithms of the losses itself, so they must be positive and `Log` refuses.
         reevaluates: `reobserve` wants the losses of the same batch after the optimiser's step; the Trainer
@@ -52,6 +55,7 @@ class Balancer(nn.Module):
         views: the views of the gradient that the method can be given.
     """
 
+    aliases: ClassVar[tuple[str, ...]] = ()
     wants_losses: bool = False
     reevaluates: bool = False
     logarithmic: bool = False
@@ -64,6 +68,7 @@ class Balancer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.n_tasks: int | None = None
+        self.task_names: tuple[str, ...] = ()
         self._register()
 
     # -- identity ---------------------------------------------------------------------------------------------
@@ -85,16 +90,21 @@ class Balancer(nn.Module):
         self._register()
 
     # -- state ------------------------------------------------------------------------------------------------
-    def bind(self, n_tasks: int) -> Self:
+    def bind(self, n_tasks: int, names: Sequence[str] = ()) -> Self:
         """Fix the number of tasks and create the state that depends on it.
 
         The model calls it; calling it again with the same number changes nothing.
 
+        Args:
+            n_tasks: T.
+            names: the tasks' names, where they are known.
+
         Raises:
-            ConfigurationError: the balancer already serves another number of tasks.
+            ConfigurationError: the balancer already serves another number of tasks, or tasks of other names.
         """
         if self.n_tasks is None:
             self.n_tasks = n_tasks
+            self.task_names = tuple(names)
             self.register_buffer("_ones", torch.ones(n_tasks), persistent=False)
             self._build(n_tasks)
         elif self.n_tasks != n_tasks:
@@ -102,6 +112,12 @@ class Balancer(nn.Module):
                 f"{type(self).__name__} serves {self.n_tasks} tasks and was given {n_tasks}: "
                 "create one balancer for each model."
             )
+        elif names and self.task_names and tuple(names) != self.task_names:
+            raise ConfigurationError(
+                f"{type(self).__name__} serves the tasks {list(self.task_names)} and was given {list(names)}: create "
+                "one balancer for each model, and keep the order of its tasks."
+            )
+        self.task_names = self.task_names or tuple(names)
         return self
 
     def _build(self, n_tasks: int) -> None:

@@ -51,6 +51,7 @@ class GradientTraits:
         two_tasks: the closed form of w for the Gramian [[1, -0.5], [-0.5, 2]].
         random: w depends on draws, so that permuting the tasks permutes its mean only.
         duplicates_share: a task and its copy get equal weights.
+        symmetric: permuting the tasks permutes the weights; false for a method that is told what each task is.
         invalid: hyperparameters that must be refused, for the class that `make` gives.
         precision: relative error up to which the properties hold, for float64 Gramians.
         singular: relative error up to which an absent task changes nothing where the Gramian is rank-deficient; larger
@@ -64,6 +65,7 @@ class GradientTraits:
     two_tasks: tuple[float, float] | None = None
     random: bool = False
     duplicates_share: bool = True
+    symmetric: bool = True
     invalid: tuple[Mapping[str, Any], ...] = ()
     precision: float = 1e-5
     singular: float = 1e-9
@@ -134,6 +136,8 @@ def gives_one_weight_for_each_task_in_the_dtype_of_the_gramian(make: Make, trait
 
 def follows_a_permutation_of_the_tasks(make: Make, traits: GradientTraits) -> None:
     """Permuting the tasks permutes the weights, or their mean over many draws if the method draws."""
+    if not traits.symmetric:
+        return
     order = torch.tensor([2, 0, 3, 1])
     for name, gramian in gramians(4).items():
         if name == "rank-deficient" and not traits.duplicates_share:

@@ -121,11 +121,6 @@ class AddedTasks(Section):
         found = long_tasks(found)
         if isinstance(found.get("method"), str):
             found["method"] = {"type": found["method"]}
-        balance = found.get("balance")
-        if isinstance(balance, str):
-            found["balance"] = {"method": balance}
-        elif isinstance(balance, Mapping) and "method" not in balance:
-            found["balance"] = {"method": "equal", **balance}
         return found
 
     @field_validator("tasks")

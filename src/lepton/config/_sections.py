@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias, get_args, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 import lepton.balance
@@ -36,6 +36,7 @@ __all__ = [
     "StartSection",
     "compositions",
     "long_tasks",
+    "method_named",
     "methods",
     "task_kinds",
     "trunks",
@@ -68,6 +69,23 @@ def _balancers() -> list[Any]:
     return [kind for kind in found if getattr(kind, "__final__", False)]
 
 
+def method_named(name: str) -> str:
+    """Return a method's name in YAML for one that people may type; an unknown one as it is.
+
+    Upper and lower case, `_`, `-` and spaces do not matter, and a method's `aliases` are taken as well.
+    """
+    return _spellings().get(_plain(name), name)
+
+
+@functools.cache
+def _spellings() -> dict[str, str]:
+    return {_plain(told): name for name, kind in methods().items() for told in (*kind.aliases, name)}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
 def _is_composition(kind: type[Balancer]) -> bool:
     return next(iter(inspect.signature(kind).parameters), "") == "balancer"
 
@@ -87,7 +105,17 @@ def _balance_union() -> Any:
     every = (int | None, Field(None, ge=2, description=words))
     common = {"gradients": view, "memory_budget": budget, "exact_every": every, **wrappers}
     models = [section_of(kind, extra={"method": (Literal[name], name), **common}) for name, kind in methods().items()]
-    return _tagged(models, "method")
+    return Annotated[_tagged(models, "method"), BeforeValidator(_long_balance)]
+
+
+def _long_balance(told: Any) -> Any:
+    """Return a `balance` section as a mapping with the method's own name; `told` may be the name only."""
+    if isinstance(told, str):
+        return {"method": method_named(told)}
+    if not isinstance(told, Mapping):
+        return told
+    method = told.get("method", "equal")
+    return {**told, "method": method_named(method) if isinstance(method, str) else method}
 
 
 def _summary(kind: type) -> str:
@@ -453,12 +481,6 @@ class Config(Section):
             return given
         found = long_tasks(without_empty(given))
         found |= {"trunk": _long_trunk(found["trunk"])} if "trunk" in found else {}
-        for section, key, default in (("trunk", "type", "auto"), ("balance", "method", "equal")):
-            value = found.get(section)
-            if isinstance(value, str):
-                found[section] = {key: value}
-            elif isinstance(value, Mapping) and key not in value:
-                found[section] = {key: "custom" if "class" in value else default, **value}
         return found
 
     def __reduce__(self) -> Any:
@@ -515,8 +537,12 @@ def _check_names(tasks: Collection[Any]) -> None:
 
 
 def _long_trunk(value: Any) -> Any:
-    if not isinstance(value, Mapping) or "hf" not in value or "type" in value or "folder" in value:
+    if isinstance(value, str):
+        return {"type": value}
+    if not isinstance(value, Mapping) or "type" in value:
         return value
+    if "hf" not in value or "folder" in value:
+        return {"type": "custom" if "class" in value else "auto", **value}
     options = {key: option for key, option in value.items() if key != "hf"}
     return {"type": "hugging_face", "folder": value["hf"], **options}
 

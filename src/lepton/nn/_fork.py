@@ -87,8 +87,8 @@ def _fork(
     active: bool,
 ) -> dict[str, Any]:
     leaves = Leaves.of(features, names, feature_dim)
-    if balancer.n_tasks != len(names) and leaves is not None and not torch.compiler.is_compiling():
-        balancer.bind(len(names)).to(leaves.tensors[0].device)
+    if balancer.task_names != names and leaves is not None and not torch.compiler.is_compiling():
+        balancer.bind(len(names), names).to(leaves.tensors[0].device)
     if leaves is None or not active:
         return {name: features[name] if is_per_task(features, names) else features for name in names}
     leaves.check_view(gradients)
@@ -309,7 +309,7 @@ class Fork(nn.Module):
         super().__init__()
         self.tasks = check_names(tasks)
         check_view(balancer, gradients)
-        self.balancer = _own(balancer).bind(len(self.tasks))
+        self.balancer = _own(balancer).bind(len(self.tasks), self.tasks)
         self.set_view(gradients, shared=shared)
         whole = feature_dim is None or is_whole(feature_dim, -64)
         require(whole, "Fork", "feature_dim", feature_dim, "a dimension's number, or None")
