@@ -5,7 +5,7 @@ The problem is that of CAGrad (Liu 2021), with the first objective times 0.1 and
 objectives have narrow valleys, steep walls and gradients that conflict; the front lies near x_2 = -8.4,
 -7 <= x_1 <= 7.
 
-    python examples/two_objectives.py [--steps 35000] [--methods CAGrad,FAMO] [--picture two_objectives.png]
+    python examples/two_objectives.py [--steps 50000] [--methods CAGrad,FAMO] [--picture two_objectives.png]
 
 With `--paths FILE` the ways are kept, and methods whose way is there already are not run again.
 """
@@ -40,6 +40,8 @@ from lepton.balance import (
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 SCALE = torch.tensor([0.1, 1.0])
 LEAST = -21.0  # below both objectives before they are scaled: methods with logarithms need positive losses
+STILL = 50
+"""A way ends early when the point has moved less than 0.001 in so many of its recorded points."""
 METHODS: dict[str, Callable[[], Balancer]] = {
     "Equal": Equal,
     "LogSum": LogSum,
@@ -67,6 +69,11 @@ def objectives(x: Tensor) -> Tensor:
     one = valley_one * above + (((first - 7).square() + bowl) / 10 - 20) * below
     two = valley_two * above + (((first + 7).square() + bowl) / 10 - 20) * below
     return torch.stack([one, two], -1) * SCALE
+
+
+def positive(losses: Tensor, balancer: Balancer) -> Tensor:
+    """Return losses [2] that a method with logarithms can take."""
+    return losses - LEAST * SCALE if balancer.logarithmic else losses
 
 
 @functools.cache
@@ -107,12 +114,16 @@ def descend(balancer: Balancer, start: tuple[float, float], steps: int, every: i
         # The point is its own trunk: one row of features, so that the cotangents are the gradients.
         z = lepton.fork(point[None], ["one", "two"], balancer=balancer, gradients="features")
         losses = torch.stack([objectives(z[name][0])[place] for place, name in enumerate(z)])
-        losses = losses - LEAST * SCALE if balancer.logarithmic else losses
+        losses = positive(losses, balancer)
         loss = balancer.combine(losses, balancer.task_weights(), both)
         balancer.observe(losses.detach(), both)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if balancer.reevaluates:  # as published, and as the Trainer does: the losses at the new point
+            balancer.reobserve(positive(objectives(point.detach()), balancer), both)
+        if len(path) > STILL and bool((path[-1] - path[-1 - STILL]).norm() < 1e-3):
+            return torch.stack(path + path[-1:] * (steps // every + 1 - len(path)))
     return torch.stack([*path, point.detach()])
 
 
@@ -174,7 +185,7 @@ def draw(paths: dict[str, list[Tensor]], file: Path) -> None:
 def main(arguments: list[str] | None = None) -> dict[str, list[Tensor]]:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=35_000)
+    parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--paths", type=Path, help="a safetensors file that the ways are kept in")

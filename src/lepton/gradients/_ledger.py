@@ -56,6 +56,15 @@ def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             ledger.stepped(optimizer)
 
 
+def _serves(optimizer: Optimizer, parameters: Callable[[], Iterable[Tensor]]) -> bool:
+    """Return whether an optimiser that has stepped has any of the parameters."""
+    # In every step, so that all names of a large model are not to be gone through: most optimisers remember something.
+    if any(parameter in optimizer.state for parameter in parameters()):
+        return True
+    mine = {id(parameter) for parameter in parameters()}
+    return any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
+
+
 def _save_settled(balancer: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     """Save the state without what a step learned that was skipped, or that has not been taken yet."""
     assert isinstance(balancer, Balancer)
@@ -167,10 +176,8 @@ class Ledger:
             self._look_for_parameters(optimizer)
         if self._micro == 0 or self._moved is True:
             return
-        if self._parameters is not None:
-            mine = {id(parameter) for parameter in self._parameters()}
-            if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-                return
+        if self._parameters is not None and not _serves(optimizer, self._parameters):
+            return
         # A fused optimiser is always called, and skips the update on the device if the scaler found an overflow.
         found_inf = getattr(optimizer, "found_inf", None)
         self._moved = True if found_inf is None else found_inf == 0

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lepton.errors import is_whole, require
 from lepton.nn import LeptonModel
 from lepton.train._processes import local
 from lepton.train._state import TrainState
@@ -46,6 +47,8 @@ class LayerNorms:
     """
 
     def __init__(self, model: LeptonModel, every: int | None) -> None:
+        counts = every is None or is_whole(every)
+        require(counts, "Trainer", "grad_norm_every", every, "a whole number of at least 1, or None")
         self.every = every
         layers: dict[str, list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():

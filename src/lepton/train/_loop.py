@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Literal, NoReturn, cast
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lepton.errors import ConfigurationError, DataError, TrainingError, is_number, is_whole, require
+from lepton.errors import ConfigurationError, DataError, TrainingError, is_whole, require
 from lepton.evaluate import TaskResult, evaluate
 from lepton.nn import LeptonModel
 from lepton.train._average import AverageName, WeightAverage
@@ -181,33 +180,9 @@ class Trainer:
     ) -> None:
         if not isinstance(cast(object, model), LeptonModel):
             raise ConfigurationError(f"Trainer needs a LeptonModel, but got {type(model).__name__}.")
-        whole = "a whole number of at least 1"
-        require(is_whole(max_epochs), "Trainer", "max_epochs", max_epochs, whole)
-        counts = {
-            "max_steps": max_steps,
-            "patience": patience,
-            "checkpoint_every": checkpoint_every,
-            "max_skipped_steps": max_skipped_steps,
-            "grad_norm_every": grad_norm_every,
-        }
-        for argument, count in counts.items():
-            require(count is None or is_whole(count), "Trainer", argument, count, f"{whole}, or None")
-        moves = is_number(learning_rate) and 0 < learning_rate < math.inf
-        require(moves, "Trainer", "learning_rate", learning_rate, "a number, positive and finite")
-        decays = is_number(weight_decay) and 0 <= weight_decay < math.inf
-        require(decays, "Trainer", "weight_decay", weight_decay, "a number, at least 0 and finite")
-        require(is_number(warmup) and 0 <= warmup <= 1, "Trainer", "warmup", warmup, "a number between 0 and 1")
-        require(mode in ("min", "max", None), "Trainer", "mode", mode, "'min' or 'max', or None")
-        require(isinstance(monitor, str), "Trainer", "monitor", monitor, "the name of a column, such as 'val/a/loss'")
-        path = folder is None or isinstance(folder, (str, Path))
-        require(path, "Trainer", "folder", folder, "a path, or None")
-        listen = isinstance(callbacks, Sequence) and all(isinstance(one, Callback) for one in callbacks)
-        require(listen, "Trainer", "callbacks", callbacks, "a list of Callback objects")
-        kept = folder is not None or not (save_best_per_task or checkpoint_every)
-        require(kept, "Trainer", "folder", folder, "given for save_best_per_task or checkpoint_every to write to")
-        goes_back = on_spike != "rollback" or (folder is not None and save_last)
-        require(goes_back, "Trainer", "on_spike", on_spike, "'skip' or 'stop' without a folder and save_last")
-        check_schedule(schedule, plateau_factor, plateau_patience)
+        _check_loop(max_epochs, max_steps, checkpoint_every, callbacks)
+        _check_folder(folder, save_best_per_task, save_last, checkpoint_every, on_spike)
+        check_schedule(schedule, warmup, plateau_factor, plateau_patience)
         self.model = model
         self.max_epochs = max_epochs
         self.max_steps = max_steps
@@ -516,6 +491,28 @@ class Trainer:
                 state.best_value = None
         log.info("going on from %s: epoch %d, step %d", checkpoint, state.epoch, state.step)
         return state
+
+
+def _check_loop(max_epochs: object, max_steps: object, checkpoint_every: object, callbacks: object) -> None:
+    """Refuse what the loop itself cannot use; its parts refuse theirs."""
+    whole = "a whole number of at least 1"
+    require(is_whole(max_epochs), "Trainer", "max_epochs", max_epochs, whole)
+    for argument, count in {"max_steps": max_steps, "checkpoint_every": checkpoint_every}.items():
+        require(count is None or is_whole(count), "Trainer", argument, count, f"{whole}, or None")
+    listen = isinstance(callbacks, Sequence) and all(isinstance(one, Callback) for one in callbacks)
+    require(listen, "Trainer", "callbacks", callbacks, "a list of Callback objects")
+
+
+def _check_folder(
+    folder: object, save_best_per_task: bool, save_last: bool, checkpoint_every: object, on_spike: object
+) -> None:
+    """Refuse to write without a place to write to."""
+    path = folder is None or isinstance(folder, (str, Path))
+    require(path, "Trainer", "folder", folder, "a path, or None")
+    kept = folder is not None or not (save_best_per_task or checkpoint_every)
+    require(kept, "Trainer", "folder", folder, "given for save_best_per_task or checkpoint_every to write to")
+    goes_back = on_spike != "rollback" or (folder is not None and save_last)
+    require(goes_back, "Trainer", "on_spike", on_spike, "'skip' or 'stop' without a folder and save_last")
 
 
 def _check_sharded(optimizer: object, precision: str, average: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from lepton.errors import ConfigurationError, nearest, require
+from lepton.errors import ConfigurationError, is_number, nearest, require
 from lepton.nn import LeptonModel
 
 __all__ = ["OptimizerName", "make_optimizer", "parameter_groups"]
@@ -72,6 +73,10 @@ def make_optimizer(
         >>> type(optimizer).__name__, sorted({group["lr"] for group in optimizer.param_groups})
         ('SGD', [0.0001, 0.001])
     """
+    moves = is_number(learning_rate) and 0 < learning_rate < math.inf
+    require(moves, "Trainer", "learning_rate", learning_rate, "a number, positive and finite")
+    decays = is_number(weight_decay) and 0 <= weight_decay < math.inf
+    require(decays, "Trainer", "weight_decay", weight_decay, "a number, at least 0 and finite")
     if isinstance(optimizer, Optimizer):
         given = {"momentum": momentum, "betas": betas, "learning_rates": learning_rates}
         for option, value in given.items():

@@ -331,6 +331,8 @@ def placed(tensor: Tensor, like: Tensor) -> Tensor:
 
 def gathered(nest: Any) -> Any:
     """Return a nest of tensors and plain values with whole tensors; all processes must ask."""
+    if _world() == 1:
+        return nest
     return pytree.tree_map(lambda value: whole(value) if isinstance(value, Tensor) else value, nest)
 
 

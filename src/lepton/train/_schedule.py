@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from lepton.errors import ConfigurationError, is_whole, nearest, require
+from lepton.errors import ConfigurationError, is_number, is_whole, nearest, require
 
 __all__ = ["Schedule", "ScheduleName", "check_schedule", "warmup_cosine"]
 
@@ -120,7 +120,7 @@ class Schedule:
         factor: float = 0.1,
         patience: int = 5,
     ) -> None:
-        check_schedule(name, factor, patience)
+        check_schedule(name, warmup, factor, patience)
         self.name = name
         self.optimizer = optimizer
         self._warming = max(1, round(warmup * max_steps))
@@ -183,13 +183,14 @@ class Schedule:
             self._plateau.load_state_dict(state["plateau"])
 
 
-def check_schedule(name: str, factor: float, patience: int) -> None:
-    """Refuse a name that is no schedule, and options of `"plateau"` that are out of range."""
+def check_schedule(name: str, warmup: float, factor: float, patience: int) -> None:
+    """Refuse a name that is no schedule, and options that are out of range."""
     names = get_args(ScheduleName)
     if name not in names:
         raise ConfigurationError(
             f"Trainer: schedule must be one of {list(names)}, but it is {name!r}.{nearest(str(name), names)}"
         )
+    require(is_number(warmup) and 0 <= warmup <= 1, "Trainer", "warmup", warmup, "a number between 0 and 1")
     require(0 < factor < 1, "Trainer", "plateau_factor", factor, "between 0 and 1")
     whole = is_whole(patience, 0)
     require(whole, "Trainer", "plateau_patience", patience, "a whole number of at least 0")

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from lepton.errors import ConfigurationError, DataError, nearest, require
+from lepton.errors import ConfigurationError, DataError, is_whole, nearest, require
 from lepton.evaluate import TaskResult, relative_improvement
 from lepton.nn import LeptonModel
 from lepton.train._state import TrainState
@@ -45,6 +45,10 @@ class Selection:
         baselines: Mapping[str, float] | None = None,
         given: Mapping[str, bool] | None = None,
     ) -> None:
+        require(isinstance(monitor, str), "Trainer", "monitor", monitor, "the name of a column, such as 'val/a/loss'")
+        require(mode in ("min", "max", None), "Trainer", "mode", mode, "'min' or 'max', or None")
+        counts = patience is None or is_whole(patience)
+        require(counts, "Trainer", "patience", patience, "a whole number of at least 1, or None")
         self.model = model
         self.monitor = monitor
         self.given = dict(given or {})

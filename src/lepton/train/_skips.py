@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lepton.errors import is_whole, require
 from lepton.train._state import TrainState
 from lepton.train._step import StepResult
 
@@ -24,6 +25,8 @@ class SkippedSteps:
     """
 
     def __init__(self, limit: int | None, names: Sequence[str], device: torch.device) -> None:
+        counts = limit is None or is_whole(limit)
+        require(counts, "Trainer", "max_skipped_steps", limit, "a whole number of at least 1, or None")
         self.limit = limit
         self.names = list(names)
         self._row = torch.zeros(len(names) + 1, dtype=torch.int64, device=device)  # of the steps, then of each task
