@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import lepton
-from lepton.balance import DBMTL, FAMO, IMTLG, MGDA, Balancer, Every, GradDrop, Log, Smooth, UPGrad
+from lepton.balance import DBMTL, FAMO, IMTLG, MGDA, Balancer, Every, GradDrop, GradNorm, Log, Smooth, UPGrad
 from lepton.errors import ConfigurationError, DataError, TargetError
 from lepton.insight import Estimate, Fidelity, Interval, Plot, ViewFidelity, fidelity, fidelity_blocks
 from lepton.insight.views._peak import PeakMemory
@@ -155,6 +155,13 @@ def test_equal_weights_are_the_yardstick() -> None:
     found = fidelity(dimmed_model(), batches())
     assert found.equal.mean == pytest.approx(found["fork_layer"].weights.mean, abs=0.2)
     assert 0 <= found.spread.mean < 0.1
+
+
+def test_weights_that_a_method_puts_into_the_loss_count_as_its_weights() -> None:
+    """GradNorm leaves the fork alone, and moves its weights of the losses by what the view says of the norms."""
+    found = fidelity(dimmed_model(), batches() * 3, balancer=GradNorm(learning_rate=0.5))
+    assert found["fork_layer"].weights.mean > 0.05 and found.equal.mean > 0.05
+    assert found["fork_layer"].gramian.mean > 0.5
 
 
 def test_a_part_that_the_model_itself_compares_is_the_view_in_use() -> None:

@@ -109,6 +109,10 @@ def fidelity(
     Everything runs on a copy: parameters, gradients, statistics of normalisations, the balancer's state and the
     generators of torch, numpy and Python are as before afterwards. Under several processes call it in all of them.
 
+    A method that averages or holds its weights over steps begins from its state, which the view in use has formed, and
+    moves away from it slowly: its distances are then too small. Name a new one, `balancer=`, to see it begin afresh, or
+    look at the Gramians, which do not depend on it.
+
     The recommendation follows a rule:
 
     1. A view *agrees* if its weights are at most 10 % apart from the exact ones in the mean over the batches, or if the
