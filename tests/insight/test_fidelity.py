@@ -160,7 +160,7 @@ def test_equal_weights_are_the_yardstick() -> None:
 def test_weights_that_a_method_puts_into_the_loss_count_as_its_weights() -> None:
     """GradNorm leaves the fork alone, and moves its weights of the losses by what the view says of the norms."""
     found = fidelity(dimmed_model(), batches() * 3, balancer=GradNorm(learning_rate=0.5))
-    assert found["fork_layer"].weights.mean > 0.05 and found.equal.mean > 0.05
+    assert found["fork_layer"].weights.mean > 0.005 and found.equal.mean > 0.01
     assert found["fork_layer"].gramian.mean > 0.5
 
 
@@ -353,7 +353,7 @@ TAIL = "parameters of the last layer"
         ("fork_layer", [view("fork_layer", 0.05, 1.5, spread=0.5), view("features", 0.0, 1.1), EXACT], "keep fork_l"),
         ("fork_layer", [view("fork_layer", 0.2, 1.1), view("features", 0.3, 1.1), EXACT], "use parameters: "),
         ("fork_layer", [view("fork_layer", 0.2, 1.1), view("features", 0.05, 1.1), EXACT], "use features: "),
-        ("fork_layer", [view("fork_layer", 0.2, 1.1), view(TAIL, 0.05, 1.3), EXACT], f"use {TAIL} (shared: last): "),
+        ("fork_layer", [view("fork_layer", 0.2, 1.1), view(TAIL, 0.05, 1.3), EXACT], f"use {TAIL} (shared: [last]): "),
         ("fork_layer", [view("fork_layer", 0.4, 1.1, cosine=0.999), EXACT], "keep fork_layer: "),
         ("parameters", [view("fork_layer", 0.05, 1.1), EXACT], "use fork_layer: "),
         ("parameters", [view("fork_layer", 0.05, 1.97), EXACT], "keep parameters: "),

@@ -82,12 +82,10 @@ def _balance_union() -> Any:
     )
     words = "Of the view `parameters`: the most that all tasks' gradients may take: bytes, or a share of the memory."
     budget = (float | None, Field(None, gt=0, description=words))
-    models = [
-        section_of(
-            kind, extra={"method": (Literal[name], name), "gradients": view, "memory_budget": budget, **wrappers}
-        )
-        for name, kind in methods().items()
-    ]
+    words = "Of the view `parameters`: the trunk's modules that are compared, by their names; by default all of it."
+    shared = (list[str] | None, Field(None, min_length=1, description=words))
+    common = {"gradients": view, "shared": shared, "memory_budget": budget, **wrappers}
+    models = [section_of(kind, extra={"method": (Literal[name], name), **common}) for name, kind in methods().items()]
     return _tagged(models, "method")
 
 
