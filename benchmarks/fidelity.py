@@ -13,7 +13,7 @@ import itertools
 
 import torch
 
-from lepton.balance import MGDA, AlignedMTL, Balancer, CAGrad, IMTLG, NashMTL, PCGrad, UPGrad
+from lepton.balance import IMTLG, MGDA, AlignedMTL, Balancer, CAGrad, NashMTL, PCGrad, UPGrad
 from lepton.data import TensorLoader
 from lepton.insight import Fidelity, fidelity
 from lepton.recipes.digits.data import make_scenes

@@ -273,6 +273,8 @@ def test_a_method_that_no_view_matters_for_is_refused(balancer: Any) -> None:
 def test_one_task_and_no_batch_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="has one"):
         fidelity(lepton.LeptonModel(deep_trunk(), [Classification("a", classes=2)], balancer=MGDA()), batches())
+    with pytest.raises(ConfigurationError, match="needs a LeptonModel, but got Linear"):
+        fidelity(nn.Linear(2, 2), batches())  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no batches"):
         fidelity(model_of(deep_trunk()), [])
 

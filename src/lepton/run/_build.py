@@ -100,7 +100,7 @@ def initial_model(
 
 def _part(trunk: nn.Module, name: str) -> nn.Module | nn.Parameter:
     """Return a module of the trunk, or a parameter, that `balance.shared` names."""
-    known = {**dict(trunk.named_modules()), **dict(trunk.named_parameters())}
+    known: dict[str, nn.Module | nn.Parameter] = {**dict(trunk.named_modules()), **dict(trunk.named_parameters())}
     if name not in known or not name:
         raise ConfigurationError(
             f"balance.shared names {name!r}, but the trunk has no such module.{nearest(name, known)} `lepton probe` "

@@ -152,8 +152,7 @@ def fidelity(
         0.0
     """
     start = time.perf_counter()
-    method = model.balancer if balancer is None else balancer
-    _check(model, method)
+    method = _checked(model, balancer)
     measured, named, method = copy.deepcopy((model, dict(shared or {}), method))
     if not measured.training:  # a model in training may hold single layers in eval mode: they stay there
         measured.train()
@@ -174,16 +173,23 @@ def fidelity(
     return _judged(lanes, parts, measured.priority, chosen, type(method).__name__, time.perf_counter() - start)
 
 
-def _check(model: LeptonModel, balancer: Balancer) -> None:
+def _checked(model: LeptonModel, named: Balancer | None) -> Balancer:
+    """Return the balancer to measure with, refusing what no view matters for."""
+    if not isinstance(model, LeptonModel):
+        raise ConfigurationError(
+            f"fidelity needs a LeptonModel, but got {type(model).__name__}: of one that is wrapped, pass what is inside."
+        )
     if len(model.task_names) < 2:
         raise ConfigurationError(
             f"fidelity compares how the views weigh several tasks, but this model has one: {list(model.task_names)}."
         )
+    balancer = model.balancer if named is None else named
     if not (balancer.uses_gramian or balancer.uses_jacobian):
         raise ConfigurationError(
             f"{type(balancer).__name__} does not compare the tasks' gradients, so that no view of them matters for it: "
             "name a balancer of gradients that you think of, fidelity(model, batches, balancer=...)."
         )
+    return balancer
 
 
 # -- lanes --------------------------------------------------------------------------------------------------------
