@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import lepton
-from lepton.balance import DBMTL, FAMO, IMTLG, MGDA, Balancer, Every, GradDrop, Log, Smooth, UPGrad
+from lepton.balance import DBMTL, FAMO, IMTLG, MGDA, Balancer, Every, GradDrop, GradNorm, Log, Smooth, UPGrad
 from lepton.errors import ConfigurationError, DataError, TargetError
 from lepton.insight import Estimate, Fidelity, Interval, Plot, ViewFidelity, fidelity, fidelity_blocks
 from lepton.insight.views._peak import PeakMemory
@@ -157,6 +157,13 @@ def test_equal_weights_are_the_yardstick() -> None:
     assert 0 <= found.spread.mean < 0.1
 
 
+def test_weights_that_a_method_puts_into_the_loss_count_as_its_weights() -> None:
+    """GradNorm leaves the fork alone, and moves its weights of the losses by what the view says of the norms."""
+    found = fidelity(dimmed_model(), batches() * 3, balancer=GradNorm(learning_rate=0.5))
+    assert found["fork_layer"].weights.mean > 0.005 and found.equal.mean > 0.01
+    assert found["fork_layer"].gramian.mean > 0.5
+
+
 def test_a_part_that_the_model_itself_compares_is_the_view_in_use() -> None:
     trunk = deep_trunk()
     found = fidelity(model_of(trunk, gradients="parameters", shared=trunk[2:]), batches())
@@ -266,6 +273,8 @@ def test_a_method_that_no_view_matters_for_is_refused(balancer: Any) -> None:
 def test_one_task_and_no_batch_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="has one"):
         fidelity(lepton.LeptonModel(deep_trunk(), [Classification("a", classes=2)], balancer=MGDA()), batches())
+    with pytest.raises(ConfigurationError, match="needs a LeptonModel, but got Linear"):
+        fidelity(nn.Linear(2, 2), batches())  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no batches"):
         fidelity(model_of(deep_trunk()), [])
 
@@ -346,7 +355,7 @@ TAIL = "parameters of the last layer"
         ("fork_layer", [view("fork_layer", 0.05, 1.5, spread=0.5), view("features", 0.0, 1.1), EXACT], "keep fork_l"),
         ("fork_layer", [view("fork_layer", 0.2, 1.1), view("features", 0.3, 1.1), EXACT], "use parameters: "),
         ("fork_layer", [view("fork_layer", 0.2, 1.1), view("features", 0.05, 1.1), EXACT], "use features: "),
-        ("fork_layer", [view("fork_layer", 0.2, 1.1), view(TAIL, 0.05, 1.3), EXACT], f"use {TAIL} (shared: last): "),
+        ("fork_layer", [view("fork_layer", 0.2, 1.1), view(TAIL, 0.05, 1.3), EXACT], f"use {TAIL} (shared: [last]): "),
         ("fork_layer", [view("fork_layer", 0.4, 1.1, cosine=0.999), EXACT], "keep fork_layer: "),
         ("parameters", [view("fork_layer", 0.05, 1.1), EXACT], "use fork_layer: "),
         ("parameters", [view("fork_layer", 0.05, 1.97), EXACT], "keep parameters: "),

@@ -91,7 +91,7 @@ def test_a_loaded_run_evaluates_predicts_and_reports(run: lepton.run.Run, source
     said = again.predict(sources["a"])
     assert len(said) == 300 and {"x", "y"} <= set(said.columns)
     page = again.report().read_text()
-    assert "Passes over the rows" in page
+    assert "Passes over the rows" in page and "Recommendation: " in page
 
 
 def with_own_parts(sources: dict[str, Any], folder: Path) -> dict[str, Any]:

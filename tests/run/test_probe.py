@@ -12,8 +12,9 @@ from rich.console import Console
 
 from lepton.config import Config
 from lepton.errors import ConfigurationError
-from lepton.insight import count_memory, measure_gradients, time_in_turns
+from lepton.insight import count_memory, fidelity, measure_gradients, time_in_turns
 from lepton.run import build_model, make_config, prepare, probe
+from lepton.run._rows import make_loader
 from tests.run.test_check import table
 
 SMALL = {"trunk": {"type": "tabular", "width": 16, "depth": 1, "dropout": 0.0, "unknown_rate": 0.0, "embedding": 4}}
@@ -59,6 +60,26 @@ def test_views_are_compared_only_where_there_is_something_to_compare() -> None:
     assert found.views is not None and found.views.batches == 2
     assert found.labels.share["churn"] == pytest.approx(found.labels.both["churn", "price"])
     assert found.labels.share["price"] == 1
+
+
+def test_a_tail_that_the_probe_names_can_be_configured() -> None:
+    prepared = prepare(config_of("mgda"), table(300))
+    model = build_model(prepared.config, prepared.encoder, prepared.rules)
+    batches = list(make_loader(prepared.data["train"], prepared.config, training=True))
+    tail = fidelity(model, batches, max_seconds=0.0)["parameters of the last layer"]
+    balance = {"method": "mgda", "gradients": "parameters", "shared": list(tail.shared)}
+    again = prepare(config_of(balance), table(300))
+    chosen = build_model(again.config, again.encoder, again.rules)
+    found = fidelity(chosen, batches, max_seconds=0.0)
+    assert found.chosen == "parameters of shared="
+    assert found[found.chosen].weights.mean == pytest.approx(tail.weights.mean, rel=1e-4)
+    assert found[found.chosen].memory == pytest.approx(tail.memory, rel=0.01)
+
+
+def test_a_part_that_the_trunk_has_not_is_named() -> None:
+    wrong = prepare(config_of({"method": "mgda", "gradients": "parameters", "shared": ["mlp.nrom"]}), table(300))
+    with pytest.raises(ConfigurationError, match=r"balance.shared names 'mlp.nrom'.*Did you mean 'mlp.norm'"):
+        build_model(wrong.config, wrong.encoder, wrong.rules)
 
 
 def test_json_and_terminal_can_show_it() -> None:

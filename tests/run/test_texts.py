@@ -203,7 +203,7 @@ def test_no_texts_are_refused(run: Run) -> None:
 
 def test_the_report_shows_translations(run: Run) -> None:
     page = run.report().read_text(encoding="utf-8")
-    for words in ("Furthest from their references", "Most surprising texts", "schläft", "bleu"):
+    for words in ("Furthest from their references", "Most surprising texts", "schläft", "bleu", "Recommendation: "):
         assert words in page
 
 

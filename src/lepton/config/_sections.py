@@ -101,9 +101,11 @@ def _balance_union() -> Any:
     )
     words = "Of the view `parameters`: the most that all tasks' gradients may take: bytes, or a share of the memory."
     budget = (float | None, Field(None, gt=0, description=words))
+    words = "Of the view `parameters`: the trunk's modules that are compared, by their names; by default all of it."
+    shared = (list[str] | None, Field(None, min_length=1, description=words))
     words = "Of the cheap views: how often, in optimiser steps, they are corrected by the exact one."
     every = (int | None, Field(None, ge=2, description=words))
-    common = {"gradients": view, "memory_budget": budget, "exact_every": every, **wrappers}
+    common = {"gradients": view, "shared": shared, "memory_budget": budget, "exact_every": every, **wrappers}
     models = [section_of(kind, extra={"method": (Literal[name], name), **common}) for name, kind in methods().items()]
     return Annotated[_tagged(models, "method"), BeforeValidator(_long_balance)]
 

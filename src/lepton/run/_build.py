@@ -11,7 +11,7 @@ from torch import nn
 
 from lepton.config import Config, Custom, load_class, make_balancer, make_task, trunks
 from lepton.data import TEXT_BUCKETS, AudioEncoder, AudioRows, Encoder, InputEncoder, LabelRule, SequenceEncoder
-from lepton.errors import ConfigurationError
+from lepton.errors import ConfigurationError, nearest
 from lepton.nn import HuggingFaceTrunk, LeptonModel
 from lepton.run._adapters import adapted_trunk, hold_still
 from lepton.run._prepare import Prepared
@@ -61,6 +61,7 @@ def build_model(
         tasks,
         balancer=make_balancer(balance),
         gradients=balance.gradients,
+        shared=None if balance.shared is None else [_part(trunk, name) for name in balance.shared],
         memory_budget=balance.memory_budget,
         exact_every=balance.exact_every,
     )
@@ -97,6 +98,17 @@ def initial_model(
     if isinstance(train, AudioRows):
         fit_spectra(model, train)
     return model
+
+
+def _part(trunk: nn.Module, name: str) -> nn.Module | nn.Parameter:
+    """Return a module of the trunk, or a parameter, that `balance.shared` names."""
+    known: dict[str, nn.Module | nn.Parameter] = {**dict(trunk.named_modules()), **dict(trunk.named_parameters())}
+    if name not in known or not name:
+        raise ConfigurationError(
+            f"balance.shared names {name!r}, but the trunk has no such module.{nearest(name, known)} `lepton probe` "
+            "prints the names of its last layers."
+        )
+    return known[name]
 
 
 def _trunk_for(

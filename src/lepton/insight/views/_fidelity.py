@@ -109,6 +109,10 @@ def fidelity(
     Everything runs on a copy: parameters, gradients, statistics of normalisations, the balancer's state and the
     generators of torch, numpy and Python are as before afterwards. Under several processes call it in all of them.
 
+    A method that averages or holds its weights over steps begins from its state, which the view in use has formed, and
+    moves away from it slowly: its distances are then too small. Name a new one, `balancer=`, to see it begin afresh, or
+    look at the Gramians, which do not depend on it.
+
     The recommendation follows a rule:
 
     1. A view *agrees* if its weights are at most 10 % apart from the exact ones in the mean over the batches, or if the
@@ -148,8 +152,7 @@ def fidelity(
         0.0
     """
     start = time.perf_counter()
-    method = model.balancer if balancer is None else balancer
-    _check(model, method)
+    method = _checked(model, balancer)
     measured, named, method = copy.deepcopy((model, dict(shared or {}), method))
     if not measured.training:  # a model in training may hold single layers in eval mode: they stay there
         measured.train()
@@ -170,16 +173,23 @@ def fidelity(
     return _judged(lanes, parts, measured.priority, chosen, type(method).__name__, time.perf_counter() - start)
 
 
-def _check(model: LeptonModel, balancer: Balancer) -> None:
+def _checked(model: LeptonModel, named: Balancer | None) -> Balancer:
+    """Return the balancer to measure with, refusing what no view matters for."""
+    if not isinstance(model, LeptonModel):
+        raise ConfigurationError(
+            f"fidelity needs a LeptonModel, but got {type(model).__name__}: of one that is wrapped, pass what is inside."
+        )
     if len(model.task_names) < 2:
         raise ConfigurationError(
             f"fidelity compares how the views weigh several tasks, but this model has one: {list(model.task_names)}."
         )
+    balancer = model.balancer if named is None else named
     if not (balancer.uses_gramian or balancer.uses_jacobian):
         raise ConfigurationError(
             f"{type(balancer).__name__} does not compare the tasks' gradients, so that no view of them matters for it: "
             "name a balancer of gradients that you think of, fidelity(model, batches, balancer=...)."
         )
+    return balancer
 
 
 # -- lanes --------------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ class Turn:
     """What one lane showed on one batch.
 
     Attributes:
-        gramian: [T, T] float64.
-        weights: [T] float64, before `priority`.
+        gramian: [T, T] float64, of the gradients before the balancer weighed anything.
+        weights: [T] float64, of the balancer in the loss and at the fork together, before `priority`.
     """
 
     gramian: Tensor
@@ -140,9 +140,16 @@ def _turn(model: LeptonModel, criterion: MultiTaskLoss, lane: Lane, batch: Any, 
             return
     lane.seconds.append(seconds)
     if fork.gramian is not None and fork.weights is not None:
-        lane.turns.append(Turn(fork.gramian.double().cpu(), fork.weights.double().cpu()))
+        lane.turns.append(_turn_of(fork.gramian, fork.weights, task_weights / model.loss_weight))
     elif lane.balancer.acts_at_fork:
         lane.refused = "nothing was balanced: no parameter of the trunk can be trained."
+
+
+def _turn_of(gramian: Tensor, weights: Tensor, in_loss: Tensor) -> Turn:
+    """Return what was seen at the fork, with what some methods weigh in the loss brought to the weights' side."""
+    gramian, weights, in_loss = (found.detach().double().cpu() for found in (gramian, weights, in_loss))
+    safe = torch.where(in_loss != 0, in_loss, 1.0)
+    return Turn(gramian / (safe[:, None] * safe), weights * in_loss)
 
 
 def _clock(device: torch.device) -> float:

@@ -115,7 +115,7 @@ def _exact_words(exact: ViewFidelity, used: ViewFidelity | None, known: Sequence
 
 
 def _modules(view: ViewFidelity) -> str:
-    return f" (shared: {', '.join(view.shared)})" if view.shared else ""
+    return f" (shared: [{', '.join(view.shared)}])" if view.shared else ""
 
 
 def _apart(view: ViewFidelity) -> str:

@@ -14,7 +14,7 @@ from lepton.nn import LeptonModel
 __all__ = ["Layer", "trunk_layers"]
 
 Layer = tuple[list[str], list[nn.Parameter]]
-"""Names of modules within the trunk, and their own parameters."""
+"""Names of modules within the trunk, and of parameters that it holds itself; and their own parameters."""
 
 
 def trunk_layers(model: LeptonModel, inputs: Any) -> list[Layer]:
@@ -51,7 +51,7 @@ def _grouped(order: Sequence[tuple[str, nn.Parameter]]) -> list[Layer]:
     """Join the parameters of each module, and modules without a matrix with the next one."""
     modules: dict[str, list[nn.Parameter]] = {}
     for name, parameter in order:
-        modules.setdefault(name.rpartition(".")[0], []).append(parameter)
+        modules.setdefault(name.rpartition(".")[0] or name, []).append(parameter)
     layers: list[Layer] = []
     names: list[str] = []
     waiting: list[nn.Parameter] = []
