@@ -12,7 +12,10 @@ from lepton import balance
 from lepton.balance import Balancer
 from lepton.errors import ConfigurationError, LeptonError
 from tests.conftest import Inverse, Lagging, make_model
-from tests.processes.trainings import evaluated, rows, several, train
+from tests.processes.trainings import evaluated, rows, train
+from tests.processes.world import several
+
+pytestmark = pytest.mark.xdist_group("processes")
 
 NO_METHODS = ("VIEWS", "Balancer", "GradientBalancer", "LossBalancer")
 BALANCERS: dict[str, Callable[[], Balancer]] = {
