@@ -50,7 +50,7 @@ def model_of(inner: nn.Module, balancer: str) -> lepton.LeptonModel:
 
 
 def batches(rank: int, world: int) -> list[Any]:
-    """Twelve rows each of three steps; the last two processes have five and none in the first step."""
+    """Twelve rows of all processes in each of three steps."""
     x, targets = make_batch(36)
     targets["slant"][:5] = float("nan")
     found = []
@@ -61,7 +61,7 @@ def batches(rank: int, world: int) -> list[Any]:
 
 
 def outcome(rank: int, world: int, rooms: tuple[int, ...], balancer: str, pieces: int, **options: Any) -> Any:
-    """Return losses and weights of a training, in how many pieces it cut its batches, and the rows left in them."""
+    """Return losses and weights of a training, and in how many pieces it cut its batches in the end."""
     model = model_of(Cramped(rooms[rank]), balancer)
     losses = Losses()
     trainer = Trainer(model, max_epochs=2, learning_rate=0.01, callbacks=[losses], **options)

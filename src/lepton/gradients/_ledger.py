@@ -205,6 +205,11 @@ class Ledger:
         """Forget the window under way, as after loading a state."""
         self._saved, self._micro, self._closed, self._note = {}, 0, True, None
 
+    def rewind(self) -> None:
+        """Within a window, go back to the state in which it opened, on which the weights of all of it depend."""
+        if not self._closed and 0 < self._micro < self.window:
+            self._restore()
+
     def take_back(self) -> None:
         """Take the last window's state back: its step was left out."""
         self._restore()
