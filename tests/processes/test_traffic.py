@@ -13,7 +13,9 @@ from lepton.errors import ConfigurationError
 from lepton.gradients._ledger import Ledger, ledger_of
 from lepton.tasks import Classification
 from lepton.train import Trainer, step_traffic
-from tests.processes.trainings import several
+from tests.processes.world import several
+
+pytestmark = pytest.mark.xdist_group("processes")
 
 FEATURES, OUTPUTS = 8, 2
 

@@ -12,7 +12,10 @@ from lepton import balance
 from lepton.balance import Balancer
 from lepton.errors import ConfigurationError, LeptonError
 from tests.conftest import Inverse, Lagging, make_model
-from tests.processes.trainings import evaluated, rows, several, train
+from tests.processes.trainings import evaluated, rows, train
+from tests.processes.world import several
+
+pytestmark = pytest.mark.xdist_group("processes")
 
 NO_METHODS = ("VIEWS", "Balancer", "GradientBalancer", "LossBalancer")
 BALANCERS: dict[str, Callable[[], Balancer]] = {
@@ -47,11 +50,11 @@ FEW: list[Case] = [
     ("Equal", "fork_layer", "mixed", "unequal", {"average": "ema", "adaptive_clip": 0.05}),
     ("Equal", "fork_layer", "own", "unequal", FSDP | {"adaptive_clip": 0.05, "gradient_accumulation_steps": 2}),
 ]
-MANY: list[Case] = [
-    *[(name, view, "mixed", labels, {}) for name in BALANCERS for view in VIEWS for labels in LABELS],
-    *[(name, "fork_layer", "linear", labels, {}) for name in BALANCERS for labels in LABELS],
-    *[(name, "fork_layer", heads, "one rank only", FSDP) for name in BALANCERS for heads in ("linear", "mixed")],
-]
+MANY: dict[str, list[Case]] = {
+    **{view: [(name, view, "mixed", labels, {}) for name in BALANCERS for labels in LABELS] for view in VIEWS},
+    "linear": [(name, "fork_layer", "linear", labels, {}) for name in BALANCERS for labels in LABELS],
+    "fsdp": [(name, "fork_layer", heads, "one rank only", FSDP) for name in BALANCERS for heads in ("linear", "mixed")],
+}
 
 
 def outcome(case: Case, world: int) -> Any:
@@ -98,9 +101,15 @@ def test_processes_equal_one(world: int) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("world", [2, 3])
-def test_every_balancer_and_view(world: int) -> None:
-    for case, *shared in zip(MANY, *several(all_of, world, MANY, world), strict=True):
-        check(case, world, shared)
+@pytest.mark.parametrize("cases", MANY)
+def test_every_balancer_and_view(cases: str, world: int) -> None:
+    wrong = []
+    for case, *shared in zip(MANY[cases], *several(all_of, world, MANY[cases], world), strict=True):
+        try:
+            check(case, world, shared)
+        except AssertionError as error:
+            wrong.append(f"{case}: {error}")
+    assert not wrong, "\n\n".join(wrong)
 
 
 MORE = [pytest.param(3, n, 8, marks=pytest.mark.faults) for n in (23, 2)]

@@ -1,14 +1,10 @@
-"""Small trainings that several processes share, and how such processes are started."""
+"""Small trainings that several processes share."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from lepton.data import TensorData, TensorLoader
@@ -18,27 +14,6 @@ from tests.conftest import make_batch, make_model
 
 JOINT = 12
 ROWS = 50  # the last batch of 2 rows leaves one of 3 processes without any
-
-
-def several(work: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
-    """Return what `work(rank, *arguments)` gave in each of several gloo processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.Manager() as manager:
-        found = manager.dict()
-        mp.spawn(_process, (world, port, found, work, arguments), nprocs=world)
-        return [found[rank] for rank in range(world)]
-
-
-def _process(rank: int, world: int, port: int, found: Any, work: Callable[..., Any], arguments: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    try:
-        found[rank] = work(rank, *arguments)
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
 
 
 def rows(labels: str, world: int = 2, n: int = ROWS) -> TensorData:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lepton
-from lepton.balance import MGDA, Equal, LogSum
+from lepton.balance import MGDA, DynamicWeightAverage, Equal, LogSum
 from lepton.data import TensorData, TensorLoader
 from lepton.errors import TrainingError
 from lepton.tasks import Classification, Regression
@@ -253,3 +253,18 @@ def test_the_other_tasks_train_as_without_the_broken_one() -> None:
             step([(x, batch)])
         found.append(model)
     assert state_equal(*found)
+
+
+def test_all_of_a_window_has_the_weights_from_before_it() -> None:
+    """A balancer whose state advances with the first micro-batch's losses gives the second one no other weights."""
+    found = []
+    for pieces in (1, 2):
+        model = make_model(DynamicWeightAverage(window=2))
+        for name in ("slant", "width"):
+            model.task(name).fit_statistics(rows().targets[name])
+        step = TrainStep(model, torch.optim.SGD(model.parameters(), 0.1))
+        step.micro.pieces = pieces
+        for seed in range(6):
+            step([make_batch(12, seed)])
+        found.append(parameters(model))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-6)

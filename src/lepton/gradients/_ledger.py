@@ -46,6 +46,18 @@ def ledger_of(balancer: Balancer) -> Ledger:
     return ledger
 
 
+_group: tuple[Any, dist.ProcessGroup] | None = None
+
+
+def _group_of_forks() -> dist.ProcessGroup:
+    """Return the group that all forks add up on, made on first use: every one costs connections and threads."""
+    global _group
+    if _group is None or _group[0] is not dist.group.WORLD:
+        # DDP reduces its buckets while a fork's backward runs: on a shared group the two could interleave.
+        _group = dist.group.WORLD, dist.new_group()
+    return _group[1]
+
+
 def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Tell the ledgers that an optimiser has moved their parameters.
 
@@ -139,8 +151,7 @@ class Ledger:
     def all_reduce(self, values: Tensor) -> None:
         """Sum `values` in place over the processes, on a group that nothing else uses."""
         if self.group is None:
-            # DDP reduces its buckets while this backward runs: on a shared group the two could interleave.
-            self.group = dist.new_group()
+            self.group = _group_of_forks()
         dist.all_reduce(values, group=self.group)
 
     @property
@@ -204,6 +215,11 @@ class Ledger:
         self._saved, self._micro, self._closed, self._note = {}, 0, True, None
         if self.correction is not None:
             self.correction.recount()
+
+    def rewind(self) -> None:
+        """Within a window, go back to the state in which it opened, on which the weights of all of it depend."""
+        if not self._closed and 0 < self._micro < self.window:
+            self._restore()
 
     def take_back(self) -> None:
         """Take the last window's state back: its step was left out."""

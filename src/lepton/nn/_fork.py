@@ -394,6 +394,11 @@ class Fork(nn.Module):
             )
         self._max_norm = ledger_of(self.balancer).max_task_norm = bound
 
+    def rewind(self) -> None:
+        """Within an accumulation window, go back to the balancer's state from before it."""
+        if self.training:
+            ledger_of(self.balancer).rewind()
+
     def take_back(self) -> None:
         """Take back what the balancer's state learned from the last backward: for a step that you leave out yourself.
 

@@ -238,6 +238,8 @@ class LeptonModel(nn.Module):
     # -- forward ----------------------------------------------------------------------------------------------
     def forward(self, inputs: Any) -> tuple[dict[str, Tensor], Tensor]:
         """Return the outputs of all tasks, in original units, and the task weights [T]."""
+        if not torch.compiler.is_compiling():  # a compiled step of TrainStep is told there
+            self.fork.rewind()
         outputs, weights = self.predict_from(self.features(inputs), inputs), self.task_weights()
         if not torch.compiler.is_compiling():
             weights.handle = self.balancer.handle  # type: ignore[attr-defined]  # whose they are: see MultiTaskLoss

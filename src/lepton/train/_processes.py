@@ -108,6 +108,17 @@ def _world() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+_words: tuple[Any, dist.ProcessGroup] | None = None
+
+
+def _group_of_words() -> dist.ProcessGroup:
+    """Return the group for words about trainings, made on first use; a GPU's collectives must not wait for these."""
+    global _words
+    if _words is None or _words[0] is not dist.group.WORLD:
+        _words = dist.group.WORLD, dist.new_group(backend="gloo")
+    return _words[1]
+
+
 def is_first_process() -> bool:
     """Return whether this is the process that writes, prints and logs: the only one, or the first of several."""
     return _world() == 1 or dist.get_rank() == 0
@@ -178,8 +189,7 @@ class Processes:
         self.together = self.world_size > 1
         self.rank = dist.get_rank() if self.together else 0
         self.is_first = self.rank == 0
-        # Words about the training, which a GPU's collectives must not wait for.
-        self._group = dist.new_group(backend="gloo") if self.together else None
+        self._group = _group_of_words() if self.together else None
         self._under_way: tuple[Any, Tensor] | None = None
 
     # -- the model --------------------------------------------------------------------------------------------

@@ -254,6 +254,7 @@ class TrainStep:
 
     def _micro_batch(self, batch: Batch, counts: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs, targets = batch
+        self.model.fork.rewind()
         with self._autocast():
             outputs, task_weights = self.forward(inputs)
             if self._sparing is not None and self._sparing.error is not None:

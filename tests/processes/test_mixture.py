@@ -1,0 +1,69 @@
+"""A run on several data sets in two processes: the batches of one, and its exact place after an interruption."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lepton.config import Config
+from lepton.run import resume_run, train_run
+from tests.processes.world import several
+from tests.run.test_mixture import Stop, config_of, write_sets
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+
+def trained(rank: int, config: Config, folder: Path) -> Any:
+    run = train_run(config, folder, quiet=True)
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.history], run.results
+
+
+def broken_off(rank: int, config: Config, folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, folder, quiet=True, callbacks=[Stop(17)])
+
+
+def gone_on(rank: int, folder: Path) -> Any:
+    run = resume_run(folder, quiet=True)
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.history], run.results
+
+
+def config_in(folder: Path, stream: bool) -> Config:
+    config = config_of(write_sets(folder), stream).model_dump(mode="json", exclude_unset=True)
+    config["trunk"]["dropout"] = 0.0
+    return Config.model_validate(config)
+
+
+def assert_alike(found: Any, single: Any) -> None:
+    assert found == [pytest.approx(row, rel=1e-3, abs=1e-4, nan_ok=True) for row in single]
+
+
+def test_a_mixture_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    """And either one process or two go on with a run of two that was broken off within an epoch."""
+    config = config_in(tmp_path, False)
+    single, _ = trained(0, config, tmp_path / "single")
+    whole = several(trained, 2, config, tmp_path / "whole")
+    for history, _ in whole:
+        assert_alike(history, single)
+    several(broken_off, 2, config, tmp_path / "broken")
+    shutil.copytree(tmp_path / "broken", tmp_path / "alone")
+    assert_alike(gone_on(0, tmp_path / "alone")[0], single)
+    again = several(gone_on, 2, tmp_path / "broken")
+    assert repr(again) == repr(whole)  # to the last digit
+
+
+def test_a_mixture_of_streams_goes_on_in_each_process(tmp_path: Path) -> None:
+    config = config_in(tmp_path, True)
+    single, expected = trained(0, config, tmp_path / "single")
+    whole = several(trained, 2, config, tmp_path / "whole")
+    for history, results in whole:
+        assert [row["step"] for row in history] == [row["step"] for row in single]
+        assert [row["train/y/epochs"] for row in history] == [row["train/y/epochs"] for row in single]
+        for part in ("val", "test"):
+            for task, result in results[part].items():
+                assert result.n_labels == expected[part][task].n_labels
+    several(broken_off, 2, config, tmp_path / "broken")
+    assert repr(several(gone_on, 2, tmp_path / "broken")) == repr(whole)
