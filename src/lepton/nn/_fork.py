@@ -123,11 +123,7 @@ def check_view(balancer: Balancer, gradients: str) -> None:
         raise ConfigurationError(
             f"gradients must be one of {sorted(VIEWS)}, but it is {gradients!r}.{nearest(str(gradients), VIEWS)}"
         )
-    if (balancer.uses_gramian or balancer.uses_jacobian) and gradients not in balancer.views:
-        raise ConfigurationError(
-            f"{type(balancer).__name__} works in the views {sorted(balancer.views)}, not in {gradients!r}: "
-            f"choose gradients={min(balancer.views)!r}."
-        )
+    balancer.check_view(gradients)
 
 
 def checked_budget(budget: float | None) -> float | None:
