@@ -115,6 +115,12 @@ class PerGroup(Balancer):
         sums = zeros.index_add(0, self._group_of, torch.where(present, losses, 0.0))
         return sums / counts.clamp_min(1), counts > 0
 
+    def takes_logarithms(self, present: Tensor) -> Tensor:
+        """Return those of the groups that take them, or all; see `Balancer.takes_logarithms`."""
+        if self.over.logarithmic:
+            return present
+        return self._in_order([balancer.takes_logarithms(present[places]) for balancer, places in self._groups()])
+
     def task_weights(self) -> Tensor:
         """Return each task's weight in its group times that of the group [T]; see `Balancer.task_weights`."""
         within = self._in_order([balancer.task_weights() for balancer, _ in self._groups()])

@@ -164,6 +164,10 @@ class Balancer(nn.Module):
         """Whether the fork does anything for this balancer."""
         return self.uses_gramian or self.uses_signs or self.uses_jacobian
 
+    def takes_logarithms(self, present: Tensor) -> Tensor:
+        """Return of which of the present tasks [T] bool the logarithm of the loss is taken: it must not be negative."""
+        return present if self.logarithmic else torch.zeros_like(present)
+
     def task_weights(self) -> Tensor:
         """Return the weights [T] on the losses that are known before the batch; ones by default."""
         assert self.n_tasks is not None, "bind() comes first"

@@ -134,6 +134,9 @@ def _buildable(section: Any) -> Any:
     """Refuse what a constructor refuses, while the line is still known."""
     try:
         make_balancer(section).check_view(section.gradients)
+        if section.memory_budget is not None and section.gradients != "parameters":
+            words = f"memory_budget is of the view parameters, but gradients is {section.gradients!r}: leave it out"
+            raise ConfigurationError(words, where=("memory_budget",))
     except ConfigurationError as error:
         found = {"words": str(error).removesuffix("."), "key": list(error.where) or ["method"]}
         raise PydanticCustomError("balance", "{words}", found) from None
