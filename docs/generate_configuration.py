@@ -72,10 +72,25 @@ kind only; `trunk: tabular` and `balance: mgda` give the name only; `inputs: {ag
 """
 
 BALANCE = """\
-`method` chooses the method, and its options stand beside it. The other keys are the same for all of them: the view of
-the gradients, and the compositions, which wrap the method. What each method does to `loss_weight`, and which one to
-try, is said in [Balancers](balancers.md).
+`method` chooses the method, and its options stand beside it. Upper and lower case, `_` and `-` do not matter in its
+name, and what people call it for short is taken as well: `uw` is `uncertainty`. The other keys are the same for all
+methods: the view of the gradients, and the compositions, which wrap the method. What each method does to `loss_weight`,
+and which one to try, is said in [Balancers](balancers.md).
 """
+
+GROUPS = """\
+```yaml
+balance:
+  method: per_group
+  groups:
+    vision: {tasks: [seg, depth], balance: {method: cagrad, c: 0.4, log: true}}
+    text: {tasks: others, balance: uw}
+  over: mgda
+```
+"""
+
+OF_ALL = ("gradients", "shared", "memory_budget", "exact_every")
+"""Keys of `balance` that all methods have."""
 
 COMPOSITIONS = """\
 Each is a key of `balance`. Its value is `true`, one number (its first option), a list (its options in order) or a
@@ -316,15 +331,22 @@ def balance() -> Iterator[str]:
     yield row("key", "type", "default", "meaning")
     yield "|---|---|---|---|"
     yield row("`method`", " ".join(f"`{name}`" for name in sorted(sections)), "`equal`", "How the tasks are weighed.")
-    first = next(iter(sections.values()))
-    yield from list(table({key: first.model_fields[key] for key in ("gradients", "shared", "memory_budget")}))[2:]
+    plain = sections["equal"]
+    yield from list(table({key: plain.model_fields[key] for key in OF_ALL}))[2:]
     for name in sorted(sections):
         yield from ("", f"### `method: {name}`", "", sentence(sections[name].__doc__), "")
+        if methods()[name].aliases:
+            yield from (f"Also {' '.join(f'`{alias}`' for alias in methods()[name].aliases)}.", "")
         needed = set(inspect.signature(methods()[name]).parameters) - set(sections[name].model_fields)
         if needed:
             yield f"It needs tensors ({', '.join(sorted(needed))}), which YAML cannot hold: for loops in Python."
             continue
-        yield from options(sections[name], ["method", "gradients", "shared", "memory_budget", *compositions()])
+        yield from options(sections[name], ["method", *OF_ALL, *compositions()])
+        if "groups" in sections[name].model_fields:
+            group = get_args(sections[name].model_fields["groups"].annotation)[1]
+            yield from ("", "and of each of the `groups`:", "")
+            yield from table(group.model_fields)
+            yield from ("", GROUPS.rstrip())
     yield from ("", "### Compositions", "", COMPOSITIONS)
     for name, kind in sorted(compositions().items(), key=lambda item: item[1].nesting):
         yield from (f"#### `{name}`", "", sentence(inspect.getdoc(kind).split("\n")[0]), "")

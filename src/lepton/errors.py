@@ -21,7 +21,7 @@ import importlib.metadata
 import json
 import numbers
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 __all__ = [
@@ -49,7 +49,16 @@ class LeptonError(Exception):
 
 
 class ConfigurationError(LeptonError, ValueError):
-    """A hyperparameter, a name or a combination of options that is not allowed."""
+    """A hyperparameter, a name or a combination of options that is not allowed.
+
+    Args:
+        message: what is wrong.
+        where: the argument that is wrong, with those that it stands in before it; empty where it is not one.
+    """
+
+    def __init__(self, message: str = "", *, where: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.where = tuple(where)
 
 
 class TargetError(LeptonError, ValueError):
@@ -114,7 +123,7 @@ def shape_of(value: object) -> tuple[int, ...] | None:
 def require(holds: bool, owner: str, argument: str, value: object, allowed: str) -> None:
     """Raise a `ConfigurationError` that names the argument, its value and the allowed values, unless `holds`."""
     if not holds:
-        raise ConfigurationError(f"{owner}: {argument} must be {allowed}, but it is {value!r}.")
+        raise ConfigurationError(f"{owner}: {argument} must be {allowed}, but it is {value!r}.", where=(argument,))
 
 
 def import_extra(module: str, extra: str, purpose: str) -> ModuleType:

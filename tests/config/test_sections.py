@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lepton.balance import Balancer
+from lepton.balance import Balancer, Equal
 from lepton.config import (
     Config,
     argument_texts,
@@ -31,7 +31,10 @@ from lepton.config import (
 from lepton.data import SEQUENCE_KINDS
 from lepton.errors import ConfigurationError
 
-REQUIRED: dict[str, dict[str, Any]] = {"weights": {"weights": [1.0, 3.0]}}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "weights": {"weights": [1.0, 3.0]},
+    "groups": {"groups": {"all": {"tasks": "others", "balance": "equal"}}},
+}
 
 
 def options(kind: type) -> dict[str, Any]:
@@ -124,6 +127,8 @@ def test_the_folder_of_a_trunk_may_lie_beside_the_file(tmp_path: Path) -> None:
 # -- there and back -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", methods())
 def test_what_is_written_reads_back_as_equal(name: str, tmp_path: Path) -> None:
+    chosen = options(methods()[name])
+    plain = {"groups": {"all": (..., Equal())}} if "groups" in chosen else chosen
     config = check_config(
         {
             "data": {
@@ -134,7 +139,7 @@ def test_what_is_written_reads_back_as_equal(name: str, tmp_path: Path) -> None:
                 "image_size": [4, 5],
             },
             "tasks": {"no": "regression", "2020-01-01": {"type": "classification", "classes": ["1", "on"]}},
-            "balance": {"method": name, **options(methods()[name]), "every": 3},
+            "balance": {"method": name, **chosen, **({"every": 3} if methods()[name](**plain).uses_gramian else {})},
             "training": {"max_grad_norm": None, "max_epochs": 3},
             "trunk": {"class": "a.b:C", "arguments": {"x": [1, None]}},
             "output": "runs/x",

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import lepton
 from lepton.balance import (
+    DBMTL,
     FAMO,
     IMTLG,
     IMTLL,
@@ -26,6 +27,7 @@ from lepton.balance import (
     DynamicWeightAverage,
     Equal,
     Every,
+    ExcessMTL,
     FairGrad,
     Fixed,
     Frozen,
@@ -36,8 +38,10 @@ from lepton.balance import (
     LearnedWeights,
     Log,
     LogSum,
+    MoCo,
     NashMTL,
     PCGrad,
+    PerGroup,
     RandomWeight,
     Smooth,
     SmoothTchebycheff,
@@ -87,6 +91,17 @@ BALANCERS: dict[str, Callable[[], Balancer]] = {
     "dual_proj": DualProj,
     "grad_norm": GradNorm,
     "grad_drop": GradDrop,
+    "moco": MoCo,
+    "db_mtl": DBMTL,
+    "excess_mtl": lambda: ExcessMTL(warmup=3),
+    "log(moco)": lambda: Log(MoCo()),
+    "log(grad_drop)": lambda: Log(GradDrop()),
+    "per_group": lambda: PerGroup(
+        {"first": (["digit"], Uncertainty()), "others": (..., Smooth(PCGrad()))}, over=Smooth(GradVac())
+    ),
+    "per_group(dwa)": lambda: PerGroup(
+        {"first": (["digit"], Equal()), "others": (..., DynamicWeightAverage(window=4))}, over=FAMO()
+    ),
     "log(uncertainty)": lambda: Log(Uncertainty()),
     "smooth(mgda)": lambda: Smooth(MGDA()),
     "every(pcgrad)": lambda: Every(PCGrad(), 3),
@@ -178,7 +193,10 @@ TRUNKS: dict[str, Callable[[], nn.Module]] = {
 def make_model(setting: Setting) -> lepton.LeptonModel:
     torch.manual_seed(0)
     tasks = [Classification("digit", 3), Regression("slant"), Regression("width", outputs=2)]
-    return lepton.LeptonModel(TRUNKS[setting.reads](), tasks, balancer=BALANCERS[setting.balancer](), features=8)
+    balancer = BALANCERS[setting.balancer]()
+    view = "fork_layer" if "fork_layer" in balancer.views else "parameters"
+    trunk = TRUNKS[setting.reads]()
+    return lepton.LeptonModel(trunk, tasks, balancer=balancer, gradients=view, features=8)
 
 
 def make_trainer(setting: Setting, folder: Path, *, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:

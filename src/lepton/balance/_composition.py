@@ -47,6 +47,10 @@ class Composition(Balancer):
     def _build(self, n_tasks: int) -> None:
         self.balancer.bind(n_tasks, self.task_names)
 
+    def takes_logarithms(self, present: Tensor) -> Tensor:
+        """Pass on; see `Balancer.takes_logarithms`."""
+        return self.balancer.takes_logarithms(present)
+
     def task_weights(self) -> Tensor:
         """Pass on; see `Balancer.task_weights`."""
         return self.balancer.task_weights()

@@ -53,6 +53,8 @@ class ConFIG(GradientBalancer):
         tensor([2.0000, 0.6667])
     """
 
+    aliases = ("config",)
+
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
         """Return w [T]; see `Balancer.weights`."""
         del losses

@@ -46,6 +46,7 @@ class DBMTL(TrackingBalancer):
         tensor([2., 2.])
     """
 
+    aliases = ("db_mtl",)
     logarithmic = True
     replaces_gradient = True
     _steps: Tensor

@@ -50,6 +50,8 @@ class IMTLG(GradientBalancer):
         tensor([0.6667, 0.3333])
     """
 
+    aliases = ("imtl_g",)
+
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
         """Return w [T]; see `Balancer.weights`."""
         del losses

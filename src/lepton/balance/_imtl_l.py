@@ -33,6 +33,8 @@ class IMTLL(LossBalancer):
         3.0
     """
 
+    aliases = ("imtl_l",)
+
     log_scale: nn.Parameter
 
     def _build(self, n_tasks: int) -> None:

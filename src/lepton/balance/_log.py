@@ -54,6 +54,10 @@ class Log(Composition):
             )
         self.logarithmic = True
 
+    def takes_logarithms(self, present: Tensor) -> Tensor:
+        """Return all that are present; see `Balancer.takes_logarithms`."""
+        return present
+
     def combine(self, losses: Tensor, weights: Tensor, present: Tensor) -> Tensor:
         """Return the scalar loss of the logarithms; see `Balancer.combine`."""
         return super().combine(log_losses(losses, present), weights, present)

@@ -54,6 +54,7 @@ class MoCo(TrackingBalancer):
         (tensor([0.8750, 0.1250]), tensor([0.8750, 0.2500]))
     """
 
+    aliases = ("moco",)
     replaces_gradient = True
     _lambda: Tensor
     _steps: Tensor

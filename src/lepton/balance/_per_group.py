@@ -36,8 +36,8 @@ class PerGroup(Balancer):
     - One that needs the gradients themselves (`GradDrop` and those that follow gradients over time) fits into no group.
 
     Args:
-        groups: group -> its tasks and their balancer. The tasks are names, or places among the tasks; `...` stands for
-            all tasks that no other group has.
+        groups: group -> its tasks and their balancer. The tasks are names, or places among the tasks; `...`, in YAML
+            `others`, stands for all tasks that no other group has.
         over: the balancer over the groups; `Equal()` by default.
 
     Raises:
@@ -114,6 +114,12 @@ class PerGroup(Balancer):
         counts = zeros.index_add(0, self._group_of, present.to(losses))
         sums = zeros.index_add(0, self._group_of, torch.where(present, losses, 0.0))
         return sums / counts.clamp_min(1), counts > 0
+
+    def takes_logarithms(self, present: Tensor) -> Tensor:
+        """Return those of the groups that take them, or all; see `Balancer.takes_logarithms`."""
+        if self.over.logarithmic:
+            return present
+        return self._in_order([balancer.takes_logarithms(present[places]) for balancer, places in self._groups()])
 
     def task_weights(self) -> Tensor:
         """Return each task's weight in its group times that of the group [T]; see `Balancer.task_weights`."""
@@ -195,17 +201,21 @@ def _is_task(task: object) -> bool:
 
 
 def _refuse_what_does_not_nest(inner: Mapping[str, Balancer], over: Balancer) -> None:
-    for where, balancer in [*((f"group {name!r}", balancer) for name, balancer in inner.items()), ("over", over)]:
+    for group, balancer in [*inner.items(), (None, over)]:
+        where = "over" if group is None else f"group {group!r}"
+        keys = ("over",) if group is None else ("groups", group)
         if balancer.uses_signs or balancer.uses_jacobian:
             raise ConfigurationError(
                 f"PerGroup, {where}: {type(balancer).__name__} needs the gradients themselves, and groups are weighed "
-                "by their products: use it for all tasks, without groups."
+                "by their products: use it for all tasks, without groups.",
+                where=keys,
             )
         if balancer is not over and over.logarithmic and balancer.logarithmic:
             raise ConfigurationError(
                 f"PerGroup, {where}: {type(balancer).__name__} takes the logarithms of its tasks' losses, and "
                 f"{type(over).__name__} over the groups would take that of their sum, which may be negative: leave one "
-                "of the two out."
+                "of the two out.",
+                where=keys,
             )
     if len({id(balancer) for balancer in (over, *inner.values())}) <= len(inner):
         raise ConfigurationError("PerGroup: two groups have the same balancer object: create one for each.")

@@ -89,6 +89,19 @@ class Balancer(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._register()
 
+    def check_view(self, gradients: str) -> None:
+        """Refuse a view of the gradients that the method cannot be given.
+
+        Raises:
+            ConfigurationError: with the views that it can.
+        """
+        if (self.uses_gramian or self.uses_jacobian) and gradients not in self.views:
+            raise ConfigurationError(
+                f"{type(self).__name__} works in the views {sorted(self.views)}, not in {gradients!r}: "
+                f"choose gradients={min(self.views)!r}.",
+                where=("gradients",),
+            )
+
     # -- state ------------------------------------------------------------------------------------------------
     def bind(self, n_tasks: int, names: Sequence[str] = ()) -> Self:
         """Fix the number of tasks and create the state that depends on it.
@@ -150,6 +163,10 @@ class Balancer(nn.Module):
     def acts_at_fork(self) -> bool:
         """Whether the fork does anything for this balancer."""
         return self.uses_gramian or self.uses_signs or self.uses_jacobian
+
+    def takes_logarithms(self, present: Tensor) -> Tensor:
+        """Return of which of the present tasks [T] bool the logarithm of the loss is taken: it must not be negative."""
+        return present if self.logarithmic else torch.zeros_like(present)
 
     def task_weights(self) -> Tensor:
         """Return the weights [T] on the losses that are known before the batch; ones by default."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from lepton.config._added import AddedTasks, added_methods, check_added, read_added
+from lepton.config._balance import compositions, make_balancer, method_named, methods, wrappers
 from lepton.config._read import (
     check_config,
     config_yaml,
     json_schema,
     load_class,
-    make_balancer,
     make_task,
     read_config,
 )
@@ -21,8 +21,6 @@ from lepton.config._sections import (
     InputSection,
     SourceSection,
     StartSection,
-    compositions,
-    methods,
     task_kinds,
     trunks,
 )
@@ -51,10 +49,12 @@ __all__ = [
     "load_class",
     "make_balancer",
     "make_task",
+    "method_named",
     "methods",
     "read_added",
     "read_config",
     "snake_case",
     "task_kinds",
     "trunks",
+    "wrappers",
 ]

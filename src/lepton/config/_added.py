@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from lepton.config._balance import BALANCE
 from lepton.config._read import checked, found_beside
 from lepton.config._schema import Section, section_of
-from lepton.config._sections import BALANCE, TASK, TRAINING, DataSection, long_tasks, without_empty
+from lepton.config._sections import TASK, TRAINING, DataSection, long_tasks, without_empty
 from lepton.config._yaml import Source, parse_yaml
 from lepton.errors import ConfigurationError
 from lepton.transfer import AGEM, EWC, LwF, Replay

@@ -14,9 +14,9 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 from torch import nn
 
-from lepton.balance import Balancer
-from lepton.config._schema import Section, content_of
-from lepton.config._sections import Config, Custom, compositions, methods, task_kinds, trunks
+from lepton.config._balance import methods
+from lepton.config._schema import Section, arguments_of, content_of
+from lepton.config._sections import Config, Custom, task_kinds, trunks
 from lepton.config._yaml import Source, dump_yaml, parse_yaml
 from lepton.data import Kind, source_exists
 from lepton.errors import ConfigurationError, nearest
@@ -29,7 +29,6 @@ __all__ = [
     "found_beside",
     "json_schema",
     "load_class",
-    "make_balancer",
     "make_task",
     "read_config",
 ]
@@ -109,7 +108,7 @@ def _fault(fault: dict[str, Any], content: Mapping[str, Any], source: Source | N
     path = [part for part in fault["loc"] if not str(part).startswith(_SKIPPED_LOCATIONS)]
     context = fault.get("ctx") or {}
     if "words" in context:  # a fault of the sections' own checks
-        path.append(context["key"])
+        path += context["key"] if isinstance(context["key"], list) else [context["key"]]
         words = context["words"]
     elif fault["type"] == "union_tag_invalid":
         tag, allowed = context["tag"], context["expected_tags"].replace("'", "").split(", ")
@@ -154,9 +153,12 @@ def json_schema() -> str:
 def _allow_short_forms(schema: dict[str, Any]) -> None:
     """Let an editor accept what is accepted: a word in the place of a section that it names, a list of tasks."""
     sections, data = schema["properties"], schema["$defs"]["DataSection"]["properties"]
-    words = {"trunk": [*trunks(), "auto"], "balance": list(methods())}
+    named = [alias for kind in methods().values() for alias in kind.aliases]
+    words = {"trunk": [*trunks(), "auto"], "balance": [*methods(), *named]}
     for name, allowed in words.items():
         sections[name] = {"anyOf": [{"enum": allowed}, sections[name]]}
+    for name, kind in methods().items():
+        schema["$defs"][kind.__name__]["properties"]["method"] = {"enum": [name, *kind.aliases], "default": name}
     sections["trunk"]["anyOf"].append(_short_trunk(schema["$defs"]["HuggingFaceTrunk"]))
     of_task = [{"enum": [*task_kinds(), "auto"]}, {"type": "null"}, sections["tasks"]["additionalProperties"]]
     named = {**sections["tasks"], "additionalProperties": {"anyOf": of_task}}
@@ -175,46 +177,6 @@ def _short_trunk(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # -- objects ------------------------------------------------------------------------------------------------------
-def make_balancer(section: Any) -> Balancer:
-    """Return the balancer of a `balance` section; compositions wrap it in the order of their `nesting`.
-
-    Raises:
-        ConfigurationError: an option that the method or composition does not take.
-
-    Example:
-        >>> config = check_config({"data": {}, "tasks": ["a"], "balance": {"method": "mgda", "log": True, "every": 4}})
-        >>> make_balancer(config.balance)
-        Every(
-          n=4
-          (balancer): Log(
-            (balancer): MGDA(normalization='none', iterations=200)
-          )
-        )
-    """
-    kind = methods()[section.method]
-    balancer = kind(**_options(kind, section))
-    for name, wrapper in sorted(compositions().items(), key=lambda item: item[1].nesting):
-        told = getattr(section, name)
-        if told not in (None, False):
-            balancer = _wrap(name, wrapper, balancer, told)
-    return balancer
-
-
-def _wrap(name: str, kind: Any, balancer: Balancer, told: Any) -> Balancer:
-    allowed = list(inspect.signature(kind).parameters)[1:]
-    if isinstance(told, Mapping):
-        for key in told:
-            if key not in allowed:
-                raise ConfigurationError(
-                    f"balance.{name}: unknown option {key!r}.{nearest(str(key), allowed)} Allowed: {allowed}."
-                )
-        return kind(balancer, **told)  # type: ignore[no-any-return]
-    values = [] if told is True else list(told) if isinstance(told, (list, tuple)) else [told]
-    if len(values) > len(allowed):
-        raise ConfigurationError(f"balance.{name} takes at most {len(allowed)} values, {allowed}, but got {told!r}.")
-    return kind(balancer, *values)  # type: ignore[no-any-return]
-
-
 def make_task(
     name: str,
     section: Any,
@@ -237,7 +199,7 @@ def make_task(
         trust: whether a head may be imported.
     """
     kind = task_kinds()[section.type]
-    options = _options(kind, section)
+    options = {name: value for name, value in arguments_of(kind, section).items() if name != "head"}
     known = inspect.signature(kind).parameters
     options |= {name: list(classes) for name in ("classes", "labels", "characters") if name in known}
     options |= {name: value for name, value in (("vocabulary", vocabulary), ("mels", mels)) if name in known}
@@ -246,12 +208,6 @@ def make_task(
     if head is not None:
         options["head"] = head
     return kind(name=name, **options)
-
-
-def _options(kind: type, section: Section) -> dict[str, Any]:
-    parameters = inspect.signature(kind).parameters
-    given = {name: getattr(section, name) for name in type(section).model_fields if name in parameters}
-    return {name: value for name, value in given.items() if value is not None and name != "head"}
 
 
 def load_class(section: Custom, *, trust: bool) -> nn.Module:

@@ -12,9 +12,9 @@ import inspect
 import operator
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lepton.errors import nearest
 
-__all__ = ["Section", "argument_texts", "content_of", "section_of", "snake_case"]
+__all__ = ["Section", "argument_texts", "arguments_of", "content_of", "section_of", "snake_case", "tagged"]
 
 _PLAIN = (bool, int, float, str, Path, type(None))
 
@@ -139,6 +139,18 @@ def section_of(
         fields[parameter.name] = (hint, Field(default, description=texts.get(parameter.name)))
     model: type[Section] = create_model(name or owner.__name__, __base__=base, __doc__=_first_line(owner), **fields)
     return model
+
+
+def tagged(models: Sequence[type[Section]], tag: str) -> Any:
+    """Return the union of models that one key tells apart."""
+    return Annotated[functools.reduce(operator.or_, models), Field(discriminator=tag)]
+
+
+def arguments_of(kind: type, section: Section) -> dict[str, Any]:
+    """Return what a section says of a constructor's arguments."""
+    parameters = inspect.signature(kind).parameters
+    given = {name: getattr(section, name) for name in type(section).model_fields if name in parameters}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _first_line(owner: Any) -> str:

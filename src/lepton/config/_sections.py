@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias, get_args, get_type_hints
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-import lepton.balance
 import lepton.nn
 import lepton.tasks
-from lepton.balance import VIEWS, Balancer
-from lepton.config._schema import Section, argument_texts, content_of, section_of, snake_case
+from lepton.config._balance import BALANCE, refuse_unknown_tasks
+from lepton.config._schema import Section, argument_texts, content_of, section_of, snake_case, tagged
 from lepton.data import SEQUENCE_KINDS, Kind, Mixture, SplitRule
 from lepton.errors import ConfigurationError
 from lepton.tasks import Task
 from lepton.train import Trainer
 
 __all__ = [
-    "BALANCE",
     "TASK",
     "TRAINING",
     "AdapterSection",
@@ -34,10 +31,7 @@ __all__ = [
     "InputSection",
     "SourceSection",
     "StartSection",
-    "compositions",
     "long_tasks",
-    "method_named",
-    "methods",
     "task_kinds",
     "trunks",
     "without_empty",
@@ -45,83 +39,6 @@ __all__ = [
 
 
 AUTO: dict[str, Any] = {"type": (Literal["auto"], "auto")}
-
-
-def _tagged(models: Sequence[type[Section]], tag: str) -> Any:
-    return Annotated[functools.reduce(operator.or_, models), Field(discriminator=tag)]
-
-
-# -- balancing ----------------------------------------------------------------------------------------------------
-@functools.cache
-def methods() -> dict[str, type[Balancer]]:
-    """Return the methods that weigh, by their names in YAML."""
-    return {snake_case(kind.__name__): kind for kind in _balancers() if not _is_composition(kind)}
-
-
-@functools.cache
-def compositions() -> dict[str, Any]:
-    """Return the balancers that wrap another one, by their names in YAML."""
-    return {snake_case(kind.__name__): kind for kind in _balancers() if _is_composition(kind)}
-
-
-def _balancers() -> list[Any]:
-    found = [getattr(lepton.balance, name) for name in lepton.balance.__all__]
-    return [kind for kind in found if getattr(kind, "__final__", False)]
-
-
-def method_named(name: str) -> str:
-    """Return a method's name in YAML for one that people may type; an unknown one as it is.
-
-    Upper and lower case, `_`, `-` and spaces do not matter, and a method's `aliases` are taken as well.
-    """
-    return _spellings().get(_plain(name), name)
-
-
-@functools.cache
-def _spellings() -> dict[str, str]:
-    return {_plain(told): name for name, kind in methods().items() for told in (*kind.aliases, name)}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).lower()
-
-
-def _is_composition(kind: type[Balancer]) -> bool:
-    return next(iter(inspect.signature(kind).parameters), "") == "balancer"
-
-
-def _balance_union() -> Any:
-    wrappers = {
-        name: (Any, Field(None, description=f"{_summary(kind)} true, one number, a list or a mapping of its options."))
-        for name, kind in compositions().items()
-    }
-    view = (
-        Literal[tuple(sorted(VIEWS))],
-        Field("fork_layer", description="Which view of a task's gradient is compared."),
-    )
-    words = "Of the view `parameters`: the most that all tasks' gradients may take: bytes, or a share of the memory."
-    budget = (float | None, Field(None, gt=0, description=words))
-    words = "Of the view `parameters`: the trunk's modules that are compared, by their names; by default all of it."
-    shared = (list[str] | None, Field(None, min_length=1, description=words))
-    words = "Of the cheap views: how often, in optimiser steps, they are corrected by the exact one."
-    every = (int | None, Field(None, ge=2, description=words))
-    common = {"gradients": view, "shared": shared, "memory_budget": budget, "exact_every": every, **wrappers}
-    models = [section_of(kind, extra={"method": (Literal[name], name), **common}) for name, kind in methods().items()]
-    return Annotated[_tagged(models, "method"), BeforeValidator(_long_balance)]
-
-
-def _long_balance(told: Any) -> Any:
-    """Return a `balance` section as a mapping with the method's own name; `told` may be the name only."""
-    if isinstance(told, str):
-        return {"method": method_named(told)}
-    if not isinstance(told, Mapping):
-        return told
-    method = told.get("method", "equal")
-    return {**told, "method": method_named(method) if isinstance(method, str) else method}
-
-
-def _summary(kind: type) -> str:
-    return (inspect.getdoc(kind) or "").split("\n")[0]
 
 
 # -- tasks --------------------------------------------------------------------------------------------------------
@@ -200,7 +117,7 @@ def _task_union() -> Any:
     not_shared = [*(parameters.keys() - shared), "name", "missing"]
     common = section_of(kind, name="Common", skip=not_shared, extra={**AUTO, **extra})
     auto = create_model("AutoTask", __base__=common, __doc__="The kind is inferred from the column.")
-    return _tagged([*models, auto], "type")
+    return tagged([*models, auto], "type")
 
 
 # -- trunk --------------------------------------------------------------------------------------------------------
@@ -247,7 +164,7 @@ def _trunk_union() -> Any:
         if nested:
             sections[name] = section_of(kind, skip=FROM_DATA, extra={"type": (Literal[name], name), **nested})
     auto = create_model("AutoTrunk", __base__=Section, __doc__="By the inputs.", **AUTO)
-    return _tagged([*sections.values(), Custom, auto], "type")
+    return tagged([*sections.values(), Custom, auto], "type")
 
 
 # -- training -----------------------------------------------------------------------------------------------------
@@ -283,7 +200,6 @@ def _training_section() -> type[Section]:
 
 
 if TYPE_CHECKING:  # made at run time: a checker cannot know their fields
-    BALANCE: TypeAlias = Any
     MIXTURE: TypeAlias = Any
     SPLIT: TypeAlias = Any
     TASK: TypeAlias = Any
@@ -296,7 +212,7 @@ else:
         skip=("loaders", "batch_size", "weights", "seed", "drop_last", "missing", "tasks"),
     )
     SPLIT = section_of(SplitRule, name="SplitSection", skip=("targets", "date_format"))
-    BALANCE, TASK, TRUNK, TRAINING = _balance_union(), _task_union(), _trunk_union(), _training_section()
+    TASK, TRUNK, TRAINING = _task_union(), _trunk_union(), _training_section()
 
 
 # -- data ---------------------------------------------------------------------------------------------------------
@@ -484,6 +400,11 @@ class Config(Section):
         found = long_tasks(without_empty(given))
         found |= {"trunk": _long_trunk(found["trunk"])} if "trunk" in found else {}
         return found
+
+    @model_validator(mode="after")
+    def _refuse_unknown_tasks(self) -> Config:
+        refuse_unknown_tasks(self.balance, list(self.tasks))
+        return self
 
     def __reduce__(self) -> Any:
         # The sections' classes are made at run time, where pickling cannot find them by name.

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from lepton.balance import Balancer
 from lepton.errors import ForkError
 from lepton.gradients._correction import WINDOWS, Correction, correction_of
-from lepton.linalg import holds
+from lepton.linalg import holds, readable
 
 __all__ = ["SECOND_VISIT", "Ledger", "ledger_of"]
 
@@ -25,6 +25,9 @@ SECOND_VISIT = (
     "the losses up and call loss.backward() once (lepton.MultiTaskLoss does). For gradients of single tasks, run the "
     "forward pass inside `with lepton.no_balancing():`."
 )
+
+LONE_STEPS = 20
+"""So many backward passes with a single task are no accident."""
 
 log = logging.getLogger("lepton")
 
@@ -120,6 +123,8 @@ class Ledger:
         self.gramian: Tensor | None = None
         self.left_out: Tensor | None = None
         self.overlap_checks = 20
+        self._told = False  # that a task was left out
+        self._lone_steps = 0  # in a row from the beginning; -1 once that is settled
         self._overlap: tuple[Tensor, Tensor] | None = None
         self._parameters: Callable[[], Iterable[Tensor]] | None = None
         self._micro = 0
@@ -384,6 +389,7 @@ class Ledger:
                 f"{type(self.balancer).__name__} needs the losses of the batch: compute the loss with "
                 "lepton.MultiTaskLoss(model), which hands them over."
             )
+        self._notice_lone_tasks(gramian)
         weights = self.balancer.weights(gramian, losses=losses)
         weights = torch.where(gramian.diagonal() > 0, weights, 0).to(gramian.dtype)
         if self.max_task_norm is not None:
@@ -392,6 +398,21 @@ class Ledger:
         self.weights, self.gramian = weights, gramian
         self._average(weights)
         return weights
+
+    def _notice_lone_tasks(self, gramian: Tensor) -> None:
+        """Warn if the first steps had one task each, which leaves nothing to weigh; without asking an accelerator."""
+        if self._lone_steps < 0 or len(gramian) < 2 or not readable(gramian):
+            return
+        alone = int((gramian.diagonal() > 0).sum()) < 2
+        self._lone_steps = self._lone_steps + 1 if alone else -1
+        if self._lone_steps == LONE_STEPS:
+            log.warning(
+                "%s has seen one task at a time in the first %d backward passes, so it had nothing to weigh: add the "
+                "losses of all tasks up before loss.backward(), with batches that have labels of several tasks",
+                type(self.balancer).__name__,
+                LONE_STEPS,
+            )
+            self._lone_steps = -1
 
     def mask(self, pulls: Tensor) -> Tensor:
         """Ask the balancer for weights [T, D] of tasks at features, and record how much of each task passes, [T]."""
@@ -442,5 +463,13 @@ class Ledger:
         return self._weight_sum / self._weight_count.clamp(min=1)
 
     def count_left_out(self, left_out: Tensor) -> None:
-        """Count the tasks [T] that a guard left out of this step."""
+        """Count the tasks [T] that a guard left out of this step, and tell it once where that is known."""
+        if not self._told and readable(left_out) and bool(left_out.any()):
+            self._told = True
+            names = self.balancer.task_names
+            which = [names[place] if names else place for place in left_out.nonzero()[:, 0].tolist()]
+            log.warning(
+                "the gradient of %s is not finite: the task is left out of the step. fork.left_out counts how often.",
+                ", ".join(map(repr, which)),
+            )
         self.left_out = left_out.long() if self.left_out is None else self.left_out + left_out

@@ -5,11 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lepton.errors import ForkError
+from lepton.linalg._device import readable
+
 __all__ = ["EXACT_SIZE", "cosines", "count", "normalize", "present_tasks", "ridge", "rounded_trace", "solver_dtype"]
 
 
 def present_tasks(gramian: Tensor) -> Tensor:
-    """Return [..., T] bool: the tasks whose gradient is not zero, by the diagonal of `gramian` [..., T, T]."""
+    """Return [..., T] bool: the tasks whose gradient is not zero, by the diagonal of `gramian` [..., T, T].
+
+    Raises:
+        ForkError: values are not finite, as far as that is known without synchronisation, up to `EXACT_SIZE` tasks.
+    """
+    if gramian.shape[-1] <= EXACT_SIZE and readable(gramian) and not bool(torch.isfinite(gramian).all()):
+        wrong = (~torch.isfinite(gramian)).reshape(-1, *gramian.shape[-2:]).any(0).any(-1)
+        raise ForkError(
+            f"the Gramian has values that are not finite in the rows of the tasks {wrong.nonzero()[:, 0].tolist()}, "
+            "counted from 0: their gradients overflowed or are NaN. A model's fork leaves such tasks out of the step; "
+            "where you form the Gramian yourself, put their rows and columns to zero."
+        )
     return torch.diagonal(gramian, dim1=-2, dim2=-1) > 0
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lepton.errors import ConfigurationError, TargetError, nearest
-from lepton.gradients import is_distributed, note_scale, sum_over_processes
+from lepton.gradients import balancing_enabled, is_distributed, note_scale, sum_over_processes
+from lepton.linalg import readable
 from lepton.nn._model import LeptonModel
 from lepton.tasks import Task
 
@@ -157,15 +158,40 @@ class MultiTaskLoss(nn.Module):
         losses, present = self.task_losses(outputs, targets, label_counts=label_counts)
         if not torch.compiler.is_compiling():
             self._keep(losses, present)
+        if model.balancer.logarithmic:
+            present = self._without_negative(losses.detach(), present)
+            losses = torch.where(present, losses, 0.0)
         weighted = losses * model.loss_weight
         total = model.balancer.combine(weighted, task_weights / model.loss_weight, present)
         if not (model.training and torch.is_grad_enabled()):
             return total
-        total = note_scale(total, weighted.detach(), present, model.balancer.handle, label_counts is not None)
+        if balancing_enabled():
+            total = note_scale(total, weighted.detach(), present, model.balancer.handle, label_counts is not None)
         share = 1.0 if label_counts is None else 1 / model.fork.gradient_accumulation_steps
         for penalty in self._penalties.values():
             total = total + share * penalty(outputs)
         return total
+
+    def _without_negative(self, losses: Tensor, present: Tensor) -> Tensor:
+        """Return the present tasks without those whose loss has no logarithm; where that is known, refuse them.
+
+        An accelerator is not asked: there such a task is left out of the step, as one whose loss is not finite is.
+        """
+        negative = self.model.balancer.takes_logarithms(present) & (losses < 0)
+        if torch.compiler.is_compiling():
+            return present & ~negative
+        if not readable(negative):
+            self.last_not_finite = negative if self.last_not_finite is None else self.last_not_finite | negative
+            return present & ~negative
+        if bool(negative.any()):
+            each = zip(self.model.task_names, losses.tolist(), negative.tolist(), strict=True)
+            told = ", ".join(f"{name!r} {value:.4g}" for name, value, wrong in each if wrong)
+            raise TargetError(
+                f"{type(self.model.balancer).__name__} takes logarithms of losses, but some are negative: {told}. "
+                "Choose a balancer that takes losses as they are, such as Uncertainty() or MGDA() without Log, or a "
+                "loss that is never negative, as by adding a constant to it."
+            )
+        return present
 
     def _keep(self, losses: Tensor, present: Tensor) -> None:
         self.last_losses, self.last_present, self.last_factors = losses.detach(), present, None

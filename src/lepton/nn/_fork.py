@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import weakref
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +19,8 @@ from lepton.gradients import ForkPlan, apply_fork, balancing_enabled, correct_ev
 from lepton.nn._shared import Shared, checked_shared, shared_parameters
 
 __all__ = ["Fork", "Leaves", "fork", "is_per_task"]
+
+log = logging.getLogger("lepton")
 
 
 def fork(
@@ -71,7 +74,7 @@ def fork(
     """
     names = check_names(tasks)
     check_view(balancer, gradients)
-    bound = checked_budget(memory_budget)
+    bound = checked_budget(memory_budget, gradients)
     return _fork(features, names, balancer, gradients, feature_dim, shared, bound, active=active(balancer))
 
 
@@ -89,6 +92,7 @@ def _fork(
     leaves = Leaves.of(features, names, feature_dim)
     if balancer.task_names != names and leaves is not None and not torch.compiler.is_compiling():
         balancer.bind(len(names), names).to(leaves.tensors[0].device)
+        _warn_of_one_task(balancer, names)
     if leaves is None or not active:
         return {name: features[name] if is_per_task(features, names) else features for name in names}
     leaves.check_view(gradients)
@@ -124,17 +128,19 @@ def check_view(balancer: Balancer, gradients: str) -> None:
         raise ConfigurationError(
             f"gradients must be one of {sorted(VIEWS)}, but it is {gradients!r}.{nearest(str(gradients), VIEWS)}"
         )
-    if (balancer.uses_gramian or balancer.uses_jacobian) and gradients not in balancer.views:
-        raise ConfigurationError(
-            f"{type(balancer).__name__} works in the views {sorted(balancer.views)}, not in {gradients!r}: "
-            f"choose gradients={min(balancer.views)!r}."
-        )
+    balancer.check_view(gradients)
 
 
-def checked_budget(budget: float | None) -> float | None:
-    """Return a budget of memory, refusing what is none."""
+def checked_budget(budget: float | None, gradients: str, exact_every: int | None = None) -> float | None:
+    """Return a budget of memory, refusing what is none, or nothing that the view `gradients` has."""
     good = budget is None or (is_number(budget) and 0 < budget < math.inf)
     require(good, "Fork", "memory_budget", budget, "a number of bytes, a share of the memory in (0, 1], or None")
+    if budget is not None and gradients != "parameters" and exact_every is None:
+        raise ConfigurationError(
+            f'memory_budget bounds what the view "parameters" holds, but gradients is {gradients!r}, which holds no '
+            'gradients of parameters: leave memory_budget out, or choose gradients="parameters".',
+            where=("memory_budget",),
+        )
     return budget
 
 
@@ -152,6 +158,16 @@ def checked_exact_every(every: int | None, balancer: Balancer, gradients: str) -
             f"{type(balancer).__name__} sees no Gramian that exact_every={every} could correct: leave it out."
         )
     return every
+
+
+def _warn_of_one_task(balancer: Balancer, names: Sequence[str]) -> None:
+    if len(names) == 1 and balancer.acts_at_fork:
+        log.warning(
+            "%s weighs the gradients of tasks against each other, and %r is the only one: there is nothing to balance. "
+            "Use Equal().",
+            type(balancer).__name__,
+            names[0],
+        )
 
 
 def is_per_task(features: Any, names: Sequence[str]) -> bool:
@@ -314,11 +330,12 @@ class Fork(nn.Module):
         whole = feature_dim is None or is_whole(feature_dim, -64)
         require(whole, "Fork", "feature_dim", feature_dim, "a dimension's number, or None")
         self.feature_dim = feature_dim
-        self.memory_budget = checked_budget(memory_budget)
+        self.memory_budget = checked_budget(memory_budget, gradients, exact_every)
         self.exact_every = exact_every
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.max_task_grad_norm = max_task_grad_norm
         ledger_of(self.balancer).owner = weakref.ref(self)
+        _warn_of_one_task(self.balancer, self.tasks)
 
     def forward(self, features: Any) -> dict[str, Any]:
         """Return task -> features."""

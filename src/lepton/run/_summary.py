@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lepton.config import compositions
+from lepton.config import wrappers
 from lepton.data import SPEECH_KINDS
 from lepton.evaluate import TaskResult
 from lepton.insight import signature_notes
@@ -82,10 +82,8 @@ def _short(text: str, limit: int = 16) -> str:
 def balance_words(section: Any) -> str:
     """Return a balancing method with what is wrapped around it, as in `every(log(cagrad))`."""
     words = str(section.method)
-    kinds = compositions()
-    for name in sorted(kinds, key=lambda name: kinds[name].nesting):
-        if getattr(section, name) not in (None, False):
-            words = f"{name}({words})"
+    for name, _, _ in wrappers(section):
+        words = f"{name}({words})"
     return words
 
 

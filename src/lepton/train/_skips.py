@@ -94,7 +94,8 @@ class SkippedSteps:
         if steps >= max(tasks):
             what = f"{steps} steps in a row were left out, because their gradient was not finite or their loss a spike"
         else:
-            what = f"{broken} took no part in {max(tasks)} steps in a row, because the loss or gradient was not finite"
+            what = f"{broken} took no part in {max(tasks)} steps in a row, because the loss or gradient was not "
+            what += "finite, or the loss negative where its logarithm is taken"
         return (
             f"{what} (step {step}). The model has the weights {weights}{good}. Lower learning_rate, check inputs and "
             "targets, or allow more with max_skipped_steps."

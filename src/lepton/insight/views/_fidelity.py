@@ -177,7 +177,7 @@ def _checked(model: LeptonModel, named: Balancer | None) -> Balancer:
     """Return the balancer to measure with, refusing what no view matters for."""
     if not isinstance(model, LeptonModel):
         raise ConfigurationError(
-            f"fidelity needs a LeptonModel, but got {type(model).__name__}: of one that is wrapped, pass what is inside."
+            f"fidelity needs a LeptonModel, but got {type(model).__name__}: of one that is wrapped, pass what it wraps."
         )
     if len(model.task_names) < 2:
         raise ConfigurationError(
