@@ -1,7 +1,7 @@
 """The three views of a task's gradient on MultiMNIST + reconstruction: what a cheap view loses, and what it saves.
 
     python benchmarks/views.py --data FOLDER --choose
-    python benchmarks/views.py --data FOLDER --results views.jsonl [--seeds 5] [--views ...] [--methods ...] [--raw]
+    python benchmarks/views.py --data FOLDER --results views.jsonl [--seeds 5] [--views ...] [--raw]
     python benchmarks/views_table.py views.jsonl [--picture views.png]
 
 A scene is two digits, overlaid on 36 x 36 pixels (one in the upper left corner, one in the lower right) and resized to
@@ -190,11 +190,11 @@ def one_run(run: Run, scenes: Scenes, test: Scenes, rate: float = RATE, schedule
 
 
 # -- all runs ---------------------------------------------------------------------------------------------------
-def runs_of(seed: int, methods: Sequence[str], views: Sequence[str], raw: bool) -> list[Run]:
+def runs_of(seed: int, baselines: Sequence[str], methods: Sequence[str], views: Sequence[str], raw: bool) -> list[Run]:
     """Return all runs of one seed, the baselines first."""
-    alone = [Run("equal", "none", (name,), seed, raw) for name in TASKS]
-    baselines = [Run(method, "none", TASKS, seed, raw) for method in BASELINES]
-    return [*baselines, *(Run(method, view, TASKS, seed, raw) for method in methods for view in views), *alone]
+    alone = [Run("equal", "none", (name,), seed, raw) for name in TASKS if "alone" in baselines]
+    together = [Run(method, "none", TASKS, seed, raw) for method in baselines if method != "alone"]
+    return [*together, *(Run(method, view, TASKS, seed, raw) for method in methods for view in views), *alone]
 
 
 def finished(path: Path) -> set[Run]:
@@ -203,14 +203,20 @@ def finished(path: Path) -> set[Run]:
 
 
 def run_all(
-    folder: Path, results: Path, seeds: int, methods: Sequence[str], views: Sequence[str], raw: bool = False
+    folder: Path,
+    results: Path,
+    seeds: int,
+    baselines: Sequence[str],
+    methods: Sequence[str],
+    views: Sequence[str],
+    raw: bool,
 ) -> None:
     """Take the runs that are not finished, seed by seed, and append each to the results at once."""
     digits, labels = read_digits(folder, "train")
     test = make_scenes(*read_digits(folder, "t10k"), TEST_SCENES, -1, raw)
     for seed in range(seeds):
         scenes = make_scenes(digits[HELD_OUT:], labels[HELD_OUT:], SCENES, seed, raw)
-        for run in runs_of(seed, methods, views, raw):
+        for run in runs_of(seed, baselines, methods, views, raw):
             if run in finished(results):
                 continue
             found = {"run": asdict(run)} | one_run(run, scenes, test)
@@ -241,6 +247,7 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--baselines", nargs="*", default=[*BASELINES, "alone"], choices=[*BASELINES, "alone"])
     parser.add_argument("--views", nargs="*", default=list(VIEWS), choices=[*VIEWS, *TAILS, *CORRECTED])
     parser.add_argument("--raw", action="store_true")
     options = parser.parse_args()
@@ -248,7 +255,8 @@ def main() -> None:
     if options.choose:
         choose(options.data)
     else:
-        run_all(options.data, options.results, options.seeds, options.methods, options.views, options.raw)
+        chosen = (options.baselines, options.methods, options.views)
+        run_all(options.data, options.results, options.seeds, *chosen, options.raw)
 
 
 if __name__ == "__main__":

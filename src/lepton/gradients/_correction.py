@@ -12,8 +12,8 @@ __all__ = ["WINDOWS", "Correction", "correct_every", "correction_of"]
 WINDOWS = "correction.windows"
 """The name, within a balancer's state, of the count of windows."""
 
-DECAY = 0.8
-"""Of the running mean over corrections."""
+DECAY = 0.5
+"""Of the running mean over corrections: the ratio moves while the network trains, and one batch's is noisy."""
 
 
 def log_norm_ratio(exact: Tensor, cheap: Tensor) -> tuple[Tensor, Tensor]:

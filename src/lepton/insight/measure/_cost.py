@@ -111,7 +111,8 @@ def count_memory(model: LeptonModel, batch: tuple[Any, Mapping[str, Tensor]]) ->
     parameters = _bytes(measured.parameters())
     trainable = _bytes(p for p in measured.parameters() if p.requires_grad)
     view = 0
-    if measured.fork.active and measured.fork.gradients == "parameters":
+    exact = measured.fork.gradients == "parameters" or measured.fork.exact_every is not None
+    if measured.fork.active and exact:
         view = len(measured.task_names) * _bytes(p for p in measured.trunk.parameters() if p.requires_grad)
     buffers = _bytes(measured.buffers())
     return MemoryCount(parameters + buffers, trainable, 2 * trainable, sum(kept.values()), view)
