@@ -45,7 +45,7 @@ STILL = 50
 METHODS: dict[str, Callable[[], Balancer]] = {
     "Equal": Equal,
     "LogSum": LogSum,
-    "FAMO": FAMO,
+    "FAMO": functools.partial(FAMO, decay=0.0),  # as its authors set it here, where the objectives do not change
     "MGDA": MGDA,
     "PCGrad": PCGrad,
     "CAGrad": CAGrad,
