@@ -324,6 +324,11 @@ def test_the_time_limit_ends_after_the_second_batch() -> None:
     assert fidelity(model_of(deep_trunk()), batches(5), max_seconds=0.0).batches == 2
 
 
+def test_a_view_that_was_not_looked_at_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match=r"no view 'fork-layer'.*Did you mean 'fork_layer'"):
+        fidelity(model_of(deep_trunk()), batches(2), shared={})["fork-layer"]
+
+
 def test_it_can_be_written_as_json_but_for_nan() -> None:
     found = fidelity(model_of(deep_trunk()), batches(2))
     assert isinstance(found, Fidelity)

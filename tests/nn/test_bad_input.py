@@ -397,3 +397,22 @@ def test_a_model_in_training_mode_runs_under_inference_mode(balancer) -> None:
 def test_statistics_of_no_tensor(targets) -> None:
     with pytest.raises(TargetError, match="'a': statistics need a tensor of real numbers"):
         Regression("a").fit_statistics(targets)
+
+
+def test_another_view_is_taken_from_the_next_step_on_or_refused() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4))
+    made = lepton.LeptonModel(net, [Regression("a"), Regression("b")], balancer=MGDA(), gradients="features")
+    made.fork.set_view("parameters", shared=net[2])
+    outputs, weights = made(torch.ones(5, 3))
+    lepton.MultiTaskLoss(made)(outputs, {"a": torch.ones(5), "b": torch.zeros(5)}, weights).backward()
+    with lepton.no_balancing():
+        loss = made(torch.ones(5, 3))[0]["a"].sub(1).square().mean()
+    rows = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net[2].parameters()))])
+    assert made.fork.gramian is not None
+    torch.testing.assert_close(made.fork.gramian[0, 0], rows @ rows)
+    with pytest.raises(ConfigurationError, match="Did you mean 'parameters'"):
+        made.fork.set_view("parameter")
+    with pytest.raises(ConfigurationError, match="shared"):
+        made.fork.set_view("parameters", shared=["0"])
+    assert made.fork.gradients == "parameters" and made.fork.shared is net[2]

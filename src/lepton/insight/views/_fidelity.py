@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lepton.balance import Balancer, Equal
-from lepton.errors import ConfigurationError, DataError
+from lepton.errors import ConfigurationError, DataError, nearest
 from lepton.evaluate import to_device
 from lepton.gradients import no_balancing
 from lepton.insight._estimate import Estimate
@@ -71,8 +71,15 @@ class Fidelity:
     seconds: float
 
     def __getitem__(self, name: str) -> ViewFidelity:
-        """Return one view by its name."""
-        return {view.name: view for view in self.views}[name]
+        """Return one view by its name.
+
+        Raises:
+            ConfigurationError: there is none of that name.
+        """
+        known = {view.name: view for view in self.views}
+        if name not in known:
+            raise ConfigurationError(f"there is no view {name!r}; views: {list(known)}.{nearest(name, known)}")
+        return known[name]
 
     @property
     def recommendation(self) -> Recommendation | None:
@@ -126,7 +133,7 @@ def fidelity(
     Whether the distance matters for the results only a training in each view can tell.
 
     Args:
-        model: the model; what is trained on it does not matter, its view neither.
+        model: the model, whatever its view is.
         batches: pairs (inputs, targets), each a micro-batch.
         balancer: the method whose weights are compared; by default the model's own. It is copied.
         shared: name -> modules or parameters of the trunk, that the view `parameters` is restricted to; by default the
@@ -177,7 +184,7 @@ def _checked(model: LeptonModel, named: Balancer | None) -> Balancer:
     """Return the balancer to measure with, refusing what no view matters for."""
     if not isinstance(model, LeptonModel):
         raise ConfigurationError(
-            f"fidelity needs a LeptonModel, but got {type(model).__name__}: of one that is wrapped, pass what it wraps."
+            f"fidelity needs a LeptonModel, but got {type(model).__name__}: of a wrapped one, pass what is inside."
         )
     if len(model.task_names) < 2:
         raise ConfigurationError(
