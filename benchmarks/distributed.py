@@ -1,10 +1,11 @@
 """Balancing in two gloo processes of one thread each, over plain DDP on the same model with linear heads.
 
-python benchmarks/distributed.py
+python benchmarks/distributed.py [--rounds 15] [--steps 20]
 """
 
 from __future__ import annotations
 
+import argparse
 import socket
 import statistics
 import time
@@ -21,7 +22,7 @@ import lepton
 from lepton.balance import CAGrad
 from lepton.tasks import Classification
 
-TASKS, CLASSES, FEATURES, ROWS, STEPS, ROUNDS = 8, 5, 256, 128, 20, 15
+TASKS, CLASSES, FEATURES, ROWS = 8, 5, 256, 128
 NAMES = [f"task {number}" for number in range(TASKS)]
 
 
@@ -70,39 +71,43 @@ def balanced(x: Tensor, targets: dict[str, Tensor]) -> Callable[[], None]:
     return step
 
 
-def seconds(step: Callable[[], None]) -> float:
+def seconds(step: Callable[[], None], steps: int) -> tuple[float, float]:
+    """Return the time of some steps by the clock, and the time of the processor, which others disturb less."""
     dist.barrier()
-    start = time.perf_counter()
-    for _ in range(STEPS):
+    start, begin = time.perf_counter(), time.process_time()
+    for _ in range(steps):
         step()
+    busy = time.process_time() - begin
     dist.barrier()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, busy
 
 
-def process(rank: int, port: int) -> None:
+def process(rank: int, port: int, rounds: int, steps: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     x, targets = torch.randn(ROWS, 64), {name: torch.randint(0, CLASSES, (ROWS,)) for name in NAMES}
     base, ours = plain(x, targets), balanced(x, targets)
-    seconds(base), seconds(ours)
-    ratios, noise = [], []
-    for _ in range(ROUNDS):
-        before, middle, after = seconds(base), seconds(ours), seconds(base)
-        ratios.append(2 * middle / (before + after))
-        noise.append(after / before)
-    if rank == 0:
-        low, high = sorted(ratios)[ROUNDS // 4], sorted(ratios)[-ROUNDS // 4]
-        print(f"balanced over plain DDP: {statistics.median(ratios):.3f}, quartiles {low:.3f} to {high:.3f}")
-        print(f"plain over itself:       {statistics.median(noise):.3f}, {min(noise):.3f} to {max(noise):.3f}")
+    seconds(base, steps), seconds(ours, steps)
+    times = [(seconds(base, steps), seconds(ours, steps), seconds(base, steps)) for _ in range(rounds)]
+    for place, name in enumerate(("clock", "process time")) if rank == 0 else ():
+        ratios = sorted(2 * b[place] / (a[place] + c[place]) for a, b, c in times)
+        noise = [c[place] / a[place] for a, _, c in times]
+        low, high = ratios[rounds // 4], ratios[-rounds // 4]
+        print(f"{name}: balanced over plain DDP {statistics.median(ratios):.3f}, quartiles {low:.3f} to {high:.3f}")
+        print(f"{name}: plain over itself {statistics.median(noise):.3f}, {min(noise):.3f} to {max(noise):.3f}")
     dist.destroy_process_group()
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of plain, balanced, plain")
+    parser.add_argument("--steps", type=int, default=20, help="of a turn")
+    told = parser.parse_args()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     print(describe())
-    mp.spawn(process, (port,), nprocs=2)
+    mp.spawn(process, (port, told.rounds, told.steps), nprocs=2)
 
 
 if __name__ == "__main__":
