@@ -24,7 +24,7 @@ from timing import Step, describe, measure
 
 import lepton
 from lepton.balance import Balancer, Equal, UPGrad
-from lepton.gradients._ledger import Ledger
+from lepton.gradients import Ledger
 from lepton.tasks import Regression
 
 
