@@ -258,6 +258,27 @@ def test_a_share_of_the_memory_is_a_budget() -> None:
         step(trunk, heads, x, memory_budget=1e-12)
 
 
+def test_room_for_the_gradients_is_kept_and_what_was_handed_out_is_no_part_of_it() -> None:
+    torch.manual_seed(0)
+    trunk, balancer, names = batch_norm(), Inverse(), ["a", "b", "c"]
+    _, heads = parts(trunk)
+    found, rooms = [], []
+    for x, module in zip(torch.randn(4, 12, 4), (trunk, trunk, trunk[3], trunk), strict=True):
+        shared = [p for p in module.parameters() if p.requires_grad]
+        expected = brute(trunk, heads, x, shared)
+        trunk.zero_grad()
+        z = lepton.fork(trunk(x), names, balancer=balancer, gradients="parameters", shared=module)
+        sum(head(z[name]).square().mean() for name, head in zip(names, heads, strict=True)).backward()
+        gramian = ledger_of(balancer).gramian
+        torch.testing.assert_close(gramian, expected @ expected.T, rtol=1e-4, atol=1e-7)
+        found.append(((1 / (1 + gramian.diagonal())) @ expected, [p.grad for p in shared]))
+        rooms.append(ledger_of(balancer).room)
+    assert rooms[0] is rooms[1]
+    assert rooms[2].shape == (3, WIDTH * WIDTH + WIDTH)  # other parameters, other room
+    for wanted, grads in found:  # later steps left the earlier gradients as they were
+        torch.testing.assert_close(torch.cat([g.flatten() for g in grads]), wanted, rtol=1e-4, atol=1e-6)
+
+
 class Held:
     """A tensor that the trunk saved for its backward pass."""
 

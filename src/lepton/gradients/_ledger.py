@@ -111,6 +111,7 @@ class Ledger:
         weights: [T] weights of the last backward (before `priority`), `None` before the first.
         gramian: [T, T] Gramian of the last backward, in the scale of the user's loss.
         left_out: [T] how often each task was left out of a step because of a value that is not finite.
+        room: memory of the view `parameters` on the CPU, written anew by every backward; None before the first.
     """
 
     def __init__(self, balancer: Balancer) -> None:
@@ -122,6 +123,7 @@ class Ledger:
         self.weights: Tensor | None = None
         self.gramian: Tensor | None = None
         self.left_out: Tensor | None = None
+        self.room: Tensor | None = None
         self.overlap_checks = 20
         self._told = False  # that a task was left out
         self._lone_steps = 0  # in a row from the beginning; -1 once that is settled
