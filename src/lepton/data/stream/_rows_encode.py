@@ -180,14 +180,15 @@ class PictureEncode(RowsEncode):
     Example:
         >>> from PIL import Image
         >>> from lepton.data import describe_columns, read_table
-        >>> Image.new("RGB", (8, 8), "red").save("red.png")
+        >>> for colour in ("red", "blue"):
+        ...     Image.new("RGB", (8, 8), colour).save(f"{colour}.png")
         >>> Image.new("L", (8, 8), 1).save("mask.png")
-        >>> table = read_table({"image": ["red.png"], "mask": ["mask.png"]})
+        >>> table = read_table({"image": ["red.png", "blue.png"], "mask": ["mask.png", None]})
         >>> encoder = InputEncoder.fit(table, describe_columns(table.select(["image"])))
         >>> rule = LabelRule("parts", "segmentation", ("mask",), ("0", "1"))
         >>> inputs, targets = PictureEncode(encoder, [rule], size=(4, 6))(table)
         >>> inputs["image"].shape, targets["parts"].shape
-        (torch.Size([1, 3, 4, 6]), torch.Size([1, 4, 6]))
+        (torch.Size([2, 3, 4, 6]), torch.Size([2, 4, 6]))
     """
 
     def __init__(
