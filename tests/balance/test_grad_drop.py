@@ -11,7 +11,7 @@ from torchjd.aggregation import GradDrop as TorchJDGradDrop
 
 import lepton
 from lepton import LeptonModel, MultiTaskLoss
-from lepton.balance import GradDrop
+from lepton.balance import GradDrop, Log
 from lepton.balance._grad_drop import grad_drop_masks
 from lepton.errors import ConfigurationError
 from lepton.linalg import counter_uniform
@@ -105,6 +105,25 @@ def test_the_fork_masks_every_feature(kind: str) -> None:
     MultiTaskLoss(plain)(outputs, targets, task_weights).backward()
     assert not torch.allclose(found, plain.trunk[0].weight.grad, atol=1e-4)
     assert 0 < float(model.fork.weights.min()) < 1 and model.fork.gramian is None
+
+
+@pytest.mark.parametrize("kind", ["fused", "own"])
+def test_around_it_a_logarithm_divides_every_gradient_by_its_loss(kind: str) -> None:
+    """The signs that the tasks pull with stay; how often each is picked follows gradients of comparable size."""
+    model = model_of(kind, Log(GradDrop()))
+    x, targets = batch(kind)
+    wanted = by_hand(model, x, targets)  # its criterion takes the logarithms, too
+    outputs, task_weights = model(x)
+    MultiTaskLoss(model)(outputs, targets, task_weights).backward()
+    found = model.trunk[0].weight.grad
+    assert torch.allclose(found, wanted, atol=1e-6)
+    plain = model_of(kind, GradDrop())
+    assert not torch.allclose(wanted, by_hand(plain, x, targets), atol=1e-4)
+    scaled = model_of(kind, Log(GradDrop()))
+    scaled.loss_weight.mul_(torch.tensor([100.0, 1.0, 0.01]))
+    outputs, task_weights = scaled(x)
+    MultiTaskLoss(scaled)(outputs, targets, task_weights).backward()
+    assert torch.allclose(scaled.trunk[0].weight.grad, found, atol=1e-5)
 
 
 def test_micro_batches_share_one_draw() -> None:

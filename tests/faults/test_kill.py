@@ -49,9 +49,7 @@ def test_killed_and_resumed_equals_not_killed(name: str, place: str, files: Path
 def test_the_settings_have_every_balancer() -> None:
     there = {type(part) for make in BALANCERS.values() for part in make().modules()}
     exported = {getattr(lepton.balance, name) for name in lepton.balance.__all__}
-    # Those that follow the gradients themselves need another view: tests/gradients/test_tracking.py restores them.
-    here = {kind for kind in exported if getattr(kind, "__final__", False) and "fork_layer" in kind.views}
-    assert here <= there
+    assert {kind for kind in exported if getattr(kind, "__final__", False)} <= there
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.faults)])

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import lepton
+from lepton.balance import MGDA
 from lepton.errors import ConfigurationError, ForkError
 from lepton.gradients import ledger_of
+from lepton.tasks import Regression
 from tests.conftest import Inverse
 
 WIDTH = 6
@@ -214,6 +216,39 @@ def test_rows_of_different_data_sets_may_pass_the_trunk_apart(budget: float | No
         trunk.zero_grad()
         sum(head(each).square().mean() for head, each in zip(heads, own, strict=True)).backward()
         found.append((ledger_of(balancer).gramian, flat(shared)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+class Apart(nn.Module):
+    """A trunk that takes the rows of each set by themselves, and gives every task those of its own set."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"a": self.body(first), "b": self.body(second)}
+
+
+def test_a_models_rows_of_different_data_sets_may_pass_the_trunk_apart() -> None:
+    """As docs/fork.md has it: the numbers of one mixed batch whose rows lack the other set's labels."""
+    x, y = torch.randn(9, 4), torch.randn(9)
+    rows = {"a": slice(0, 5), "b": slice(5, 9)}
+    found = []
+    for apart in (False, True):
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH))
+        tasks = [Regression("a"), Regression("b")]
+        trunk = Apart(body) if apart else body
+        model = lepton.LeptonModel(trunk, tasks, balancer=MGDA(), gradients="parameters", features=WIDTH)
+        inputs = {"first": x[rows["a"]], "second": x[rows["b"]]} if apart else x
+        outputs, weights = model(inputs)
+        labels = {name: torch.full_like(y, torch.nan) for name in rows}
+        for name, part in rows.items():
+            labels[name][part] = y[part]
+        targets = {name: y[part] for name, part in rows.items()} if apart else labels
+        lepton.MultiTaskLoss(model)(outputs, targets, weights).backward()
+        found.append((model.fork.gramian, flat(list(body.parameters()))))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +56,11 @@ METHODS: dict[str, tuple[Callable[[], Balancer], Paper, bool]] = {
     "db_mtl": (DBMTL, db_mtl, True),
     "excess_mtl": (ExcessMTL, excess_mtl, False),
 }
+
+
+def tracked(model: Any) -> Tensor:
+    balancer = model.balancer
+    return (balancer.balancer if isinstance(balancer, Log) else balancer).tracked
 
 
 def jacobian_of(model: Any, x: Tensor, targets: dict[str, Tensor], log: bool) -> Tensor:
@@ -129,7 +133,9 @@ def test_a_checkpoint_goes_on_bit_for_bit(name: str) -> None:
     first = make_model(make(), gradients="parameters")
     trained(first, 3, lambda model, x, targets: loss_of(model, x, targets).backward())
     second = make_model(make(), gradients="parameters")
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    # A file lays every tensor out row by row, the one of the tracked gradients as well.
+    second.load_state_dict({key: value.clone().contiguous() for key, value in first.state_dict().items()})
+    assert tracked(second).stride() == tracked(first).stride()
     for model in (first, second):
         model.zero_grad()
         loss_of(model, *make_batch(12, seed=9)).backward()

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import math
 from typing import final
 
-import torch
 from torch import Tensor
 
-from lepton.balance.base import GradientBalancer
-from lepton.errors import is_number, require
-from lepton.linalg import count, normalize, present_tasks, solve_nonnegative
+from lepton.balance._dual_cone import DualConeBalancer, regularized
+from lepton.linalg import count, present_tasks, solve_nonnegative
 
 __all__ = ["DualProj", "dual_proj_weights"]
 
@@ -21,15 +18,14 @@ def dual_proj_weights(gramian: Tensor, regularization: float = 1e-4) -> Tensor:
         regularization: added to the diagonal of the Gramian after its trace was scaled to one.
     """
     present = present_tasks(gramian)
-    scaled = normalize(gramian)
-    matrix = scaled + regularization * torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device)
+    matrix = regularized(gramian, regularization)
     mean = present / count(present)
     # v = mean + x with x >= 0 turns  min v'Gv, v >= mean  into the program that is solved.
     return (mean + solve_nonnegative(matrix, matrix @ mean, present)).to(gramian.dtype)
 
 
 @final
-class DualProj(GradientBalancer):
+class DualProj(DualConeBalancer):
     r"""The mean gradient, freed of its conflicts: its projection onto the dual cone of the gradients.
 
     With J the task gradients as rows, G = J J' and u = 1/n for each of the n present tasks,
@@ -53,17 +49,7 @@ class DualProj(GradientBalancer):
         tensor([1.0000, 0.5000])
     """
 
-    def __init__(self, *, regularization: float = 1e-4) -> None:
-        super().__init__()
-        valid = is_number(regularization) and 0 < regularization < math.inf
-        require(valid, "DualProj", "regularization", regularization, "a number greater than 0 and finite")
-        self.regularization = regularization
-
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
         """Return w [T]; see `Balancer.weights`."""
         del losses
         return dual_proj_weights(gramian, self.regularization)
-
-    def extra_repr(self) -> str:
-        """Return the hyperparameters."""
-        return f"regularization={self.regularization}"

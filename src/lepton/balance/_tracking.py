@@ -46,7 +46,8 @@ class TrackingBalancer(Balancer):
         if found is not None and self.n_tasks in (None, found.shape[-1]):
             self.bind(found.shape[-1])
             if self._tracked is None or self._tracked.shape != found.shape:
-                self._tracked = torch.zeros_like(found.T, device=self._ones.device).T
+                # Not like `found`, which a file holds the other way round: sums in another order would round otherwise.
+                self._tracked = torch.zeros(*reversed(found.shape), device=self._ones.device).T
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property

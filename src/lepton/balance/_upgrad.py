@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import math
 from typing import final
 
-import torch
 from torch import Tensor
 
-from lepton.balance.base import GradientBalancer
-from lepton.errors import is_number, require
-from lepton.linalg import count, normalize, present_tasks, solve_nonnegative
+from lepton.balance._dual_cone import DualConeBalancer, regularized
+from lepton.linalg import count, present_tasks, solve_nonnegative
 
 __all__ = ["UPGrad", "upgrad_weights"]
 
@@ -21,8 +18,7 @@ def upgrad_weights(gramian: Tensor, regularization: float = 1e-4) -> Tensor:
         regularization: added to the diagonal of the Gramian after its trace was scaled to one.
     """
     present = present_tasks(gramian)
-    scaled = normalize(gramian)
-    matrix = scaled + regularization * torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device)
+    matrix = regularized(gramian, regularization)
     # v = u + x with x >= 0 turns  min v'Gv, v >= u  into the program that is solved, one row for each u = e_i.
     extra = solve_nonnegative(matrix, matrix, present)
     total = present.double() + (extra * present[:, None]).sum(0)
@@ -30,7 +26,7 @@ def upgrad_weights(gramian: Tensor, regularization: float = 1e-4) -> Tensor:
 
 
 @final
-class UPGrad(GradientBalancer):
+class UPGrad(DualConeBalancer):
     r"""The mean of the gradients, each first freed of its conflicts: unconflicting projection of gradients.
 
     With J the task gradients as rows, G = J J' and u_i = e_i / n, n the number of present tasks,
@@ -55,17 +51,7 @@ class UPGrad(GradientBalancer):
         tensor([0.7500, 0.7500])
     """
 
-    def __init__(self, *, regularization: float = 1e-4) -> None:
-        super().__init__()
-        valid = is_number(regularization) and 0 < regularization < math.inf
-        require(valid, "UPGrad", "regularization", regularization, "a number greater than 0 and finite")
-        self.regularization = regularization
-
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
         """Return w [T]; see `Balancer.weights`."""
         del losses
         return upgrad_weights(gramian, self.regularization)
-
-    def extra_repr(self) -> str:
-        """Return the hyperparameters."""
-        return f"regularization={self.regularization}"
