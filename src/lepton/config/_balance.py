@@ -80,7 +80,7 @@ def _method_models() -> dict[str, type[Section]]:
         for name, kind in methods().items()
         if not _of_groups(kind)
     }
-    single = Annotated[tagged(list(plain.values()), "method"), BeforeValidator(_long_balance)]
+    single: Any = Annotated[tagged(list(plain.values()), "method"), BeforeValidator(_long_balance)]
     grouped = {
         name: section_of(
             kind,

@@ -153,12 +153,12 @@ def json_schema() -> str:
 def _allow_short_forms(schema: dict[str, Any]) -> None:
     """Let an editor accept what is accepted: a word in the place of a section that it names, a list of tasks."""
     sections, data = schema["properties"], schema["$defs"]["DataSection"]["properties"]
-    named = [alias for kind in methods().values() for alias in kind.aliases]
-    words = {"trunk": [*trunks(), "auto"], "balance": [*methods(), *named]}
+    short = [alias for kind in methods().values() for alias in kind.aliases]
+    words = {"trunk": [*trunks(), "auto"], "balance": [*methods(), *short]}
     for name, allowed in words.items():
         sections[name] = {"anyOf": [{"enum": allowed}, sections[name]]}
-    for name, kind in methods().items():
-        schema["$defs"][kind.__name__]["properties"]["method"] = {"enum": [name, *kind.aliases], "default": name}
+    for method, kind in methods().items():
+        schema["$defs"][kind.__name__]["properties"]["method"] = {"enum": [method, *kind.aliases], "default": method}
     sections["trunk"]["anyOf"].append(_short_trunk(schema["$defs"]["HuggingFaceTrunk"]))
     of_task = [{"enum": [*task_kinds(), "auto"]}, {"type": "null"}, sections["tasks"]["additionalProperties"]]
     named = {**sections["tasks"], "additionalProperties": {"anyOf": of_task}}
