@@ -25,10 +25,15 @@ from lepton.run._text_inputs import cut_texts
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["encode_rows", "stream_encode"]
+__all__ = ["encode_rows", "pads_of", "stream_encode"]
 
 PICTURES, RECORDINGS, TEXTS = 64, 256, 4096
 """Streamed rows that are made at a time: some megabytes of them, and enough to put those of like length together."""
+
+
+def pads_of(encoder: Encoder) -> dict[str, float]:
+    """Return what fills the places beyond the end of texts that are read as sequences: input -> number."""
+    return dict.fromkeys(("tokens", "target"), encoder.pad) if isinstance(encoder, SequenceEncoder) else {}
 
 
 def encode_rows(
@@ -95,7 +100,7 @@ class RunEncode(RowsEncode):
 
     def _options(self) -> dict[str, Any]:
         if isinstance(self.encoder, SequenceEncoder):
-            return {"at_once": TEXTS, "pads": dict.fromkeys(("tokens", "target"), self.encoder.pad)}
+            return {"at_once": TEXTS, "pads": pads_of(self.encoder)}
         if isinstance(self.encoder, AudioEncoder):
             return {"at_once": RECORDINGS, "augment": sound_augment(self.config)}
         if not self.encoder.images:

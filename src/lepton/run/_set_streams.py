@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lepton.config import Config
 from lepton.data import PARTS, Encoder, LabelRule, Rows, StreamSets
 from lepton.errors import DataError
+from lepton.run._encoding import pads_of
 from lepton.run._sets import joined_tables, joint_table, label_columns, missing_pixels, set_tasks
 from lepton.run._streaming import StreamSource, open_streams
 
@@ -141,5 +142,5 @@ def streamed_rows(
         for name, one in opened.sets.items():
             own = [rule for rule in rules if rule.task in opened.tasks[name]]
             sets[name] = one.rows(config, encoder, own, samples[part])
-        found[part] = StreamSets(sets, opened.tasks, samples[part], missing_pixels(rules))
+        found[part] = StreamSets(sets, opened.tasks, samples[part], missing_pixels(rules), pads_of(encoder))
     return found

@@ -22,6 +22,7 @@ from lepton.data import (
     split_groups,
 )
 from lepton.errors import ConfigurationError, DataError, nearest
+from lepton.run._encoding import pads_of
 from lepton.run._own_parts import held_out
 from lepton.run._rows import labelled_rows, make_loader
 
@@ -198,13 +199,13 @@ def training_loader(prepared: Prepared) -> Loader:
             name: make_loader(one, config, training=True, drop_last=False, seed=config.seed + place)
             for place, (name, one) in enumerate(rows.sets.items())
         }
-        return mixture_of(config, streams, rows.tasks, rows.missing)
+        return mixture_of(config, streams, rows.tasks, rows.missing, rows.pads)
     numbers = set_rows(prepared.tables["train"])
     seeds = range(config.seed, config.seed + len(numbers))
     sets = {name: _set_loader(prepared, numbers[name], seed) for name, seed in zip(numbers, seeds, strict=True)}
     known = {rule.task: labelled_rows(rows, rule.task) for rule in prepared.rules}
     tasks = {name: [task for task, has in known.items() if has[index].any()] for name, index in numbers.items()}
-    return mixture_of(config, sets, tasks, missing_pixels(prepared.rules))
+    return mixture_of(config, sets, tasks, missing_pixels(prepared.rules), pads_of(prepared.encoder))
 
 
 def missing_pixels(rules: Sequence[LabelRule]) -> dict[str, float]:
@@ -213,7 +214,11 @@ def missing_pixels(rules: Sequence[LabelRule]) -> dict[str, float]:
 
 
 def mixture_of(
-    config: Config, sets: Mapping[str, Any], tasks: Mapping[str, Sequence[str]], missing: Mapping[str, float]
+    config: Config,
+    sets: Mapping[str, Any],
+    tasks: Mapping[str, Sequence[str]],
+    missing: Mapping[str, float],
+    pads: Mapping[str, float],
 ) -> Mixture:
     """Return the mixture that a configuration describes.
 
@@ -222,6 +227,7 @@ def mixture_of(
         sets: name of the source -> loader of its training rows.
         tasks: name of the source -> tasks that it has labels of.
         missing: task -> what stands for a label that is not there, where that is not the usual value.
+        pads: input -> what fills the places beyond the end of a text.
     """
     assert config.data.sources is not None
     lost = [name for name in config.data.sources if name not in sets]
@@ -231,7 +237,7 @@ def mixture_of(
     options = {} if config.data.mixture is None else config.data.mixture.model_dump()
     weights = {name: told.weight for name, told in config.data.sources.items() if told.weight != 1}
     drop_last = sum(loader.n_rows for loader in sets.values()) > size
-    more: dict[str, Any] = {"tasks": tasks, "drop_last": drop_last, "missing": missing}
+    more: dict[str, Any] = {"tasks": tasks, "drop_last": drop_last, "missing": missing, "pads": pads}
     return Mixture(sets, size, **options, weights=weights, seed=config.seed, **more)
 
 

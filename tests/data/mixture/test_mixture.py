@@ -301,3 +301,13 @@ def test_what_is_no_mixture_is_refused() -> None:
         list(Mixture({"a": tensor_loader("a", 20, 0), "b": other}, 4, strategy="round_robin"))
     with pytest.raises(CheckpointError, match="strategy"):
         mixture().load_state_dict(mixture(strategy="round_robin").state_dict())
+
+
+def test_texts_of_two_sets_are_filled_with_what_the_tokenizer_pads_with() -> None:
+    short, long = torch.tensor([[7, 8], [9, 1]]), torch.tensor([[2, 3, 4, 1]])
+    sets = {
+        "short": TensorLoader(TensorData({"tokens": short}, {"a": torch.zeros(2)}), 3),
+        "long": TensorLoader(TensorData({"tokens": long}, {"b": torch.zeros(1)}), 3),
+    }
+    (batch,) = list(Mixture(sets, 3, strategy="proportional", pads={"tokens": 1}))
+    assert sorted(batch[0]["tokens"].tolist()) == [[2, 3, 4, 1], [7, 8, 1, 1], [9, 1, 1, 1]]

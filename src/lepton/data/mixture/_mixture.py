@@ -63,6 +63,7 @@ class Mixture:
         seed: fixes the draws.
         drop_last: leave out batches that are not full.
         missing: task -> value of a label that is not there; by default NaN, and -100 for whole numbers.
+        pads: input -> what fills the places beyond its end, where rows of several sets meet; by default 0.
         tasks: name of the set -> its tasks, for `epochs`; by default those that its batches have targets of.
 
     Raises:
@@ -95,6 +96,7 @@ class Mixture:
         seed: int = 0,
         drop_last: bool = False,
         missing: Mapping[str, float] | None = None,
+        pads: Mapping[str, float] | None = None,
         tasks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         _check_loaders(loaders)
@@ -109,7 +111,7 @@ class Mixture:
         self.rank, self.world_size = first.rank, first.world_size
         self.n_rows = sum(loader.n_rows for loader in loaders.values())
         self.stop, self.batches, self.seed, self.drop_last = stop, batches, seed, drop_last
-        self.missing = dict(missing or {})
+        self.missing, self.pads = dict(missing or {}), dict(pads or {})
         self.tasks = {name: tuple(tasks[name]) for name in self.names} if tasks is not None else {}
         self.strategy, self.probabilities = _chosen(loaders, strategy, temperature, probabilities, weights)
         if self.strategy == "sequential" and stop == "first_exhausted":
@@ -204,7 +206,7 @@ class Mixture:
             first += number
         if not parts:
             parts.append(next(reader for reader, n in zip(self._readers.values(), counts, strict=True) if n).none())
-        return joined(parts, self.missing)
+        return joined(parts, self.missing, self.pads)
 
     def _deal_out(self, plan: Tensor, given: Sequence[int]) -> None:
         """Tell the readers which rows of an epoch are this process's, and how many it gave before."""

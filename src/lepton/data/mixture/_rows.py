@@ -23,12 +23,14 @@ class StreamSets:
         tasks: name of the source -> tasks that it has labels of.
         sample: rows of all sources in memory, such as a `TensorData`.
         missing: task -> value of a label that is not there, where it is not the usual one.
+        pads: input -> what fills the places beyond its end; by default 0.
     """
 
     sets: Mapping[str, StreamRows]
     tasks: Mapping[str, list[str]]
     sample: Any
     missing: Mapping[str, float] = field(default_factory=dict)
+    pads: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.sets.values()))
@@ -48,5 +50,5 @@ class StreamSets:
             options: of `StreamLoader`: `shuffle`, `seed`, `workers`, `rank`, `world_size`.
         """
         loaders = {name: rows.loader(batch_size, **options) for name, rows in self.sets.items()}
-        told: dict[str, Any] = {"drop_last": drop_last, "tasks": self.tasks, "missing": self.missing}
+        told: dict[str, Any] = {"drop_last": drop_last, "tasks": self.tasks, "missing": self.missing, "pads": self.pads}
         return Mixture(loaders, batch_size, strategy="sequential", **told)
