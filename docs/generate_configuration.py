@@ -89,7 +89,7 @@ balance:
 ```
 """
 
-OF_ALL = ("gradients", "shared", "memory_budget", "exact_every")
+OF_ALL = ("gradients", "shared", "memory_budget")
 """Keys of `balance` that all methods have."""
 
 COMPOSITIONS = """\

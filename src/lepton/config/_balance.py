@@ -18,7 +18,7 @@ from lepton.errors import ConfigurationError, nearest
 
 __all__ = ["BALANCE", "compositions", "make_balancer", "method_named", "methods", "refuse_unknown_tasks", "wrappers"]
 
-_WHOLE = ("gradients", "shared", "memory_budget", "exact_every")
+_WHOLE = ("gradients", "shared", "memory_budget")
 """Keys that say something of the whole section."""
 
 
@@ -72,9 +72,7 @@ def _method_models() -> dict[str, type[Section]]:
     modules = (list[str] | None, Field(None, min_length=1, description=words))
     words = "Of the view `parameters`: the most that all tasks' gradients may take: bytes, or a share of the memory."
     budget = (float | None, Field(None, gt=0, description=words))
-    words = "Of the cheap views: how often, in optimiser steps, they are corrected by the exact one."
-    every = (int | None, Field(None, ge=2, description=words))
-    shared = {"shared": modules, "memory_budget": budget, "exact_every": every, **told}
+    shared = {"shared": modules, "memory_budget": budget, **told}
     plain = {
         name: section_of(kind, extra={"method": (Literal[name], name), "gradients": _view(kind), **shared})
         for name, kind in methods().items()
@@ -139,8 +137,7 @@ def _buildable(section: Any) -> Any:
     """Refuse what a constructor refuses, while the line is still known."""
     try:
         make_balancer(section).check_view(section.gradients)
-        exact = section.gradients == "parameters" or section.exact_every is not None
-        if section.memory_budget is not None and not exact:
+        if section.memory_budget is not None and section.gradients != "parameters":
             words = f"memory_budget is of the view parameters, but gradients is {section.gradients!r}: leave it out"
             raise ConfigurationError(words, where=("memory_budget",))
     except ConfigurationError as error:

@@ -63,7 +63,6 @@ def build_model(
         gradients=balance.gradients,
         shared=None if balance.shared is None else [_part(trunk, name) for name in balance.shared],
         memory_budget=balance.memory_budget,
-        exact_every=balance.exact_every,
     )
     for rule in chosen:
         own = config.tasks[rule.task].adapter

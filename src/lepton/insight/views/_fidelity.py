@@ -165,7 +165,6 @@ def fidelity(
         measured.train()
     method.bind(len(model.task_names)).to(model.device).train()
     measured.fork.gradient_accumulation_steps = 1
-    measured.fork.exact_every = None  # a corrected view would be the exact one in some of its steps
     measured.fork.memory_budget = measured.fork.memory_budget if memory_budget is None else memory_budget
     with generators_kept():
         stream = iter(batches)
