@@ -209,7 +209,7 @@ else:
     MIXTURE = section_of(
         Mixture,
         name="MixtureSection",
-        skip=("loaders", "batch_size", "weights", "seed", "drop_last", "missing", "tasks"),
+        skip=("loaders", "batch_size", "weights", "seed", "drop_last", "missing", "pads", "tasks"),
     )
     SPLIT = section_of(SplitRule, name="SplitSection", skip=("targets", "date_format"))
     TASK, TRUNK, TRAINING = _task_union(), _trunk_union(), _training_section()
