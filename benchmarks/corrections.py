@@ -10,8 +10,8 @@ the method, and compared with the exact weights v:
     weights    sum |w - v| / sum |v|
     length     |log(|J^T w| / |J^T v|)|
 
-Means over the steps that are not corrections, without the first twenty. `Fork` has the correction "norms, 0.5"; the
-number is the decay of the running mean.
+Means over the steps that are not corrections, without the first twenty. The number behind a correction is the decay of
+its running mean.
 """
 
 from __future__ import annotations

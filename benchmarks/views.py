@@ -52,7 +52,6 @@ BASELINES: dict[str, Callable[[], Balancer]] = {
 }
 VIEWS = ("features", "fork_layer", "parameters")
 TAILS = {"last layer": 7, "last two layers": 3}
-CORRECTED = {f"fork_layer, exact every {n}": n for n in (3, 10)}
 FEATURES, PIXELS, SCALE = 50, 784, 400.0
 PIXEL_MEAN, PIXEL_STD = 0.15, 0.3
 SCENES, TEST_SCENES, HELD_OUT = 20_000, 10_000, 10_000
@@ -120,8 +119,6 @@ def new_model(tasks: Sequence[str], balancer: Balancer, view: str) -> LeptonMode
     options: dict[str, Any] = {} if view == "none" else {"gradients": view}
     if view in TAILS:
         options = {"gradients": "parameters", "shared": list(trunk)[TAILS[view] :]}
-    elif view in CORRECTED:
-        options = {"gradients": "fork_layer", "exact_every": CORRECTED[view]}
     return LeptonModel(trunk, [new_task(name) for name in tasks], balancer=balancer, features=FEATURES, **options)
 
 
@@ -248,7 +245,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--baselines", nargs="*", default=[*BASELINES, "alone"], choices=[*BASELINES, "alone"])
-    parser.add_argument("--views", nargs="*", default=list(VIEWS), choices=[*VIEWS, *TAILS, *CORRECTED])
+    parser.add_argument("--views", nargs="*", default=list(VIEWS), choices=[*VIEWS, *TAILS])
     parser.add_argument("--raw", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -317,14 +317,14 @@ def balance() -> Iterator[str]:
     yield "|---|---|---|---|"
     yield row("`method`", " ".join(f"`{name}`" for name in sorted(sections)), "`equal`", "How the tasks are weighed.")
     first = next(iter(sections.values()))
-    yield from list(table({key: first.model_fields[key] for key in ("gradients", "memory_budget", "exact_every")}))[2:]
+    yield from list(table({key: first.model_fields[key] for key in ("gradients", "memory_budget")}))[2:]
     for name in sorted(sections):
         yield from ("", f"### `method: {name}`", "", sentence(sections[name].__doc__), "")
         needed = set(inspect.signature(methods()[name]).parameters) - set(sections[name].model_fields)
         if needed:
             yield f"It needs tensors ({', '.join(sorted(needed))}), which YAML cannot hold: for loops in Python."
             continue
-        yield from options(sections[name], ["method", "gradients", "memory_budget", "exact_every", *compositions()])
+        yield from options(sections[name], ["method", "gradients", "memory_budget", *compositions()])
     yield from ("", "### Compositions", "", COMPOSITIONS)
     for name, kind in sorted(compositions().items(), key=lambda item: item[1].nesting):
         yield from (f"#### `{name}`", "", sentence(inspect.getdoc(kind).split("\n")[0]), "")

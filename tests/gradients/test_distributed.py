@@ -36,14 +36,7 @@ CASES = [
     ("db_mtl", "parameters", "mixed"),
     ("excess_mtl", "parameters", "mixed"),
     ("lagging", "features", "mixed"),
-    ("inverse", "fork_layer, corrected", "mixed"),
 ]
-
-
-def options_of(view: str) -> dict[str, Any]:
-    """The model's options for a view, or for one that is exact at every second step."""
-    name, _, corrected = view.partition(", ")
-    return {"gradients": name, "exact_every": 2 if corrected else None}
 
 
 def joint_batch(case: str) -> tuple[torch.Tensor, dict[str, torch.Tensor], list[slice]]:
@@ -80,7 +73,7 @@ def worker(rank: int, port: int, results: Any) -> None:
     try:
         for name, view, heads in CASES:
             for case in ("unequal", "one rank only"):
-                model = make_model(BALANCERS[name](), heads, **options_of(view))
+                model = make_model(BALANCERS[name](), heads, gradients=view)
                 batch = joint_batch(case)
                 found = run_steps(DistributedDataParallel(model), batch[2][rank], batch)
                 if rank == 0:
@@ -119,7 +112,7 @@ def two_processes() -> dict[Any, Any]:
 @pytest.mark.parametrize(("name", "view", "heads"), CASES)
 def test_two_processes_equal_one(name: str, view: str, heads: str, case: str, two_processes: dict[Any, Any]) -> None:
     batch = joint_batch(case)
-    model = make_model(BALANCERS[name](), heads, **options_of(view))
+    model = make_model(BALANCERS[name](), heads, gradients=view)
     single = torch.stack(run_steps(model, slice(0, 12), batch))
     shared = two_processes[name, view, heads, case]
     assert single.norm() > 0.1

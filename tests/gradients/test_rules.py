@@ -516,16 +516,9 @@ def test_the_plain_fork_selects_instead_of_multiplying() -> None:
 # -- no host synchronisation --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("heads", ["linear", "own", "mixed"])
 @pytest.mark.parametrize("make", [MGDA, UPGrad, lambda: Log(MGDA()), Lagging])
-@pytest.mark.parametrize("exact_every", [None, 3])
-def test_a_step_reads_nothing_from_the_device(
-    make, heads: str, exact_every: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_reads_nothing_from_the_device(make, heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On fake tensors every data-dependent read raises."""
-    model = make_model(make(), heads, exact_every=exact_every)
-    if exact_every is not None:  # the first step is exact; those after it correct, and are what is looked at
-        backward(model, *make_batch())
-        torch.optim.SGD(model.parameters(), 0.1).step()
-        model.zero_grad()
+    model = make_model(make(), heads)
     # The handle is a tensor of the CPU by design, so reading it waits for no device; the fake mode cannot know that.
     monkeypatch.setattr(Balancer, "of", staticmethod(lambda handle: model.balancer))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

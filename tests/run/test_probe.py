@@ -97,18 +97,3 @@ def test_a_slower_action_takes_more_time() -> None:
 def test_one_batch_has_no_interval_and_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="batches must be"):
         probe(config_of(), table(300), batches=1)
-
-
-def test_a_correction_by_the_exact_view_comes_from_the_configuration_and_is_counted() -> None:
-    prepared = prepare(config_of({"method": "mgda", "exact_every": 10, "memory_budget": 1e9}), table(300))
-    model = build_model(prepared.config, prepared.encoder, prepared.rules)
-    assert (model.fork.gradients, model.fork.exact_every, model.fork.memory_budget) == ("fork_layer", 10, 1e9)
-    batch = prepared.data["train"].rows(torch.arange(64))
-    counted = count_memory(model, (batch.inputs, batch.targets))
-    assert counted.view == 2 * 4 * sum(p.numel() for p in model.trunk.parameters())
-    for wrong in (1, 2.5, "often"):
-        with pytest.raises(ConfigurationError, match="exact_every"):
-            config_of({"method": "mgda", "exact_every": wrong})
-    both = prepare(config_of({"method": "mgda", "gradients": "parameters", "exact_every": 10}), table(300))
-    with pytest.raises(ConfigurationError, match="exact in every step"):
-        build_model(both.config, both.encoder, both.rules)

@@ -82,10 +82,12 @@ def _balance_union() -> Any:
     )
     words = "Of the view `parameters`: the most that all tasks' gradients may take: bytes, or a share of the memory."
     budget = (float | None, Field(None, gt=0, description=words))
-    words = "Of the cheap views: how often, in optimiser steps, they are corrected by the exact one."
-    every = (int | None, Field(None, ge=2, description=words))
-    common = {"gradients": view, "memory_budget": budget, "exact_every": every, **wrappers}
-    models = [section_of(kind, extra={"method": (Literal[name], name), **common}) for name, kind in methods().items()]
+    models = [
+        section_of(
+            kind, extra={"method": (Literal[name], name), "gradients": view, "memory_budget": budget, **wrappers}
+        )
+        for name, kind in methods().items()
+    ]
     return _tagged(models, "method")
 
 

@@ -1,8 +1,7 @@
 """From the tasks' cotangents at the fork to weights: three views of a gradient, and one opaque door to the balancer."""
 
-from lepton.gradients._correction import correct_every
 from lepton.gradients._distributed import is_distributed, sum_over_processes
-from lepton.gradients._fork import ForkPlan, apply_fork, exact_due
+from lepton.gradients._fork import ForkPlan, apply_fork
 from lepton.gradients._guard import guard_outputs
 from lepton.gradients._ledger import Ledger, ledger_of
 from lepton.gradients._scale import note_scale
@@ -14,9 +13,7 @@ __all__ = [
     "Ledger",
     "apply_fork",
     "balancing_enabled",
-    "correct_every",
     "ends_upstream",
-    "exact_due",
     "guard_outputs",
     "is_distributed",
     "ledger_of",

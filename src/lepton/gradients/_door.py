@@ -28,7 +28,7 @@ from lepton.gradients._views import (
 )
 from lepton.linalg import holds
 
-__all__ = ["cheap_gramian", "open_door"]
+__all__ = ["open_door"]
 
 
 def open_door(
@@ -77,55 +77,21 @@ def _weigh_behind_door(
     ledger = ledger_of(balancer)
     note = ledger.take_note()
     scale, losses, _, whole_window = note or (None, None, None, False)
+    own = _by_leaf(len(order) - len(segments), cotangents, places)
     device_type = (linear or z)[0].device.type
     with torch.no_grad(), torch.autocast(device_type, enabled=False):
         # Before anything is squared: the square of a scaled gradient may not fit into float32.
         if view == "signs":
-            own = _by_leaf(len(order) - len(segments), cotangents, places)
             pulls = _pulls(ledger, own, z, linear, tuple(segments), whole_window)
             forth, back = _orders(order, pulls.device)
             return (ledger.mask(pulls[back]) * priority.to(pulls)[:, None])[forth]
         unscale = None if scale is None or holds(scale == 1) else 1 / scale
-        arrived = (view, order, z, cotangents, places, linear, segments)
-        gramian = cheap_gramian(*arrived, ledger, whole_window, unscale)
-        if ledger.correction is not None:
-            gramian = ledger.correction.corrected(gramian)
-        weights: Tensor = ledger.solve(gramian, losses) * priority.to(gramian)
-        return weights if order == sorted(order) else weights[_orders(order, gramian.device)[0]]
-
-
-def cheap_gramian(
-    view: str,
-    order: list[int],
-    z: list[Tensor],
-    cotangents: list[Tensor],
-    places: list[int],
-    linear: list[Tensor],
-    segments: list[int],
-    ledger: Ledger,
-    whole_window: bool,
-    unscale: Tensor | None,
-) -> Tensor:
-    """Return the Gramian [T, T] of a view that does not enter the trunk, in the model's order.
-
-    Args:
-        view: which Gramian.
-        order: see `open_door`, as for the next five.
-        z: features.
-        cotangents: those that are present.
-        places: where they belong.
-        linear: of the fused heads.
-        segments: their numbers of outputs.
-        ledger: the balancer's.
-        whole_window: see `Ledger.accumulate`.
-        unscale: what takes the factor from outside out of the gradients.
-    """
-    own = _by_leaf(len(order) - len(segments), cotangents, places)
-    gramian = _gramian(ledger, view, own, z, linear, tuple(segments), whole_window, unscale)
-    if order == sorted(order):
-        return gramian
-    back = _orders(order, gramian.device)[1]
-    return gramian[back][:, back]
+        gramian = _gramian(ledger, view, own, z, linear, tuple(segments), whole_window, unscale)
+        if order == sorted(order):
+            return ledger.solve(gramian, losses) * priority.to(gramian)
+        forth, back = _orders(order, gramian.device)
+        weights: Tensor = ledger.solve(gramian[back][:, back], losses) * priority.to(gramian)
+        return weights[forth]
 
 
 def _orders(order: list[int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from lepton.balance import Balancer
 from lepton.errors import ForkError
-from lepton.gradients._correction import correction_of
-from lepton.gradients._door import cheap_gramian, open_door
-from lepton.gradients._ledger import SECOND_VISIT, ledger_of
+from lepton.gradients._door import open_door
+from lepton.gradients._ledger import SECOND_VISIT
 from lepton.gradients._parameters import Handed, prepare_state, weigh_parameters
 from lepton.gradients._upstream import Upstream
 from lepton.gradients._views import rows, segment_index, wide
 from lepton.linalg import readable
 
-__all__ = ["ForkPlan", "apply_fork", "exact_due"]
+__all__ = ["ForkPlan", "apply_fork"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,6 @@ class ForkPlan:
         segments: number of outputs of each fused linear head; the fused tasks are the first `len(segments)`.
         feature_dims: the feature dimension of each leaf.
         per_task: every task has features of its own (per-task trunk passes) instead of sharing them.
-        exact: the trunk is differentiated for each task: the view is `parameters`, or corrected by it in this step.
     """
 
     view: str
@@ -43,24 +41,11 @@ class ForkPlan:
     segments: tuple[int, ...] = ()
     feature_dims: tuple[int, ...] = (-1,)
     per_task: bool = False
-    exact: bool = False
 
     @property
     def own_heads(self) -> int:
         """Number of tasks K whose heads are not fused."""
         return len(self.order) - len(self.segments)
-
-
-def exact_due(balancer: Balancer) -> bool:
-    """Return whether the next backward takes the exact Gramian beside that of a cheap view, to correct it."""
-    if correction_of(balancer) is None:
-        return False
-    if torch.compiler.is_compiling():
-        raise ForkError(
-            "exact_every differentiates the trunk inside backward, which a graph of the whole model cannot hold: "
-            "compile the trunk only, or leave exact_every out."
-        )
-    return ledger_of(balancer).exact_due()
 
 
 def apply_fork(
@@ -80,8 +65,8 @@ def apply_fork(
         priority: [T], multiplies the balancer's weights.
         leaves: the features' L tensors; K * L tensors if the plan is `per_task`.
         linear: weight [C, D] and bias [C] of the fused linear heads; needs exactly one leaf.
-        shared: the shared parameters, for the view `parameters` and where the plan is `exact`.
-        memory_budget: for the same, see `lepton.fork`.
+        shared: the shared parameters, for the view `parameters`.
+        memory_budget: for the view `parameters`, see `lepton.fork`.
 
     Returns:
         The outputs [.., C] of the fused heads if there are any, then for each of the other tasks the L leaves.
@@ -96,7 +81,7 @@ def apply_fork(
     if torch.compiler.is_compiling():
         balancer.passes.add_(1)  # a graph's context cannot remember a visit; the door counts backward passes instead
     upstream = None
-    if plan.exact and view != "signs":
+    if view == "parameters":
         upstream = Upstream.of(leaves, shared, memory_budget, balancer.uses_jacobian)
         if balancer.uses_jacobian:
             prepare_state(balancer, upstream)
@@ -201,10 +186,7 @@ def _backward(
         weights = _weigh(plan, handle, priority, leaves, cotangents, fused)
     else:
         rows_of = functools.partial(_rows_of, plan, upstream.leaves, cotangents, fused)
-        cheap = None
-        if plan.view != "parameters":
-            cheap = functools.partial(cheap_gramian, plan.view, *_arrived(plan, leaves, cotangents, fused))
-        weights, handed = weigh_parameters(handle, priority, plan.order, upstream, rows_of, cheap)
+        weights, handed = weigh_parameters(handle, priority, plan.order, upstream, rows_of)
     weighted = _combine(plan, leaves, cotangents, fused, weights) if handed is None else [None] * len(leaves)
     if upstream is not None and upstream.whole and handed is None:
         handed, weighted = upstream.gradient(weighted), [None] * len(leaves)
@@ -317,13 +299,6 @@ def _weigh(
     fused: _FusedHeads | None,
 ) -> Tensor:
     """Return the weights [T] in the fork's order, through the opaque door."""
-    return open_door(handle, priority, plan.view, *_arrived(plan, leaves, cotangents, fused))
-
-
-def _arrived(
-    plan: ForkPlan, leaves: Sequence[Tensor], cotangents: Sequence[Tensor | None], fused: _FusedHeads | None
-) -> tuple[list[int], list[Tensor], list[Tensor], list[int], list[Tensor], list[int]]:
-    """Return what arrived at the fork as `open_door` takes it, from the order to the segments."""
     count = len(plan.feature_dims)
     order, segments = list(plan.order), list(plan.segments)
     own = [
@@ -339,7 +314,7 @@ def _arrived(
         z = [rows(leaf.detach(), dim) for leaf, dim in zip(leaves, plan.feature_dims, strict=True)]
     linear = [] if fused is None else [fused.gradient, fused.outputs, fused.weight]
     where = [len(own), *per_leaf, *places]
-    return order, z, present, where, linear, segments
+    return open_door(handle, priority, plan.view, order, z, present, where, linear, segments)
 
 
 def _rows_of(

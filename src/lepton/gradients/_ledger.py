@@ -15,7 +15,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lepton.balance import Balancer
 from lepton.errors import ForkError
-from lepton.gradients._correction import WINDOWS, Correction, correction_of
 from lepton.linalg import holds
 
 __all__ = ["SECOND_VISIT", "Ledger", "ledger_of"]
@@ -110,7 +109,6 @@ class Ledger:
         self._scaled: Tensor | None = None
         self._saved: dict[str, Tensor] = {}
         self._statistics: list[Tensor] | None = None
-        self._rows: Tensor | None = None
         self._handed: Tensor | None = None
         self._loss_sum: Tensor | None = None
         self._weight_sum: Tensor | None = None
@@ -195,8 +193,6 @@ class Ledger:
     def forget(self) -> None:
         """Forget the window under way, as after loading a state."""
         self._saved, self._micro, self._closed, self._note = {}, 0, True, None
-        if self.correction is not None:
-            self.correction.recount()
 
     def take_back(self) -> None:
         """Take the last window's state back: its step was left out."""
@@ -221,22 +217,10 @@ class Ledger:
             self._saved = {name: value.clone() for name, value in self._state()}
             self._version = self._versions() if self._saved else None
             self._moved, self._scaled = False, None
-            self._statistics = self._rows = self._loss_sum = self._handed = None
-            if self.correction is not None:
-                self.correction.count()
+            self._statistics = self._loss_sum = self._handed = None
         else:
             self._restore()
         self._micro += 1
-
-    @property
-    def correction(self) -> Correction | None:
-        """What corrects the cheap view, if anything does."""
-        return correction_of(self.balancer)
-
-    def exact_due(self) -> bool:
-        """Return whether the next backward belongs to a window that takes the exact Gramian too."""
-        opens = self._closed or self._micro >= self.window
-        return self.correction is not None and self.correction.due(opens)
 
     def settled(self) -> dict[str, Tensor]:
         """Return the state as it is without a window whose optimiser step did not happen; nothing if it is as it is."""
@@ -258,8 +242,7 @@ class Ledger:
                 value.copy_(state[name])
 
     def _state(self) -> list[tuple[str, Tensor]]:
-        kept = ("_ones", WINDOWS)  # a skipped step is taken back, but its window has been
-        return [(name, value) for name, value in self.balancer.named_buffers() if not name.endswith(kept)]
+        return [(name, value) for name, value in self.balancer.named_buffers() if not name.endswith("_ones")]
 
     def _restore(self) -> None:
         self._load(self._saved)
@@ -327,9 +310,9 @@ class Ledger:
         """Return the window's sum so far, of the shape of `like`, to be added to in place; None without a window."""
         if self.window == 1:
             return None
-        if self._rows is None:
-            self._rows = torch.zeros_like(like)
-        return self._rows
+        if self._statistics is None:
+            self._statistics = [torch.zeros_like(like)]
+        return self._statistics[0]
 
     def share(self, whole_window: bool) -> float:
         """Return what the window's sum is divided by to estimate the whole window; see `accumulate`."""

@@ -41,12 +41,8 @@ PART = 2**20
 """Numbers of the gradients that are scaled, averaged and multiplied at once: the working memory beside them."""
 
 
-Cheap = Callable[[Ledger, bool, Tensor | None], Tensor]
-"""Forms the Gramian of the cheap view beside the exact one; see `cheap_gramian`."""
-
-
 def weigh_parameters(
-    handle: Tensor, priority: Tensor, order: Sequence[int], upstream: Upstream, rows: Rows, cheap: Cheap | None = None
+    handle: Tensor, priority: Tensor, order: Sequence[int], upstream: Upstream, rows: Rows
 ) -> tuple[Tensor, Handed | None]:
     """Return the weights [T] times the priorities, in the fork's order, and the trunk's gradient where it is there.
 
@@ -56,7 +52,6 @@ def weigh_parameters(
         order: for each task at the fork its place among the model's tasks.
         upstream: what is differentiated.
         rows: the features and cotangents of each task at the fork.
-        cheap: the view that is corrected by what is found here, if any.
     """
     balancer = Balancer.of(handle).bind(len(order))
     ledger = ledger_of(balancer)
@@ -72,14 +67,13 @@ def weigh_parameters(
         _refuse_window(ledger, upstream)
         for group in trunk.groups(upstream.budget):
             _add_group(gramian, trunk, group, upstream.budget)
-        exact, jacobian = gramian.total, None
+        weights = _tell_scaler(ledger.solve(gramian.total, losses) * priority.to(gramian.total), gramian.total, note)
+        handed = None
     else:
         jacobian = trunk.fill(range(len(at)), range(len(upstream.shared)))
-        exact = gramian.of_held(jacobian)
-    if cheap is not None and ledger.correction is not None:
-        ledger.correction.learn(cheap(ledger, whole_window, unscale), exact)
-    weights = _tell_scaler(ledger.solve(exact, losses) * priority.to(exact), exact, note)
-    handed = trunk.hand(_weighted(jacobian, weights)) if jacobian is not None and upstream.whole else None
+        held = gramian.of_held(jacobian)
+        weights = _tell_scaler(ledger.solve(held, losses) * priority.to(held), held, note)
+        handed = trunk.hand(_weighted(jacobian, weights)) if upstream.whole else None
     forth = index_tensor(tuple(order), weights.device)
     return weights if list(order) == sorted(order) else weights[forth], handed
 

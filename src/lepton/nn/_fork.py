@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from lepton.balance import VIEWS, Balancer
 from lepton.errors import ConfigurationError, ForkError, is_number, is_whole, nearest, require
-from lepton.gradients import ForkPlan, apply_fork, balancing_enabled, correct_every, exact_due, ledger_of
+from lepton.gradients import ForkPlan, apply_fork, balancing_enabled, ledger_of
 from lepton.nn._shared import Shared, checked_shared, shared_parameters
 
 __all__ = ["Fork", "Leaves", "fork", "is_per_task"]
@@ -92,10 +92,9 @@ def _fork(
     if leaves is None or not active:
         return {name: features[name] if is_per_task(features, names) else features for name in names}
     leaves.check_view(gradients)
-    exact = gradients == "parameters" or exact_due(balancer)
-    plan = ForkPlan(gradients, tuple(range(len(names))), (), leaves.dims, leaves.per_task, exact)
+    plan = ForkPlan(gradients, tuple(range(len(names))), (), leaves.dims, leaves.per_task)
     ones = torch.ones(len(names), device=leaves.tensors[0].device)
-    parameters = shared_parameters(shared, leaves.tensors) if exact else []
+    parameters = shared_parameters(shared, leaves.tensors) if gradients == "parameters" else []
     outputs = apply_fork(plan, balancer, ones, leaves.tensors, shared=parameters, memory_budget=memory_budget)
     return leaves.rebuild(outputs)
 
@@ -136,22 +135,6 @@ def checked_budget(budget: float | None) -> float | None:
     good = budget is None or (is_number(budget) and 0 < budget < math.inf)
     require(good, "Fork", "memory_budget", budget, "a number of bytes, a share of the memory in (0, 1], or None")
     return budget
-
-
-def checked_exact_every(every: int | None, balancer: Balancer, gradients: str) -> int | None:
-    """Return how often the exact Gramian is taken, refusing what is no number and views that have no use for it."""
-    good = every is None or is_whole(every, 2)
-    require(good, "Fork", "exact_every", every, 'a whole number, at least 2 (for every step: gradients="parameters")')
-    if every is not None and gradients == "parameters":
-        raise ConfigurationError(
-            f'exact_every={every} corrects a cheap view, and gradients="parameters" is exact in every step: leave one '
-            "of the two out."
-        )
-    if every is not None and balancer.uses_signs:
-        raise ConfigurationError(
-            f"{type(balancer).__name__} sees no Gramian that exact_every={every} could correct: leave it out."
-        )
-    return every
 
 
 def is_per_task(features: Any, names: Sequence[str]) -> bool:
@@ -275,9 +258,6 @@ class Fork(nn.Module):
         feature_dim: the features' dimension; see `lepton.fork`.
         shared: for the view `"parameters"`; see `lepton.fork`.
         memory_budget: for the view `"parameters"`; see `lepton.fork`.
-        exact_every: for the views `"fork_layer"` and `"features"`: at every n-th optimiser step the exact Gramian of
-            `"parameters"` is taken too, with `shared` and `memory_budget` as there; in the steps between the view's
-            Gramian is corrected by what it said. None for never.
         gradient_accumulation_steps: number of micro-batches that end in one optimiser step.
         max_task_grad_norm: bound on each task's weighted gradient norm, sqrt(G_kk) w_k, in the chosen view; also
             works with balancers that act on the losses alone.
@@ -302,7 +282,6 @@ class Fork(nn.Module):
         feature_dim: int | None = None,
         shared: Shared | None = None,
         memory_budget: float | None = None,
-        exact_every: int | None = None,
         gradient_accumulation_steps: int = 1,
         max_task_grad_norm: float | None = None,
     ) -> None:
@@ -317,7 +296,6 @@ class Fork(nn.Module):
         # In a tuple, so that the trunk's modules are not registered a second time here.
         self._shared = (checked_shared(shared),)
         self.memory_budget = checked_budget(memory_budget)
-        self.exact_every = exact_every
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.max_task_grad_norm = max_task_grad_norm
         ledger_of(self.balancer).owner = weakref.ref(self)
@@ -354,16 +332,6 @@ class Fork(nn.Module):
     def gradient_accumulation_steps(self, steps: int) -> None:
         require(is_whole(steps), "Fork", "gradient_accumulation_steps", steps, "a whole number of at least 1")
         self._steps = ledger_of(self.balancer).window = steps
-
-    @property
-    def exact_every(self) -> int | None:
-        """Number of optimiser steps between two exact Gramians that correct a cheap view; None for none."""
-        return self._exact_every
-
-    @exact_every.setter
-    def exact_every(self, every: int | None) -> None:
-        self._exact_every = checked_exact_every(every, self.balancer, self.gradients)
-        correct_every(self.balancer, self._exact_every)
 
     @property
     def max_task_grad_norm(self) -> float | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lepton.balance import Balancer, Equal
 from lepton.errors import ConfigurationError, ForkError, is_whole, nearest, require
-from lepton.gradients import ForkPlan, apply_fork, exact_due, guard_outputs, ledger_of
+from lepton.gradients import ForkPlan, apply_fork, guard_outputs, ledger_of
 from lepton.nn._adapted_trunk import AdaptedTrunk, plain_trunk
 from lepton.nn._chain import Chain
 from lepton.nn._fork import Fork, Leaves, is_per_task
@@ -61,7 +61,6 @@ class LeptonModel(nn.Module):
         feature_dim: the features' dimension; see `lepton.fork`.
         shared: for the view `"parameters"`: the part of the trunk to differentiate, by default all of it.
         memory_budget: for the view `"parameters"`; see `lepton.fork`.
-        exact_every: how often a cheap view is corrected by the exact one; see `lepton.Fork`.
         gradient_accumulation_steps: micro-batches per optimiser step, for the balancer's state.
 
     Attributes:
@@ -102,7 +101,6 @@ class LeptonModel(nn.Module):
         feature_dim: int | None = None,
         shared: Shared | None = None,
         memory_budget: float | None = None,
-        exact_every: int | None = None,
         gradient_accumulation_steps: int = 1,
     ) -> None:
         super().__init__()
@@ -119,7 +117,6 @@ class LeptonModel(nn.Module):
             feature_dim=feature_dim,
             shared=trunk if shared is None else shared,
             memory_budget=memory_budget,
-            exact_every=exact_every,
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
         needs_size = features is None and any(task.own_head is None for task in tasks)
@@ -358,9 +355,8 @@ class LeptonModel(nn.Module):
     def _balanced(self, leaves: Leaves, layout: Layout, inputs: Any) -> dict[str, Tensor]:
         gradients = self.fork.gradients
         leaves.check_view(gradients)
-        exact = gradients == "parameters" or exact_due(self.balancer)
-        plan = ForkPlan(gradients, layout.order, layout.segments, leaves.dims, leaves.per_task, exact)
-        shared = shared_parameters(self.fork.shared, leaves.tensors) if exact else ()
+        plan = ForkPlan(gradients, layout.order, layout.segments, leaves.dims, leaves.per_task)
+        shared = shared_parameters(self.fork.shared, leaves.tensors) if gradients == "parameters" else ()
         linear = layout.weight_and_bias() if layout.fused else None
         budget = self.fork.memory_budget
         forked = apply_fork(plan, self.balancer, self.priority, leaves.tensors, linear, shared, budget)

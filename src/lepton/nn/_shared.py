@@ -57,6 +57,6 @@ def _refuse_sharded(parameters: Iterable[Tensor]) -> None:
 
     if any(isinstance(parameter, DTensor) for parameter in parameters):
         raise ForkError(
-            'gradients="parameters" needs whole parameters, as exact_every does, but these are sharded (FSDP2): choose '
-            'gradients="fork_layer" or "features", without exact_every.'
+            'gradients="parameters" needs whole parameters, but these are sharded (FSDP2): choose '
+            'gradients="fork_layer" or "features".'
         )

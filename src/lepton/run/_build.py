@@ -61,7 +61,6 @@ def build_model(
         balancer=make_balancer(balance),
         gradients=balance.gradients,
         memory_budget=balance.memory_budget,
-        exact_every=balance.exact_every,
     )
     for rule in chosen:
         own = config.tasks[rule.task].adapter

@@ -82,7 +82,6 @@ def extended(
         balancer=balancer,
         gradients=model.fork.gradients,
         memory_budget=model.fork.memory_budget,
-        exact_every=model.fork.exact_every,
         features=_head_width(model),
         output=model.output,
         feature_dim=model.fork.feature_dim,

@@ -111,8 +111,7 @@ def count_memory(model: LeptonModel, batch: tuple[Any, Mapping[str, Tensor]]) ->
     parameters = _bytes(measured.parameters())
     trainable = _bytes(p for p in measured.parameters() if p.requires_grad)
     view = 0
-    exact = measured.fork.gradients == "parameters" or measured.fork.exact_every is not None
-    if measured.fork.active and exact:
+    if measured.fork.active and measured.fork.gradients == "parameters":
         view = len(measured.task_names) * _bytes(p for p in measured.trunk.parameters() if p.requires_grad)
     buffers = _bytes(measured.buffers())
     return MemoryCount(parameters + buffers, trainable, 2 * trainable, sum(kept.values()), view)

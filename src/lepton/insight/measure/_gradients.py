@@ -110,7 +110,6 @@ def measure_gradients(
     """
     measured = copy.deepcopy(model).train()
     fork = measured.fork
-    fork.exact_every = None  # the view itself is measured, not what it is corrected to
     fork.gradients = fork.gradients if gradients is None else gradients
     fork.max_task_grad_norm, fork.gradient_accumulation_steps = _NEVER_CLIPS, 1
     criterion = MultiTaskLoss(measured)
