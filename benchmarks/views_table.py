@@ -130,7 +130,7 @@ def draw(path: Path, raw: bool, into: Path) -> None:
         axis.set_xlabel("process time over equal weighting")
         axis.set_ylabel("left digit, accuracy in %" if name == "left" else "picture, 400 x mean squared error")
     handles = [plt.Line2D([], [], color="0.3", marker=mark, ls="", label=view) for view, mark in marks.items()]
-    axes[1].add_artist(axes[1].legend(handles=handles, fontsize=7, loc="upper right"))
+    axes[1].add_artist(axes[1].legend(handles=handles, fontsize=7, loc="center"))
     axes[0].legend(fontsize=7)
     figure.savefig(into, dpi=110)
 
