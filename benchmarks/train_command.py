@@ -24,7 +24,7 @@ from lepton.run import Prepared, build_model, make_loaders, make_trainer, prepar
 from lepton.tasks import Regression
 
 EPOCHS = 1
-PAIRS = 11
+PAIRS = 7
 
 
 def table(folder: Path) -> Prepared:

@@ -37,8 +37,8 @@ def read(path: Path, raw: bool) -> dict[tuple[str, str, tuple[str, ...]], dict[i
 
 def spread(values: Sequence[float]) -> str:
     """Return mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def interval(differences: Sequence[float]) -> str:
