@@ -32,6 +32,9 @@ BALANCERS: dict[str, Callable[[], Balancer]] = {
     "Every": lambda: balance.Every(balance.PCGrad(), 3),
     "Log": lambda: balance.Log(balance.UPGrad()),
     "Smooth": lambda: balance.Smooth(balance.MGDA()),
+    "PerGroup": lambda: balance.PerGroup(
+        {"first": ([0, 1], balance.MGDA()), "others": (..., balance.Equal())}, over=balance.IMTLG()
+    ),
     "every(smooth(log(pcgrad)))": lambda: balance.Every(balance.Smooth(balance.Log(balance.PCGrad())), 3),
     "inverse": Inverse,
     "lagging": Lagging,
