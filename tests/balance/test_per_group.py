@@ -201,3 +201,24 @@ def test_a_model_names_the_tasks_that_a_group_does_not_know() -> None:
     tasks = [lepton.tasks.Regression("size"), lepton.tasks.Regression("age")]
     with pytest.raises(ConfigurationError, match="Did you mean 'size'"):
         lepton.LeptonModel(torch.nn.Linear(4, 8), tasks, balancer=PerGroup({"a": (["sise", "age"], MGDA())}))
+
+
+def test_steps_that_no_optimiser_takes() -> None:
+    """As where gradients are only looked at: what the ledger puts back must not be what a backward pass needs."""
+    from lepton.tasks import Regression
+
+    torch.manual_seed(0)
+    groups = {"first": (["a"], Equal()), "others": (..., MGDA())}
+    tasks = [Regression(name, mean=0.0, std=1.0) for name in ("a", "b", "c")]
+    model = lepton.LeptonModel(torch.nn.Linear(4, 8), tasks, balancer=PerGroup(groups, over=Smooth(MGDA())))
+    criterion, x, targets = lepton.MultiTaskLoss(model), torch.randn(5, 4), {name: torch.randn(5) for name in "abc"}
+    found = []
+    torch.optim.SGD(model.parameters(), 0.0).step()  # a sign of an optimiser: from now on, no step is one left out
+    for _ in range(3):
+        model.zero_grad()
+        outputs, task_weights = model(x)
+        criterion(outputs, targets, task_weights).backward()
+        assert model.trunk.weight.grad is not None
+        found.append(model.trunk.weight.grad.clone())
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])

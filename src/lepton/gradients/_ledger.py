@@ -272,7 +272,13 @@ class Ledger:
                 value.copy_(state[name])
 
     def _state(self) -> list[tuple[str, Tensor]]:
-        return [(name, value) for name, value in self.balancer.named_buffers() if not name.endswith("_ones")]
+        """Return the buffers that are saved; the others are constants, which a loss may need in its backward pass."""
+        found = []
+        for path, module in self.balancer.named_modules():
+            constant = module._non_persistent_buffers_set
+            own = [(name, value) for name, value in module._buffers.items() if name not in constant]
+            found += [(f"{path}.{name}" if path else name, value) for name, value in own if value is not None]
+        return found
 
     def _restore(self) -> None:
         self._load(self._saved)
