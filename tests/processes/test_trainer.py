@@ -17,14 +17,8 @@ from tests.processes.world import several
 
 pytestmark = pytest.mark.xdist_group("processes")
 
-NO_METHODS = ("VIEWS", "Balancer", "GradientBalancer", "LossBalancer")
 BALANCERS: dict[str, Callable[[], Balancer]] = {
-    **{
-        name: getattr(balance, name)
-        for name in balance.__all__
-        if name not in ("VIEWS", "Balancer", "GradientBalancer")
-    },
-    "LossBalancer": balance.Equal,
+    **{name: kind for name in balance.__all__ if getattr(kind := getattr(balance, name), "__final__", False)},
     "Fixed": lambda: balance.Fixed([1.0, 2.0, 3.0]),
     "Frozen": lambda: balance.Frozen(torch.tensor([1.0, 2.0, 3.0])),
     "DynamicWeightAverage": lambda: balance.DynamicWeightAverage(window=2),

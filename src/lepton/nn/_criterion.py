@@ -232,10 +232,11 @@ class MultiTaskLoss(nn.Module):
         local = torch.where(present, sums, 0.0) / divisor
         if world == 1:
             return local, present
-        # The value is the global mean; the gradient is this process's part of it, times the number of processes,
-        # because data parallelism averages gradients.
+        # The value is the global mean, to the last digit, so that balancers learn the same in all processes; the
+        # gradient is this process's part, times the number of processes, because data parallelism averages gradients.
         value = torch.where(present, all_sums, 0.0) / divisor
-        return local * world + (value - local * world).detach(), present
+        own = local * world
+        return value.detach() + (own - own.detach()), present
 
     def count(self, targets: Mapping[str, Tensor]) -> Tensor:
         """Return the number of labels (the sum of their class weights) of each task, [T].
