@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import lepton
 from lepton.balance import Balancer, Equal, GradientBalancer
 from lepton.tasks import Classification, Regression, Task
+from lepton.train import Callback, TrainState
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("lepton", derandomize=True)
@@ -50,6 +51,17 @@ class Lagging(GradientBalancer):
         self.average.copy_(torch.where(present, 0.5 * self.average + 0.5 * gramian.diagonal().sqrt(), self.average))
         self.steps += 1
         return 1 / self.average
+
+
+class Interrupt(Callback):
+    """Ends a training after so many steps, as Ctrl-C does."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, state: TrainState, result: object) -> None:
+        if state.step == self.steps:
+            raise KeyboardInterrupt
 
 
 def trunk(inputs: int = 6, features: int = 8) -> nn.Sequential:

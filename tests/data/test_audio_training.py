@@ -13,7 +13,8 @@ from lepton.audio import LogMel
 from lepton.data import AudioLoader, AudioRows, AugmentAudio
 from lepton.nn import LeptonModel
 from lepton.tasks import Classification, Regression
-from lepton.train import Callback, Trainer, TrainState
+from lepton.train import Trainer, TrainState
+from tests.conftest import Interrupt
 
 soundfile = pytest.importorskip("soundfile", reason="needs the extra audio")
 
@@ -37,12 +38,6 @@ class Ear(nn.Module):
         return torch.dropout(torch.relu(self.layer(mean)), 0.2, self.training)
 
 
-class Stop(Callback):
-    def on_step_end(self, state: TrainState, result: object) -> None:
-        if state.step == 7:
-            raise KeyboardInterrupt
-
-
 @pytest.fixture
 def rows(tmp_path: Path) -> AudioRows:
     draw = np.random.default_rng(0)
@@ -63,7 +58,7 @@ def train(rows: AudioRows, folder: Path | None, workers: int, stop: bool = False
     tasks = [Classification("high", classes=2), Regression("pitch", mean=6.8, std=0.6)]
     model = LeptonModel(Ear(), tasks)
     loader = AudioLoader(rows, 5, shuffle=True, seed=2, augment=AugmentAudio(speed=0.02), workers=workers)
-    callbacks = [Stop()] if stop else []
+    callbacks = [Interrupt(7)] if stop else []
     resume = "auto" if folder is not None and not stop else None
     options = {"max_epochs": 12, "learning_rate": 0.03, "folder": folder, "callbacks": callbacks}
     return model, Trainer(model, resume_from_checkpoint=resume, **options).fit(loader, AudioLoader(rows, 10))

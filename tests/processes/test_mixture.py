@@ -11,8 +11,9 @@ import pytest
 import lepton
 from lepton.config import Config
 from lepton.run import resume_run, train_run
+from tests.conftest import Interrupt
 from tests.processes.world import several
-from tests.run.test_mixture import Stop, config_of, write_sets
+from tests.run.test_mixture import config_of, write_sets
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -24,7 +25,7 @@ def trained(rank: int, config: Config, folder: Path) -> Any:
 
 def broken_off(rank: int, config: Config, folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_run(config, folder, quiet=True, callbacks=[Stop(17)])
+        train_run(config, folder, quiet=True, callbacks=[Interrupt(17)])
 
 
 def gone_on(rank: int, folder: Path) -> Any:

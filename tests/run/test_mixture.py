@@ -18,7 +18,7 @@ from lepton.data import Mixture, StreamSets, read_table
 from lepton.errors import ConfigurationError, DataError
 from lepton.run import check, prepare, resume_run, train_run
 from lepton.run._train import make_loaders
-from lepton.train import Callback
+from tests.conftest import Interrupt
 
 DATA = Path(os.environ.get("LEPTON_DATA", "../shared/data"))
 
@@ -119,7 +119,7 @@ def test_a_source_may_have_a_validation_and_a_share_of_its_own(
     assert labels["train"]["x"] + labels["test"]["x"] == 300 and labels["test"]["x"] == pytest.approx(30, abs=12)
     assert run.results["val"]["x"].metrics["r2"] > 0.3  # the file is that of the task
     with pytest.raises(KeyboardInterrupt):
-        train_run(config_of(told, stream), tmp_path / "broken", quiet=True, callbacks=[Stop(17)])
+        train_run(config_of(told, stream), tmp_path / "broken", quiet=True, callbacks=[Interrupt(17)])
     broken = resume_run(tmp_path / "broken", quiet=True)
     weights = run.model.state_dict()
     assert all(value.equal(weights[name]) for name, value in broken.model.state_dict().items())
@@ -134,17 +134,6 @@ def test_a_part_of_all_sources_together_is_refused_with_the_way_out(sources: dic
             prepare(config_of(wrong, stream))
 
 
-class Stop(Callback):
-    """Ends the training in the middle of an epoch, as Ctrl-C does."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, state: Any, result: Any) -> None:
-        if state.step == self.step:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
 def test_a_run_that_was_broken_off_goes_on_at_the_very_next_row(
     sources: dict[str, Any], stream: bool, tmp_path: Path
@@ -152,7 +141,7 @@ def test_a_run_that_was_broken_off_goes_on_at_the_very_next_row(
     config = config_of(sources, stream)
     whole = train_run(config, tmp_path / "whole", quiet=True)
     with pytest.raises(KeyboardInterrupt):
-        train_run(config, tmp_path / "broken", quiet=True, callbacks=[Stop(17)])
+        train_run(config, tmp_path / "broken", quiet=True, callbacks=[Interrupt(17)])
     broken = resume_run(tmp_path / "broken", quiet=True)
     weights = whole.model.state_dict()
     assert all(value.equal(weights[name]) for name, value in broken.model.state_dict().items())

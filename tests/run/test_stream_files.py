@@ -22,7 +22,7 @@ from lepton.data import StreamRows
 from lepton.errors import DataError
 from lepton.run import prepare, resume_run, train_run
 from lepton.run._rows import make_loader
-from lepton.train import Callback
+from tests.conftest import Interrupt
 
 RATE = 8000
 TRAINING = {"max_epochs": 2, "batch_size": 8, "num_workers": 0, "checkpoint_every": 3}
@@ -197,24 +197,13 @@ def test_rows_of_like_length_come_together(tmp_path: Path) -> None:
     assert padding(rows.loader(8, shuffle=True)) < 0.5 * padding(rows.loader(8))
 
 
-class Stop(Callback):
-    """Ends the training in the middle of an epoch, as Ctrl-C does."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, state: Any, result: Any) -> None:
-        if state.step == self.step:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_that_was_broken_off_goes_on_at_the_very_next_row(case: str, tmp_path: Path) -> None:
     """Also in the middle of a part of a window, with other workers, and with draws that change pictures and sounds."""
     source, _ = written(tmp_path, case)
     whole = train_run(config_of(source, case), tmp_path / "whole", quiet=True)
     with pytest.raises(KeyboardInterrupt):
-        train_run(config_of(source, case, num_workers=2), tmp_path / "broken", quiet=True, callbacks=[Stop(7)])
+        train_run(config_of(source, case, num_workers=2), tmp_path / "broken", quiet=True, callbacks=[Interrupt(7)])
     broken = resume_run(tmp_path / "broken", quiet=True)
     weights = whole.model.state_dict()
     assert all(value.equal(weights[name]) for name, value in broken.model.state_dict().items())

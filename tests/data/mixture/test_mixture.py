@@ -32,6 +32,15 @@ def ids(batches: Any) -> list[list[int]]:
     return [[int(number) for number in inputs.flatten().tolist()] for inputs, _ in batches]
 
 
+def go_on(loader: Any, batches: int, of_an_epoch: int) -> None:
+    """Take so many batches of a loader, over whole epochs and into the next one."""
+    for _ in range(batches // of_an_epoch):
+        ids(loader)
+    begun = iter(loader)
+    for _ in range(batches % of_an_epoch):
+        next(begun)
+
+
 def sets_of(numbers: list[int]) -> Counter[int]:
     return Counter(number // 1000 for number in numbers)
 
@@ -147,11 +156,7 @@ def test_a_position_yields_the_very_next_row(options: dict[str, Any]) -> None:
     expected = ids(whole) + ids(whole)
     for taken in (0, 1, 7, length - 1, length, length + 3, 2 * length - 1):
         before = mixture(**options)
-        for _ in range(taken // length):
-            ids(before)
-        batches = iter(before)
-        for _ in range(taken % length):
-            next(batches)
+        go_on(before, taken, length)
         after = mixture(**options)
         after.load_state_dict(before.state_dict())
         assert after.epochs() == before.epochs()
@@ -238,11 +243,7 @@ def test_a_mixture_of_streams_goes_on_at_the_very_next_row(folders: dict[str, Pa
     assert set(every(expected[: len(whole)])) == {*range(400), *range(1000, 1090)}
     for taken in (3, len(whole) - 1, len(whole), len(whole) + 5):
         before = streams(folders, workers)
-        for _ in range(taken // len(whole)):
-            ids(before)
-        batches = iter(before)
-        for _ in range(taken % len(whole)):
-            next(batches)
+        go_on(before, taken, len(whole))
         after = streams(folders, workers)
         after.load_state_dict(before.state_dict())
         rest = ids(after)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lepton.data import LengthLoader, Mixture, SequenceData, Shards, StreamLoader, TensorData, TensorLoader
 from lepton.data.mixture._deal import own_number
 from lepton.errors import CheckpointError, ConfigurationError
-from tests.data.mixture.test_mixture import WAYS, every, folders, ids, mixture, sets_of, streams
+from tests.data.mixture.test_mixture import WAYS, every, folders, go_on, ids, mixture, sets_of, streams
 from tests.data.stream.sources import Ids
 
 __all__ = ["folders"]
@@ -86,11 +86,7 @@ def test_any_number_of_processes_goes_on_at_any_batch(options: dict[str, Any]) -
     for taken in (1, 4, len(whole) - 1, len(whole), len(whole) + 2):
         for before_rank, before_world, world in [(0, 1, 2), (1, 2, 1), (2, 3, 3), (0, 2, 3)]:
             before = make().shared(before_rank, before_world) if before_world > 1 else make()
-            for _ in range(taken // len(whole)):
-                ids(before)
-            batches = iter(before)
-            for _ in range(taken % len(whole)):
-                next(batches)
+            go_on(before, taken, len(whole))
             after = shares(make, world)
             for loader in after:
                 loader.load_state_dict(before.state_dict())

@@ -104,6 +104,9 @@ def test_a_position_in_other_rows_is_refused(shards: Shards, tmp_path: Path) -> 
     other = Shards(write(tmp_path / "a.parquet", rows(0, 99)))
     with pytest.raises(CheckpointError, match="belongs to rows with shards"):
         loader(other).load_state_dict(state)
+    older = {name: value for name, value in state.items() if name != "batch_size"}
+    with pytest.raises(CheckpointError, match="batch_size None, but here it is 16"):
+        loader(shards).load_state_dict(older)
     with pytest.raises(CheckpointError, match="batch_size 16, but here it is 8"):
         loader(shards, batch_size=8).load_state_dict(state)
 

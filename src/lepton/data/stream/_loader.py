@@ -178,10 +178,10 @@ class StreamLoader:
             CheckpointError: the shards, or what decides the order, are not the same.
         """
         for name, value in self._about().items():
-            if state[name] != value:
+            if state.get(name) != value:
                 raise CheckpointError(
-                    f"the position belongs to rows with {name} {state[name]!r}, but here it is {value!r}: go on with "
-                    "the same rows and options, or begin anew."
+                    f"the position belongs to rows with {name} {state.get(name)!r}, but here it is {value!r}: go on "
+                    "with the same rows and options, or begin anew."
                 )
         self._begin = self._at = _Place(state["epoch"], state["window"], state["row"], state["batch"])
         self.epoch = state["epoch"]
