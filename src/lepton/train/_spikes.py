@@ -85,16 +85,16 @@ class SpikeGuard:
     def judge(self, losses: Tensor, present: Tensor) -> Tensor:
         """Return of which tasks [T] these losses [T] are spikes, among those that are present [T]."""
         positive = (self._losses > 0).all(0) & (losses > 0)
-        above, spread = self._above(losses.log(), self._losses.log())
-        far = above > (self.factor * spread.clamp(min=math.log(2) / 10)).clamp(max=math.log(MOST))
-        above, spread = self._above(losses, self._losses)
-        far_without = above > self.factor * torch.maximum(spread, self.medians.abs() / 10)
+        middle, spread = self._course(self._losses.log())
+        far = losses.log() - middle > (self.factor * spread.clamp(min=math.log(2) / 10)).clamp(max=math.log(MOST))
+        middle, spread = self._course(self._losses)
+        far_without = losses - middle > self.factor * torch.maximum(spread, middle.abs() / 10)
         return present & (self._counts >= ENOUGH) & torch.where(positive, far, far_without)
 
-    def _above(self, losses: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how far losses [T] are above the median of earlier ones [64, T], and the deviation of these."""
-        medians = self._middle(earlier)
-        return losses - medians, NORMAL * self._middle((earlier - medians).abs().nan_to_num(nan=math.inf))
+    def _course(self, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the median of losses [64, T] and their robust standard deviation, each [T]."""
+        medians = self._middle(losses)
+        return medians, NORMAL * self._middle((losses - medians).abs().nan_to_num(nan=math.inf))
 
     @torch.no_grad()
     def keep(self, losses: Tensor, usable: Tensor) -> None:
